@@ -1,0 +1,150 @@
+"""Every check of the workspace, per package and in isolation: ``uv run nox --list``.
+
+Packages are discovered from ``packages/*/pyproject.toml``: adding one needs no edit here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "types", "workspace", "tests"]
+
+ROOT = Path(__file__).parent
+PAPERS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+NAMES = ["shared", *PAPERS]
+
+each_member = nox.parametrize("name", NAMES, ids=NAMES)
+each_paper = nox.parametrize("name", PAPERS, ids=PAPERS)
+
+
+def folder(name: str) -> Path:
+    return ROOT / "shared" if name == "shared" else ROOT / "packages" / name
+
+
+def sync(session: nox.Session, *options: str) -> None:
+    """Install from the lock into the session's environment, members as wheels, so that nothing undeclared is there."""
+    session.run_install(
+        *("uv", "sync", "--quiet", "--locked", "--no-default-groups", "--no-editable", *options),
+        f"--python={session.virtualenv.location}",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+
+
+def source_paths() -> str:
+    return os.pathsep.join(str(folder(name) / "src") for name in NAMES)
+
+
+@nox.session
+@each_member
+def tests(session: nox.Session, name: str) -> None:
+    """One package alone, installed as a wheel from the lock; arguments after -- go to pytest."""
+    sync(session, "--package", f"offprints-{name}", "--group", "test")
+    session.run("pytest", str(folder(name) / "tests"), *session.posargs)
+
+
+@nox.session
+def workspace(session: nox.Session) -> None:
+    """What the packages have in common: the README's table, licenses, the skeleton of a new package, the releases."""
+    sync(session, "--only-group", "workspace")
+    session.run("pytest", "tests", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style of the code, schema of the workflows."""
+    sync(session, "--only-group", "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    workflows = [str(path) for path in sorted(ROOT.glob(".github/workflows/*.yml"))]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, over every package."""
+    sync(session, "--all-packages", "--group", "types", "--all-extras", "--group", "test")
+    modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
+    arguments = [argument for module in modules for argument in ("-p", module)]
+    session.run("mypy", *arguments, env={"MYPYPATH": source_paths()})
+    session.run("mypy", "noxfile.py", "tools")
+
+
+@nox.session
+@each_member
+def build(session: nox.Session, name: str) -> None:
+    """Wheel and sdist; their metadata; the wheel in an empty environment outside the tree."""
+    sync(session, "--only-group", "build")
+    out = ROOT / "dist" / name
+    shutil.rmtree(out, ignore_errors=True)
+    for member in {"shared", name}:
+        session.run("uv", "build", "--quiet", "--package", f"offprints-{member}", "--out-dir", str(out), external=True)
+    session.run("twine", "check", "--strict", *map(str, sorted(out.glob("*.*"))))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        environment, pins = Path(scratch) / "venv", Path(scratch) / "pins.txt"
+        session.run(
+            *("uv", "export", "--quiet", "--locked", "--no-default-groups", "--no-emit-workspace", "--no-hashes"),
+            *("--package", f"offprints-{name}", "--output-file", str(pins)),
+            external=True,
+        )
+        python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+        session.run("uv", "venv", "--quiet", f"--python={session.virtualenv.location}", str(environment), external=True)
+        wheels = [str(path) for path in out.glob("*.whl")]
+        install = ("uv", "pip", "install", "--quiet", f"--python={python}")
+        session.run(*install, "--constraint", str(pins), *wheels, external=True)
+        session.chdir(scratch)
+        session.run(str(python), "-c", f"import offprints.{name.replace('-', '_')} as package; print(package)", external=True)
+        command = ("list",) if name == "shared" else ("info", name)
+        session.run(str(python.with_name("offprints")), *command, external=True)
+
+
+@nox.session
+@each_member
+def bench(session: nox.Session, name: str) -> None:
+    """The package beside its peers, on this machine; results go to its benchmarks/results/."""
+    sync(session, "--package", f"offprints-{name}", "--group", "bench")
+    scripts = sorted((folder(name) / "benchmarks").glob("bench_*.py"))
+    if not scripts:
+        session.skip(f"{name} has no benchmarks")
+    for script in scripts:
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session
+@each_paper
+def claims(session: nox.Session, name: str) -> None:
+    """The paper's claims at the quick preset; arguments after -- go to ``offprints run``."""
+    sync(session, "--package", f"offprints-{name}")
+    session.run("offprints", "run", name, *(session.posargs or ["--preset", "quick"]))
+
+
+@nox.session
+@each_member
+def lowest(session: nox.Session, name: str) -> None:
+    """The tests with the lowest version of each direct dependency that the package admits."""
+    members = [str(folder(member)) for member in ("shared", name)]
+    session.install("--resolution=lowest-direct", "--group", f"{folder(name) / 'pyproject.toml'}:test", *members)
+    session.run("pytest", str(folder(name) / "tests"), "-W", "default", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Bring the README's table of papers up to date and draw the API reference into dist/docs."""
+    session.run("python", "tools/workspace.py", "table", "--write")
+    sync(session, "--all-packages", "--group", "docs", "--all-extras")
+    modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
+    session.run("pdoc", "--docformat", "numpy", "--math", "--output-directory", "dist/docs", *modules)
+
+
+@nox.session(venv_backend="none")
+def new(session: nox.Session) -> None:
+    """A new paper's package: ``nox -s new -- NAME --title "..." --arxiv 2211.15272``."""
+    session.run("uv", "run", "--no-project", "python", "tools/workspace.py", "new", *session.posargs, external=True)
+    session.run("uv", "lock", "--quiet", external=True)
