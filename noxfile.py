@@ -100,7 +100,9 @@ def build(session: nox.Session, name: str) -> None:
         install = ("uv", "pip", "install", "--quiet", f"--python={python}")
         session.run(*install, "--constraint", str(pins), *wheels, external=True)
         session.chdir(scratch)
-        session.run(str(python), "-c", f"import offprints.{name.replace('-', '_')} as package; print(package)", external=True)
+        session.run(
+            str(python), "-c", f"import offprints.{name.replace('-', '_')} as package; print(package)", external=True
+        )
         command = ("list",) if name == "shared" else ("info", name)
         session.run(str(python.with_name("offprints")), *command, external=True)
 
