@@ -1,0 +1,70 @@
+"""A conformance suite for losses, modules, estimators and optimizers, in the spirit of scikit-learn's ``check_estimator``.
+
+Each ``check_*`` takes an object and what is needed to call it, exercises it property by property, and raises an
+``AssertionError`` that names the first property that fails and the values that broke it. One line per object is enough::
+
+    check_loss(CompSumLoss(), lambda generator: (randn(7, 4, generator=generator), randint(4, (7,), generator=generator)))
+
+Every check takes ``skip={"property": "reason"}`` for what is not promised; a property that does not exist is a
+``ValueError``. The names are those of the messages: ``check_loss`` of ``CompSumLoss``: *reductions*: ...
+
+The fixtures and markers of the pytest plugin are in `offprints.shared.testing.plugin`. Importing this package imports
+neither torch nor hypothesis; needs the extra ``offprints-shared[testing]``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offprints.shared.testing.errors import check_errors
+    from offprints.shared.testing.estimators import check_estimator
+    from offprints.shared.testing.losses import check_loss
+    from offprints.shared.testing.modules import check_module
+    from offprints.shared.testing.optimizers import check_optimizer
+    from offprints.shared.testing.packages import check_package
+    from offprints.shared.testing.samplers import check_sampler
+    from offprints.shared.testing.schedules import check_schedule
+    from offprints.shared.testing.splits import check_split
+    from offprints.shared.testing.streaming import check_streaming
+    from offprints.shared.testing.wrappers import check_wrapper
+
+__all__ = [
+    "check_errors",
+    "check_estimator",
+    "check_loss",
+    "check_module",
+    "check_optimizer",
+    "check_package",
+    "check_sampler",
+    "check_schedule",
+    "check_split",
+    "check_streaming",
+    "check_wrapper",
+]
+
+_HOMES = {
+    "check_errors": "errors",
+    "check_estimator": "estimators",
+    "check_loss": "losses",
+    "check_module": "modules",
+    "check_optimizer": "optimizers",
+    "check_package": "packages",
+    "check_sampler": "samplers",
+    "check_schedule": "schedules",
+    "check_split": "splits",
+    "check_streaming": "streaming",
+    "check_wrapper": "wrappers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a check on first use: the plugin must load without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
