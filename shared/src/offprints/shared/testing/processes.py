@@ -107,20 +107,20 @@ def _child(rank: int, folder: str, payload: bytes, timeout: float, sender: Conne
         dist.init_process_group(
             "gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=timeout)
         )
-        try:
-            fn, args, kwargs, filters = cloudpickle.loads(payload)
-            with warnings.catch_warnings():
-                warnings.filters[:] = filters  # type: ignore[index]
-                result = fn(rank, *args, **kwargs)
-            answer = _dumps((True, result))
-            dist.barrier()
-        finally:
-            dist.destroy_process_group()
+        fn, args, kwargs, filters = cloudpickle.loads(payload)
+        with warnings.catch_warnings():
+            warnings.filters[:] = filters  # type: ignore[index]
+            result = fn(rank, *args, **kwargs)
+        answer = _dumps((True, result))
+        dist.barrier()
     except BaseException:
         answer = cloudpickle.dumps((False, traceback.format_exc()))
+    # Before the group goes: the other process fails when it does, and must not be the first to report.
     with suppress(BrokenPipeError):
         sender.send_bytes(answer)
     sender.close()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _dumps(value: Any) -> bytes:
