@@ -50,22 +50,31 @@ def run_properties(
 
 
 def describe(subject: Any) -> str:
-    """Return the name of a function or the class of an object."""
+    """Return the name of a function or the class of an object; a text is one already."""
+    if isinstance(subject, str):
+        return subject
     subject = getattr(subject, "func", subject)  # functools.partial
     return str(getattr(subject, "__qualname__", type(subject).__qualname__))
 
 
-def expect_error(call: Callable[[], object], error: type[Exception], what: str) -> Exception:
+def expect_error(
+    error: type[Exception] | tuple[type[Exception], ...],
+    what: str,
+    call: Callable[..., object],
+    *args: Any,
+    **kwargs: Any,
+) -> Exception:
     """Call and return the error that was expected."""
+    wanted = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error is what is looked at here
-            result = call()
+            result = call(*args, **kwargs)
     except error as expected:
         return expected
     except Exception as other:
-        raise AssertionError(f"{what}: {error.__name__} expected, got {type(other).__name__}: {other}") from other
-    raise AssertionError(f"{what}: {error.__name__} expected, got the result {shorten(result)}")
+        raise AssertionError(f"{what}: {wanted} expected, got {type(other).__name__}: {other}") from other
+    raise AssertionError(f"{what}: {wanted} expected, got the result {shorten(result)}")
 
 
 def shorten(value: Any) -> str:
@@ -157,8 +166,10 @@ def saved_and_loaded(state: Any) -> Any:
 
 def random_state() -> list[Any]:
     """Return the states of Python's, NumPy's and torch's global generators, comparable with ==."""
-    name, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
-    return [random.getstate(), name, keys.tolist(), rest, torch.get_rng_state().tolist()]
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(numpy_state, dict)
+    inner = {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist(), "gauss": numpy_state["gauss"]}
+    return [random.getstate(), inner, torch.get_rng_state().tolist()]
 
 
 @contextmanager
@@ -178,9 +189,9 @@ def random_state_untouched() -> Iterator[None]:
     """Fail when a global generator has been drawn from or seeded inside."""
     before = random_state()
     yield
-    for name, a, b in zip(("random", "numpy", "", "", "torch"), before, random_state(), strict=True):
+    for name, a, b in zip(("random", "numpy", "torch"), before, random_state(), strict=True):
         if a != b:
-            raise AssertionError(f"the global random state of {name or 'numpy'} has changed")
+            raise AssertionError(f"the global random state of {name} has changed")
 
 
 def seed_globally(seed: int) -> None:
@@ -199,8 +210,8 @@ def generator(seed: int) -> torch.Generator:
 def foreign_default_device() -> Iterator[None]:
     """Make the default device one that nothing can be computed with.
 
-    A tensor that code creates without saying where ("meta" then) cannot meet the user's: the error an accelerator's user
-    would get, on any machine.
+    A tensor that code creates without saying where ("meta" then) cannot meet the user's: the error that the user of an
+    accelerator would get, on any machine.
     """
     with torch.device("meta"):
         yield

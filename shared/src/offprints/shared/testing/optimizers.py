@@ -30,12 +30,12 @@ from offprints.shared.testing._properties import (
 def check_optimizer(factory: Callable[..., torch.optim.Optimizer], *, skip: Skip | None = None) -> None:
     """Check an optimizer on a small regression.
 
-    Properties, in order: *step* (the loss falls; what has no gradient stays; values stay finite), *determinism* (and the
-    global random state is left alone), *zero_grad*, *state_dict* (through ``torch.load(weights_only=True)`` into a new
-    optimizer, continues bit for bit), *closure* (evaluated with gradients on, its loss returned, the same step as
-    without), *groups* (learning rates per group; ``add_param_group``), *foreach* (equal to the loop; only where `factory`
-    takes ``foreach``), *scheduler* (``LambdaLR`` sets the learning rate, and zero stops), *step hooks* (once per step),
-    *dtype* (float64 and bfloat16 parameters keep theirs).
+    Properties, in order: *step* (the loss falls; what has no gradient stays; values stay finite), *determinism* (and
+    the global random state is left alone), *zero_grad*, *state_dict* (through ``torch.load(weights_only=True)`` into a
+    new optimizer, continues bit for bit), *closure* (evaluated with gradients on, its loss returned, the same step as
+    without), *groups* (learning rates per group; ``add_param_group``), *foreach* (equal to the loop; only where
+    `factory` takes ``foreach``), *scheduler* (``LambdaLR`` sets the learning rate, and zero stops), *step hooks* (once
+    per step), *dtype* (float64 and bfloat16 parameters keep theirs).
 
     Parameters
     ----------
@@ -147,17 +147,17 @@ class _Case:
         plain, closed = self.new(problem), self.new(other)
         with_gradient = []
 
-        def closure() -> Tensor:
+        def closure() -> float:
             with_gradient.append(torch.is_grad_enabled())
-            return other.backward()
+            return float(other.backward())
 
         for _ in range(2):
-            expected = problem.backward()
+            expected = float(problem.backward())
             plain.step()
-            returned = closed.step(closure)
+            returned: Any = closed.step(closure)
             if returned is None:
                 raise AssertionError("step(closure) does not return the loss")
-            assert_near(returned, expected, "step(closure) returns another loss", rtol=1e-6, atol=0.0, dtype=False)
+            assert_near(returned, expected, "step(closure) returns another loss", rtol=1e-6, atol=0.0)
         if not all(with_gradient):
             raise AssertionError("the closure runs without gradients")
         assert_near(other.values(), problem.values(), "step(closure) against step()", rtol=1e-6, atol=1e-7)

@@ -3,7 +3,7 @@
 ::
 
     check_sampler(lambda noise: pndm_sample(model, noise, schedule=schedule, num_steps=5), torch.randn(4, 3))
-    check_sampler(lambda noise, generator: consistency_sample(model, noise, sigmas=(80.0, 0.8), generator=generator), noise)
+    check_sampler(lambda noise, generator: consistency_sample(model, noise, generator=generator), noise)
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
 
     Properties, in order: *shape and dtype* (the noise's; float32 and float64), *no graph*, *noise unchanged*,
     *determinism* (whatever the global seeds, which are left alone), *generator* (another seed gives other samples),
-    *rows* (a sample depends on its own row of the noise alone), *batch split* (only without a generator: the rows one by
-    one give the same samples), *non-contiguous noise*, *device*, *errors* (integers, NaN, no rows).
+    *rows* (a sample depends on its own row of the noise alone), *batch split* (only without a generator: the rows one
+    by one give the same samples), *non-contiguous noise*, *device*, *errors* (integers, NaN, no rows).
 
     Parameters
     ----------
@@ -106,9 +106,9 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
     def check_bad() -> None:
         spoiled = noise.clone()
         spoiled.view(-1)[0] = torch.nan
-        expect_error(lambda: sample(noise.long()), TypeError, "integer noise")
-        expect_error(lambda: sample(spoiled), ValueError, "NaN in the noise")
-        expect_error(lambda: sample(noise[:0]), ValueError, "noise of no rows")
+        expect_error(TypeError, "integer noise", sample, noise.long())
+        expect_error(ValueError, "NaN in the noise", sample, spoiled)
+        expect_error(ValueError, "noise of no rows", sample, noise[:0])
 
     properties: dict[str, Callable[[], None]] = {
         "shape and dtype": check_shape,

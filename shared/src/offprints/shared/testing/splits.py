@@ -39,15 +39,15 @@ def check_split(
     """Check a split.
 
     Properties, in order: *indices* (1-D integers in range, none twice in a part), *disjoint*, *cover*, *counts*,
-    *determinism* (by the seed, whatever the global ones, which are left alone), *seed* (another one gives another split),
+    *determinism* (by the seed, whatever the global ones, which are left alone), *seed* (another gives another split),
     *kinds* (NumPy, tensor and list of labels give the same), *labels unchanged*, *errors* (no labels, two axes,
     fractions).
 
     Parameters
     ----------
     fn
-        ``fn(labels, seed=...)`` returns one array of indices or a sequence (NamedTuple, list) of them; fields of another
-        kind, masks for instance, are left out.
+        ``fn(labels, seed=...)`` returns one array of indices or a sequence (NamedTuple, list) of them; fields of
+        another kind, masks for instance, are left out.
     labels
         Integer labels ``[N]``.
     disjoint, cover
@@ -123,7 +123,7 @@ def check_split(
             ("labels with two axes", np.stack([labels, labels]), ValueError),
             ("fractions as labels", labels + 0.5, TypeError),
         ):
-            expect_error(lambda bad=bad: fn(bad, seed=0), error, what)  # type: ignore[misc]
+            expect_error(error, what, fn, bad, seed=0)
 
     properties: dict[str, Callable[[], None]] = {
         "indices": check_indices,
@@ -141,8 +141,8 @@ def check_split(
 
 def _parts(result: Any) -> list[Any]:
     found = [result] if isinstance(result, np.ndarray | Tensor) else list(result)
-    found = [np.asarray(part) for part in found if isinstance(part, np.ndarray | Tensor)]
-    found = [part for part in found if part.dtype.kind in "iu"]
+    arrays = [np.asarray(part) for part in found if isinstance(part, np.ndarray | Tensor)]
+    found = [part for part in arrays if part.dtype.kind in "iu"]
     if not found:
         raise AssertionError(f"an integer array, or a sequence of them, expected; got {shorten(result)}")
     return found

@@ -52,7 +52,8 @@ def check_wrapper(
     Parameters
     ----------
     wrapper
-        ``wrapper(model)`` makes the object; give it its seed. A context manager is entered, one with ``remove`` removed.
+        ``wrapper(model)`` makes the object; give it its seed. A context manager is entered, one with ``remove`` is
+        removed.
     model
         The user's model.
     batches
@@ -154,7 +155,7 @@ class _Case:
         undisturbed, disturbed = self.new(), self.new()
         for wrapper in (undisturbed, disturbed):
             self.run(wrapper, self.batches[:half])
-        expect_error(lambda: self.run(disturbed, [_with_nan(self.batches[half])]), ValueError, "NaN in a batch")
+        expect_error(ValueError, "NaN in a batch", self.run, disturbed, [_with_nan(self.batches[half])])
         if hasattr(disturbed, "state_dict"):
             assert_equal(disturbed.state_dict(), undisturbed.state_dict(), "a rejected batch changed the state")
         expected = self.run(undisturbed, self.batches[half:])
