@@ -40,8 +40,8 @@ PUBLIC = [
 
 def probabilities(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Three images in two channels, without ties."""
-    values = torch.randperm(240, generator=generator).view(2, 3, 2, 4, 5)
-    pred, target = (values.double() + 1) / 242
+    values = torch.randperm(144, generator=generator).view(2, 3, 2, 3, 4)
+    pred, target = (values.double() + 1) / 146
     return pred, target
 
 
@@ -71,7 +71,8 @@ def test_loss_modules(loss: torch.nn.Module) -> None:
 @pytest.mark.parametrize("loss", [wasserstein_loss, cldice_loss])
 def test_baselines(loss: Any) -> None:
     # clDice follows torch's own losses: NaN goes through
-    check_loss(loss, probabilities, nan="raise" if loss is wasserstein_loss else "propagate")
+    nan: Any = "raise" if loss is wasserstein_loss else "propagate"
+    check_loss(loss, probabilities, nan=nan, skip={"torch.compile": "baselines are not made for it"})
 
 
 @pytest.mark.parametrize("options", [{}, {"filtration": "sublevel", "construction": "T", "relative": True}])

@@ -69,7 +69,7 @@ def content(matching: Matching) -> list[Any]:
 
 
 @given(images=image_pairs(), options=OPTIONS, reduced=st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=120)
 def test_matching_is_that_of_the_oracle(
     oracle: ModuleType, images: tuple[np.ndarray, ...], options: dict[str, Any], reduced: bool
 ) -> None:
@@ -204,7 +204,7 @@ def test_error_of_masks_counts_unmatched_bars(images: tuple[np.ndarray, ...], op
 @given(seed=st.integers(0, 2**32 - 1), options=OPTIONS, ndim=st.integers(1, 3))
 @settings(max_examples=30)
 def test_gradients_are_central_differences(seed: int, options: dict[str, Any], ndim: int) -> None:
-    shape = {1: (8,), 2: (4, 4), 3: (3, 2, 3)}[ndim]
+    shape = {1: (7,), 2: (3, 4), 3: (3, 2, 2)}[ndim]
     size = int(np.prod(shape))
     values = np.random.default_rng(seed).permutation(2 * size).reshape(2, 1, 1, *shape) / size
     pred, target = torch.from_numpy(values)
