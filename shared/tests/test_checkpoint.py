@@ -32,7 +32,8 @@ def assert_same(a: Any, b: Any) -> None:
     if isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        bits = [x.contiguous().view(torch.uint8) if x.dtype.itemsize == 1 else x for x in (a, b)]
+        torch.testing.assert_close(*bits, rtol=0, atol=0, equal_nan=True)
     elif isinstance(a, np.ndarray | np.generic):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
@@ -76,6 +77,7 @@ TENSORS = [
     *[torch.arange(6).reshape(2, 3).to(dtype) for dtype in (torch.float64, torch.float32, torch.float16)],
     *[torch.tensor([[0, 1], [2, 200]], dtype=dtype) for dtype in (torch.uint8, torch.int16, torch.int64, torch.uint16)],
     torch.tensor([1.1, math.nan, math.inf], dtype=torch.bfloat16),
+    torch.tensor([1.5, 200.0]).to(torch.float8_e4m3fn),
     torch.tensor([True, False]),
     torch.tensor(3.5),
     torch.empty(0, 4),
@@ -100,7 +102,8 @@ ARRAYS = [
     np.array([1, 2], dtype=">i4").astype("=i4"),
     np.array(2.5),
     np.array([1 + 1j, 2], dtype=np.complex64),
-    np.array([], dtype=np.uint32),
+    np.array([], dtype=np.int8),
+    np.array([2**31 + 5], dtype=np.uint32),
     np.array([True]),
     np.float64(0.1),
     np.float32(0.1),

@@ -59,7 +59,7 @@ class Paper:
         for line in str(self._metadata.get_payload() or self._metadata.get("Description") or "").splitlines():
             fence ^= line.lstrip().startswith("```")
             if not fence and re.match(r"##? ", line):
-                inside = line[2:].strip("# ").lower() == heading.lower()
+                inside = re.match(rf"##\s+{heading}\b", line, re.IGNORECASE) is not None
             elif inside:
                 lines.append(line)
         return "\n".join(lines).strip()
