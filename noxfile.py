@@ -111,7 +111,8 @@ def build(session: nox.Session, name: str) -> None:
 @each_member
 def bench(session: nox.Session, name: str) -> None:
     """The package beside its peers, on this machine; results go to its benchmarks/results/."""
-    sync(session, "--package", f"offprints-{name}", "--group", "bench")
+    # The core's benchmark is how fast everything starts.
+    sync(session, *(["--all-packages"] if name == "shared" else ["--package", f"offprints-{name}", "--group", "bench"]))
     scripts = sorted((folder(name) / "benchmarks").glob("bench_*.py"))
     if not scripts:
         session.skip(f"{name} has no benchmarks")
