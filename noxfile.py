@@ -69,7 +69,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, over every package."""
-    sync(session, "--all-packages", "--group", "types", "--all-extras", "--group", "test")
+    sync(session, "--all-packages", "--no-install-workspace", "--all-extras", "--group", "types", "--group", "test")
     modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
     arguments = [argument for module in modules for argument in ("-p", module)]
     session.run("mypy", *arguments, env={"MYPYPATH": source_paths()})

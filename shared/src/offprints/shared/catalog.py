@@ -76,7 +76,8 @@ class Paper:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             value = getattr(node, "value", None)
             if value is not None and any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-                names += [item.value for item in ast.walk(value) if isinstance(item, ast.Constant)]
+                constants = (item.value for item in ast.walk(value) if isinstance(item, ast.Constant))
+                names += [constant for constant in constants if isinstance(constant, str)]
         return names
 
     @property
