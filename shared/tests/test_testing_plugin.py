@@ -26,7 +26,10 @@ pytest_plugins = ["pytester"]
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """A package folder with this plugin active and strict settings."""
     pytester.makefile(
-        ".ini", pytest="[pytest]\naddopts = --strict-markers --import-mode=importlib\nfilterwarnings = error"
+        ".ini",
+        # The pytest inside would rewrite what the one outside has imported.
+        pytest="[pytest]\naddopts = --strict-markers --import-mode=importlib\n"
+        "filterwarnings =\n  error\n  ignore::pytest.PytestAssertRewriteWarning",
     )
     return pytester
 
