@@ -87,45 +87,57 @@ def label_cells(code: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndar
     count = 1
     for v in range(code.size):
         count += code[v] == 0
-    critical = np.empty(count, np.int32)
+    critical = np.empty(count + 1, np.int32)  # one more, for what is overwritten again
     critical[0] = 0
     label = np.empty(code.size, np.int32)  # first the next cell on the way, later the label's complement: negative
     count = 1
+    rest = np.empty(code.size, np.int32)
+    # every load is unconditional: the directions cannot be predicted
     for v in range(code.size):
         direction = code[v]
         ahead = v + step[direction]
-        known = label[ahead] if ahead < v else ahead
-        if direction == 0:
-            critical[count] = v
-            known = ~count
-            count += 1
+        known = label[ahead]
+        known = known if ahead < v else ahead
+        critical[count] = v
+        known = ~count if direction == 0 else known
+        count += direction == 0
         label[v] = ~0 if direction == OUTSIDE else known
-    unknown = True
-    while unknown:
-        unknown = False
-        for i in range(label.size):
-            v = label.size - 1 - i
-            ahead = label[v]
-            known = label[ahead] if ahead >= 0 else ahead
-            label[v] = known
-            unknown |= known >= 0
-        if unknown:
-            for v in range(label.size):
-                ahead = label[v]
-                label[v] = label[ahead] if ahead >= 0 else ahead
-    return critical, label
+    unknown = 0
+    for i in range(label.size):
+        v = label.size - 1 - i
+        ahead = label[v]
+        known = label[max(ahead, 0)]
+        known = known if ahead >= 0 else ahead
+        label[v] = known
+        rest[unknown] = v
+        unknown += known >= 0
+    for i in range(unknown):  # the few whose way winds
+        v = rest[i]
+        end = label[v]
+        while end >= 0:
+            end = label[end]
+        while label[v] >= 0:
+            label[v], v = end, label[v]
+    return critical[:count], label
 
 
 @njit(cache=True, nogil=True)
 def _flags(
-    grid: np.ndarray, stride: int, vertex: np.ndarray, square: np.ndarray, events: int, p: np.ndarray, q: np.ndarray
+    grid: np.ndarray,
+    stride: int,
+    vertex: np.ndarray,
+    square: np.ndarray,
+    events: int,
+    further: int,
+    p: np.ndarray,
+    q: np.ndarray,
 ) -> tuple[np.ndarray, int]:
     """What each vertex's two edges mean to the sweeps, as bits, and their number.
 
     Bits 0 and 1: the edge along axis 0 or 1 is critical. Events of squares, bits 2 to 4: the edge along axis 0 is that
     of the square before, the edge along axis 1 that of the square at or above the vertex. Events of vertices, bits 2 to
     5: the edge along axis 0 is that of the vertex below or of this one, along axis 1 that of the vertex to the right or
-    of this one. There is an event only if the cell is elder, in the grid p or q, than the one that it leads to.
+    of this one. There is an event only if the cell is elder, in a further order, than the one that it leads to.
     """
     flags = np.empty(grid.size, np.uint8)
     for i in range(grid.size):
@@ -139,7 +151,8 @@ def _flags(
         down = (below[i] < np.inf) & (v_here[i] != 3) & (v_below[i] != 1) & (s_left[i] != 2)
         across = (right[i] < np.inf) & (v_here[i] != 4) & (v_right[i] != 2) & (s_here[i] != 3) & (s_above[i] != 1)
         flags_here[i] = (np.uint8(down) | np.uint8(across) << 1) if here[i] < np.inf else 0
-    for other in (p, q):
+    for k in range(further):
+        other = q if k else p
         if events == SQUARES:
             a, b, d, e = other[:n], other[1:], other[stride - 1 :], other[stride:]
             f, g, h, j = other[stride + 1 :], other[2 * stride - 1 :], other[2 * stride :], other[2 * stride + 1 :]
@@ -176,15 +189,17 @@ def edges_and_events(
     roots: np.ndarray,
     label: np.ndarray,
     events: int,
+    further: int,
     p: np.ndarray,
     q: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Critical edges (their number) and events (the complement of the cell), in the order of the edges, with values.
 
-    An event is a cell of the kind `events` (0 for none) that may be the elder of its component in the order of p or q:
-    it is elder there than the cell that it leads to and than the critical cell at the end.
+    An event is a cell of the kind `events` (0 for none) that may be the elder of its component in the order of p or, if
+    there are two further orders, q: it is elder there than the cell that it leads to and than the critical cell at the
+    end.
     """
-    flags, bound = _flags(grid, stride, vertex, square, events, p, q)
+    flags, bound = _flags(grid, stride, vertex, square, events, further, p, q)
     places = np.empty(flags.size, np.int32)
     n = 0
     for v in range(flags.size):
@@ -218,7 +233,8 @@ def edges_and_events(
             items[count] = ~cell
             if events == SQUARES:
                 elder = square_value(p, cell, stride) >= square_value(p, root, stride)
-                elder |= square_value(q, cell, stride) >= square_value(q, root, stride)
+                if further > 1:
+                    elder |= square_value(q, cell, stride) >= square_value(q, root, stride)
             else:
                 elder = (p[cell] <= p[root]) | (q[cell] <= q[root])
             count += elder

@@ -144,7 +144,7 @@ def _pairs(
     roots_v, label_v = label_cells(vertex, np.array([0, -stride, -1, stride, 1, 0]))
     roots_s, label_s = label_cells(square, np.array([0, stride, 1, -stride, 0, 0]))
     roots, label = (roots_s, label_s) if events == SQUARES else (roots_v, label_v)
-    values, items = edges_and_events(grid, stride, vertex, square, roots, label, events, p, q)
+    values, items = edges_and_events(grid, stride, vertex, square, roots, label, events, further, p, q)
     values, items = sort_items(values, items)
     in_squares = further if events == SQUARES else 0
     dual = items.size >= 0  # a variable: of a constant there would be a compiled version for each value
@@ -157,7 +157,8 @@ def _pairs(
 @njit(cache=True, nogil=True)
 def _voxel(v: int, stride: int, shape: tuple[int, int], construction: int) -> int:
     """Flat index of a vertex of the grid in the image."""
-    x, y = v // stride - 1, v % stride
+    row = int((v + 0.5) * (1.0 / stride))  # exact, and faster than the division of integers
+    x, y = row - 1, v - row * stride
     if construction:
         x, y = shape[0] - x, shape[1] - y
     return x * shape[1] + y
