@@ -326,8 +326,8 @@ def test_full_disk(offprints: Any, tiny_disk: Callable[[int], Path], quick: Path
 
 
 def test_a_worker_does_not_outlive_its_run(offprints: Any) -> None:
-    # Killed between two units, when the second process is still importing or waits for work.
-    killed = offprints("run", "trial", "--workers", "2", kill_at=6)
+    # Killed when the last unit is stored: the second process was started and imports, or waits for more.
+    killed = offprints("run", "trial", "--workers", "2", "--pause", "1", kill_at=20)
     assert killed.status == -signal.SIGKILL
     for _ in range(1200):
         if not any(str(killed.run.parents[2]) in cwd for cwd in working_folders()):

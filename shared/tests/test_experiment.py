@@ -384,10 +384,14 @@ def test_units_do_not_depend_on_workers_order_or_company(make_run: Callable[...,
 
     # A second process, once it has imported what it needs, takes its share; then its results are the same ones.
     run = make_run(folder="parallel")
+    run._pool.patience = 0.0
+    torch.set_default_dtype(torch.float64)
     for number in range(1000):
         shares = run.units({f"{number}/{i}": partial(functions.where, i) for i in range(4)}, workers=2)
         if len({share["process"] for share in shares.values()}) == 2:
             break
+    torch.set_default_dtype(torch.float32)
+    assert {share["dtype"] for share in shares.values()} == {"torch.float64"}
     parallel = run.units(draws, workers=2)
     others = {result.pop("process") for result in parallel.values()} - {os.getpid()}
     assert others == {share["process"] for share in shares.values()} - {os.getpid()}

@@ -33,7 +33,7 @@ def fail(n: int) -> dict[str, Any]:
 
 def where(n: int) -> dict[str, Any]:
     time.sleep(0.2)
-    return {"process": os.getpid()}
+    return {"process": os.getpid(), "dtype": str(torch.get_default_dtype())}
 
 
 def fail_unless(process: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ class Config:
     widths: tuple[int, ...] = (4, 6, 8)
     """One unit each."""
     workers: int = 1
+    pause: float = 0.0
+    """Seconds that each unit takes."""
     hidden: int = 8
     figure: bool = False
     threshold: float = 10.0
@@ -45,6 +48,7 @@ def unit(config: Config, width: int) -> dict[str, Any]:
     note(config, f"unit {width} in {os.getpid()}")
     if config.fail == "unit" and width == 6:
         raise ArithmeticError("six is too many")
+    time.sleep(config.pause)
     product = torch.randn(200, 50 * width) @ torch.randn(50 * width, 10)
     return {"mean": product.mean().item(), "rows": product[:2], "threads": torch.get_num_threads()}
 

@@ -14,15 +14,19 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offprints.shared.experiment import states
 from offprints.shared.usage import UsageError, as_usage_error
+
+if TYPE_CHECKING:
+    import torch
 
 Function = Callable[[], dict[str, Any]]
 
@@ -42,6 +46,29 @@ class Setup:
 
     module: str  # of the paper; imported while other processes already work
     deterministic: bool
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the experiment may have set for the whole process, and its units depend on."""
+
+    dtype: torch.dtype
+    matmul: str
+
+    @staticmethod
+    def here() -> _Setting:
+        import torch
+
+        return _Setting(torch.get_default_dtype(), torch.get_float32_matmul_precision())
+
+    def take(self) -> None:
+        import torch
+
+        torch.set_default_dtype(self.dtype)
+        torch.set_float32_matmul_precision(self.matmul)
+
+
+_Job = tuple[str, bytes, int, _Setting]  # the key, the pickled function, the run's seed
 
 
 def unit_seed(seed: int, key: str) -> int:
@@ -101,12 +128,15 @@ def one_thread() -> Iterator[None]:
 class Pool:
     """Computes units in this process and, beside it, in worker processes that live until :meth:`close`.
 
-    This process starts at once, while the workers still import torch: with short units none of them is waited for.
+    Workers import torch, which takes seconds. This process begins without waiting for them, and they are not started
+    before it has worked for ``patience`` seconds: a grid of short units needs none.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, patience: float = 2.0) -> None:
+        self.patience = patience
         self._setup = setup
-        self._workers: list[_Worker] = []
+        self._workers: dict[int, _Worker] = {}
+        self._lock = threading.Lock()
 
     def run(
         self, jobs: Mapping[str, Function], seed: int, workers: int, store: Callable[[str, states.Packed], None]
@@ -121,8 +151,9 @@ class Pool:
         """
         helpers = min(workers, len(jobs), _cores()) - 1
         pickled = {key: _pickle(key, function) for key, function in jobs.items()} if workers > 1 else {}
-        queue, lock = deque(jobs), threading.Lock()
-        errors: list[BaseException] = []
+        queue, errors = deque(jobs), list[BaseException]()
+        begun = time.monotonic()
+        setting = _Setting.here()
 
         def take() -> str | None:
             try:
@@ -130,29 +161,32 @@ class Pool:
             except IndexError:
                 return None
 
-        def serve(worker: _Worker) -> None:
+        def serve(place: int) -> None:
             try:
-                while queue and not worker.ready():
+                while queue and place not in self._workers and time.monotonic() - begun < self.patience:
+                    time.sleep(0.02)
+                with self._lock:
+                    if queue and place not in self._workers:
+                        self._workers[place] = _Worker(self._setup)
+                while queue and not self._workers[place].ready():
                     pass
                 while (key := take()) is not None:
-                    result = worker.compute(key, pickled[key], seed)
-                    with lock:
+                    result = self._workers[place].compute(key, (key, pickled[key], seed, setting))
+                    with self._lock:
                         store(key, result)
             except BaseException as error:
                 queue.clear()
                 errors.append(error)
 
-        self._workers = [worker for worker in self._workers if worker.alive()]
-        while len(self._workers) < helpers:
-            self._workers.append(_Worker(self._setup))
-        threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in self._workers[:helpers]]
+        self._workers = {place: worker for place, worker in self._workers.items() if worker.alive()}
+        threads = [threading.Thread(target=serve, args=(place,), daemon=True) for place in range(helpers)]
         for thread in threads:
             thread.start()
         try:
             with one_thread():
                 while (key := take()) is not None:
                     result = compute(key, jobs[key], seed)
-                    with lock:
+                    with self._lock:
                         store(key, result)
         except Exception as error:
             queue.clear()
@@ -172,9 +206,10 @@ class Pool:
 
     def close(self) -> None:
         """End the workers."""
-        for worker in self._workers:
-            worker.kill()
-        self._workers.clear()
+        with self._lock:
+            for worker in self._workers.values():
+                worker.kill()
+            self._workers.clear()
 
 
 def _cores() -> int:
@@ -215,10 +250,10 @@ class _Worker:
             self._ready = True
         return self._ready
 
-    def compute(self, key: str, function: bytes, seed: int) -> states.Packed:
-        return states.from_bytes(self._receive(f"unit {key!r}", (key, function, seed)))
+    def compute(self, key: str, job: _Job) -> states.Packed:
+        return states.from_bytes(self._receive(f"unit {key!r}", job))
 
-    def _receive(self, what: str, job: tuple[str, bytes, int] | None = None) -> bytes:
+    def _receive(self, what: str, job: _Job | None = None) -> bytes:
         try:
             if job is not None:
                 self._connection.send(job)
@@ -251,7 +286,8 @@ def _work(connection: Connection, setup: Setup) -> None:
     connection.send((b"", None, ""))
     with contextlib.suppress(EOFError, OSError):
         while True:
-            key, function, seed = connection.recv()
+            key, function, seed, setting = connection.recv()
+            setting.take()
             try:
                 answer: tuple[Any, ...] = (states.to_bytes(compute(key, pickle.loads(function), seed)), None, "")
             except (UnitError, UsageError) as error:
