@@ -202,7 +202,7 @@ def launch(config: Config, out: Path, *, preset: str = "membrane", **options: An
 
 
 def test_membranes(stack: Path, tmp_path: Path) -> None:
-    config = replace(PRESETS["membrane"], data=stack, warmup_epochs=1, validate_every=1, **TINY)
+    config = replace(PRESETS["membrane"], data=stack, validate_every=1, **TINY)
     outcome = launch(config, tmp_path / "a")
     result = outcome.result
     assert [claim["id"] for claim in result["claims"]] == ["membrane_errors", "membrane_dice"]
@@ -212,7 +212,7 @@ def test_membranes(stack: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(stack: Path, tmp_path: Path) -> None:
-    config = replace(PRESETS["membrane"], data=stack, warmup_epochs=1, validate_every=1, **TINY)
+    config = replace(PRESETS["membrane"], data=stack, validate_every=1, **TINY)
     whole = launch(config, tmp_path / "whole")
 
     def dies(config: Config, run: Run) -> None:

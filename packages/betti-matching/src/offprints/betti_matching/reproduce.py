@@ -57,7 +57,7 @@ class Config:
         patches_per_image: crops in each visit of an image.
         batch_size: images, on each device.
         epochs: visits of every image.
-        warmup_epochs: the first ones, with Dice alone.
+        warmup: share of the epochs, the first ones, with Dice alone.
         learning_rate: of Adam, constant.
         keep_best: report the network of the best Dice on the test images, as the paper does, else the last one.
         validate_every: epochs between two measurements of that Dice.
@@ -78,7 +78,7 @@ class Config:
     patches_per_image: int | None = None
     batch_size: int | None = None
     epochs: int | None = None
-    warmup_epochs: int = 0
+    warmup: float = 0.0
     learning_rate: float = 1e-3
     keep_best: bool = True
     validate_every: int = 1
@@ -290,6 +290,7 @@ def train_on(dataset: DatasetName, config: Config, run: Run) -> None:
     """One network per loss on crops of a data set, scored on its held-out images."""
     settings = MEMBRANE if dataset == "membrane" else PAPER_DATASETS[dataset]
     training, held_out = load(dataset, config, run)
+    epochs = config.epochs or settings.epochs
     results = {}
     for loss in config.losses:
         recipe = Recipe(
@@ -301,8 +302,8 @@ def train_on(dataset: DatasetName, config: Config, run: Run) -> None:
             patch=config.patch,
             patches_per_image=config.patches_per_image or settings.patches_per_image,
             batch_size=config.batch_size or settings.batch_size,
-            epochs=config.epochs or settings.epochs,
-            warmup_epochs=config.warmup_epochs,
+            epochs=epochs,
+            warmup_epochs=round(config.warmup * epochs),
             learning_rate=config.learning_rate,
             keep_best=config.keep_best,
             validate_every=config.validate_every,
@@ -348,7 +349,7 @@ PRESETS = {
         pictures=0,
         alpha=0.05,
         patch=96,
-        warmup_epochs=60,
+        warmup=0.5,
         keep_best=False,
         validate_every=20,
     ),
