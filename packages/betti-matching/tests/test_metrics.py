@@ -1,6 +1,5 @@
 """Betti matching error, Betti number error and their accumulation."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -185,19 +184,3 @@ def test_metrics_merge() -> None:
     assert left.compute() == pytest.approx(whole.compute())
     with pytest.raises(ValueError, match="other"):
         left.merge_(BettiMatchingMetric(relative=False))
-
-
-def share_of_metric(rank: int, pred: Tensor, target: Tensor) -> dict[str, float]:
-    metric = BettiMatchingMetric()
-    if rank == 1:  # the other process has no batch at all
-        for f, g in zip(pred, target, strict=True):
-            metric.update(f[None], g[None])
-    return metric.compute()
-
-
-def test_two_processes_add_up(two_processes: Callable[..., list[dict[str, float]]]) -> None:
-    pred, target = images(3, 1, 6, 6)
-    metric = BettiMatchingMetric()
-    metric.update(pred, target)
-    for result in two_processes(share_of_metric, pred, target):
-        assert result == pytest.approx(metric.compute())

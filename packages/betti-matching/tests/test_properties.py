@@ -69,7 +69,7 @@ def content(matching: Matching) -> list[Any]:
 
 
 @given(images=image_pairs(), options=OPTIONS, reduced=st.booleans())
-@settings(max_examples=120)
+@settings(max_examples=100)
 def test_matching_is_that_of_the_oracle(
     oracle: ModuleType, images: tuple[np.ndarray, ...], options: dict[str, Any], reduced: bool
 ) -> None:
