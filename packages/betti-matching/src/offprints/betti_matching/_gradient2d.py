@@ -46,7 +46,7 @@ def make_grid(image: np.ndarray, sign: float, construction: int) -> tuple[np.nda
 
 
 @njit(cache=True, nogil=True)
-def square_value(grid: np.ndarray, v: int, stride: int) -> float:
+def square_value(grid: np.ndarray, v: int | np.int64, stride: int) -> float:
     """The largest value of the corners of a square."""
     first = grid[v] if grid[v] > grid[v + 1] else grid[v + 1]
     second = grid[v + stride] if grid[v + stride] > grid[v + stride + 1] else grid[v + stride + 1]

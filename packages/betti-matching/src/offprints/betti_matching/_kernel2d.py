@@ -8,6 +8,8 @@ the cells that could be are the events of the sweep.
 Constructions. All this is for V. The complex of T is dual to that of V of the negated image upside down, where
 dimensions, birth and death, first and last, union and intersection change places and the outside of the image becomes a
 frame that is there first.
+
+The cache of compiled code follows this file, not those imported here: delete ``__pycache__`` after changing them.
 """
 
 import numpy as np

@@ -10,15 +10,15 @@ _MAGNITUDE = 0x7FFFFFFFFFFFFFFF
 
 
 @njit(cache=True, nogil=True)
-def _encode(values: np.ndarray) -> tuple[np.ndarray, int, int, int]:
+def _encode(values: np.ndarray) -> tuple[np.ndarray, int | np.int64, int, int]:
     """Unsigned keys in the order of the values (-0.0 is 0.0); what was subtracted and shifted out; their bit length."""
     bits = values.view(np.int64)
-    low = np.int64(_MAGNITUDE)
+    low: int | np.int64 = np.int64(_MAGNITUDE)
     keys = np.empty(values.size, np.uint64)
     for i in range(values.size):
         b = bits[i]
         b = 0 if b << 1 == 0 else b ^ ((b >> 63) & _MAGNITUDE)
-        low = min(low, b)
+        low = b if b < low else low
         keys[i] = np.uint64(b)
     union = np.uint64(0)
     for i in range(values.size):
@@ -38,7 +38,7 @@ def _encode(values: np.ndarray) -> tuple[np.ndarray, int, int, int]:
 
 
 @njit(cache=True, nogil=True)
-def _decode(keys: np.ndarray, low: int, shift: int) -> np.ndarray:
+def _decode(keys: np.ndarray, low: int | np.int64, shift: int) -> np.ndarray:
     """The values of these keys, in the memory of the keys."""
     for i in range(keys.size):
         b = np.int64((keys[i] << np.uint64(shift)) + np.uint64(low))

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -24,6 +24,9 @@ VoxelPairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_ImagePair = tuple[np.ndarray, np.ndarray]
+_EXACT = 2**53  # integers up to here are float64
+_MAX_VOXELS = 2**29  # cells have 32-bit numbers
 
 
 class Options(TypedDict, total=False):
@@ -86,7 +89,7 @@ def compute_matching(
         ValueError: unknown option, shapes that differ, not 1 to 3 axes, an empty axis, NaN.
     """
     settings = _settings(filtration, construction, comparison, relative, reduced)
-    return _match(*_as_pair(pred, target), settings)
+    return _match(_as_pair(pred, target), settings)
 
 
 def compute_matching_batch(
@@ -101,7 +104,8 @@ def compute_matching_batch(
     Args:
         preds: images, or an array or tensor of them along its first axis; shapes may differ from pair to pair.
         targets: as many.
-        num_workers: number of threads, by default that of the processors.
+        num_workers: number of threads, by default that of the processors. Those that a small batch leaves idle help
+            with the single images, if these have three axes.
         **options: of `compute_matching`.
 
     Raises:
@@ -111,7 +115,9 @@ def compute_matching_batch(
     if num_workers is not None:
         check_number(num_workers, "num_workers", low=1, integer=True)
     pairs = _as_pairs(preds, targets)
-    return list(_on_threads(lambda pair: _match(*pair, settings), pairs, num_workers))
+    workers = _num_workers(num_workers)
+    of_each = max(1, workers // len(pairs))
+    return _on_threads(lambda pair: _match(pair, settings, of_each), pairs, workers)
 
 
 def match_voxels(
@@ -128,7 +134,9 @@ def match_voxels(
     """
     settings = _settings(**options)
     pairs = _as_pairs(preds, targets)
-    return list(_on_threads(lambda pair: _match_voxels(*pair, settings), pairs, num_workers))
+    workers = _num_workers(num_workers)
+    of_each = max(1, workers // len(pairs))
+    return _on_threads(lambda pair: _match_voxels(pair, settings, of_each), pairs, workers)
 
 
 def compute_barcode(
@@ -213,10 +221,12 @@ def as_image(image: ArrayLike | Tensor, name: str) -> np.ndarray:
         raise ValueError(f"{name} must have 1 to 3 axes, got shape {array.shape}")
     if array.size == 0:
         raise ValueError(f"{name} must not have an empty axis, got shape {array.shape}")
+    if array.size > _MAX_VOXELS:
+        raise ValueError(f"{name} must have at most {_MAX_VOXELS} voxels, got shape {array.shape}")
     return array
 
 
-def _as_pair(pred: ArrayLike | Tensor, target: ArrayLike | Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _as_pair(pred: ArrayLike | Tensor, target: ArrayLike | Tensor) -> _ImagePair:
     pred, target = as_image(pred, "pred"), as_image(target, "target")
     if pred.shape != target.shape:
         raise ValueError(f"pred and target must have the same shape, got {pred.shape} and {target.shape}")
@@ -225,7 +235,7 @@ def _as_pair(pred: ArrayLike | Tensor, target: ArrayLike | Tensor) -> tuple[np.n
 
 def _as_pairs(
     preds: Sequence[ArrayLike] | np.ndarray | Tensor, targets: Sequence[ArrayLike] | np.ndarray | Tensor
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[_ImagePair]:
     preds, targets = (x.detach().cpu() if isinstance(x, Tensor) else x for x in (preds, targets))
     if len(preds) != len(targets):
         raise ValueError(f"preds and targets must be as many, got {len(preds)} and {len(targets)}")
@@ -236,9 +246,9 @@ def _as_pairs(
 
 def _ordered_values(images: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Finite float64 arrays that are ordered as the values of all (named) images together."""
-    if all(_is_exact(image.dtype) for image in images.values()):
-        # writable: compiled code distinguishes
-        values = [np.require(image, np.float64, "CW") for image in images.values()]
+    if all(_is_exact(image) for image in images.values()):
+        # writable, since compiled code would be compiled again for arrays that are not
+        values = [np.require(image, np.float64, ("C", "W")) for image in images.values()]
         if all(np.isfinite(array).all() for array in values):
             return values
     for name, image in images.items():
@@ -247,20 +257,23 @@ def _ordered_values(images: dict[str, np.ndarray]) -> list[np.ndarray]:
     # A value is the exact sum of its nearest float64 and a rest, and ordered by the two.
     nearest, rest = (np.concatenate(parts) for parts in zip(*map(_split, images.values()), strict=True))
     order = np.lexsort((rest, nearest))
-    steps = (nearest[order][1:] != nearest[order][:-1]) | (np.diff(rest[order]) != 0)
+    nearest, rest = nearest[order], rest[order]
     rank = np.empty(order.size)
-    rank[order] = np.cumsum(np.r_[False, steps])
+    rank[order] = np.cumsum(np.r_[False, (nearest[1:] != nearest[:-1]) | (rest[1:] != rest[:-1])])
     shape = next(iter(images.values())).shape
     return list(rank.reshape(len(images), *shape))
 
 
-def _is_exact(dtype: np.dtype) -> bool:
-    return dtype.itemsize < 8 or dtype == np.float64
+def _is_exact(image: np.ndarray) -> bool:
+    """Are all values float64 numbers?"""
+    if image.dtype.kind in "iu" and image.dtype.itemsize == 8:
+        return int(image.min()) >= -_EXACT and int(image.max()) <= _EXACT
+    return image.dtype.itemsize <= 8
 
 
 def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = image.ravel()
-    if _is_exact(values.dtype):
+    if _is_exact(values):
         return values.astype(np.float64), np.zeros(values.size)
     if values.dtype.kind == "f":
         nearest = values.astype(np.float64)
@@ -298,39 +311,43 @@ def _settings(
     return _Settings(filtration, construction, comparison, bool(relative), bool(reduced))
 
 
-def _on_threads(
-    function: Callable[[_Item], _Result], items: Sequence[_Item], num_workers: int | None
-) -> Iterable[_Result]:
-    if num_workers is None:
-        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(num_workers, len(items)) == 1:
-        return map(function, items)
-    with ThreadPoolExecutor(min(num_workers, len(items))) as pool:
+def _num_workers(num_workers: int | None) -> int:
+    if num_workers is not None:
+        return num_workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _on_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], num_workers: int | None) -> list[_Result]:
+    workers = min(_num_workers(num_workers), len(items))
+    if workers == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
 
 
-def _match_voxels(pred: np.ndarray, target: np.ndarray, settings: _Settings) -> tuple[VoxelPairs, ...]:
-    f, g = _ordered_values({"pred": pred, "target": target})
+def _match_voxels(pair: _ImagePair, settings: _Settings, num_threads: int | None = None) -> tuple[VoxelPairs, ...]:
+    f, g = _ordered_values(dict(zip(("pred", "target"), pair, strict=True)))
     union = settings.comparison == "union"
-    codes = settings.code_of_construction, int(not union)
+    construction, comparison = settings.code_of_construction, int(not union)
     # the modules of compiled code are loaded when they are needed
     if f.ndim == 3:
         from offprints.betti_matching._kernel3d import match_3d
         from offprints.betti_matching._levels import rank_two
 
         ranks = rank_two(settings.sign * np.concatenate((f.ravel(), g.ravel())), union)
-        found = match_3d(*(_framed(rank.reshape(f.shape), settings, 0) for rank in ranks), *codes)
+        rank_f, rank_g, rank_c = (_framed(rank.reshape(f.shape), settings, 0) for rank in ranks)
+        lists = match_3d(rank_f, rank_g, rank_c, construction, comparison, num_threads=num_threads)
     else:
         from offprints.betti_matching._kernel2d import match_2d
 
         c = np.maximum(f, g) if union == settings.superlevel else np.minimum(f, g)
-        found = match_2d(*(_plane(values, settings) for values in (f, g, c)), settings.sign, *codes)
-    result = list(found[: f.ndim])
+        plane_f, plane_g, plane_c = (_plane(values, settings) for values in (f, g, c))
+        lists = match_2d(plane_f, plane_g, plane_c, settings.sign, construction, comparison)
+    (matched, *unmatched), *others = lists[: f.ndim]
     if not settings.reduced:
-        matched, *unmatched = result[0]
         essential = np.array([[_first(f, settings), -1, _first(g, settings), -1]])
-        result[0] = (np.concatenate((essential, matched)), *unmatched)
-    return tuple(result)
+        matched = np.concatenate((essential, matched))
+    return ((matched, unmatched[0], unmatched[1]), *others)
 
 
 def _plane(values: np.ndarray, settings: _Settings) -> np.ndarray:
@@ -345,8 +362,9 @@ def _first(values: np.ndarray, settings: _Settings) -> int:
     return int(values.argmax() if settings.superlevel else values.argmin())
 
 
-def _match(pred: np.ndarray, target: np.ndarray, settings: _Settings) -> Matching:
-    found = _match_voxels(pred, target, settings)
+def _match(pair: _ImagePair, settings: _Settings, num_threads: int | None = None) -> Matching:
+    found = _match_voxels(pair, settings, num_threads)
+    pred, target = pair
     d = pred.ndim
     of_pred = _pair_lists([m[:, :2] for m, _, _ in found] + [u for _, u, _ in found], pred, settings)
     of_target = _pair_lists([m[:, 2:] for m, _, _ in found] + [u for _, _, u in found], target, settings)
