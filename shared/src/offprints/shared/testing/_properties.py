@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,22 +51,31 @@ def run_properties(
 
 
 def describe(subject: Any) -> str:
-    """Return the name of a function or the class of an object."""
+    """Return the name of a function or the class of an object; a text is one already."""
+    if isinstance(subject, str):
+        return subject
     subject = getattr(subject, "func", subject)  # functools.partial
     return str(getattr(subject, "__qualname__", type(subject).__qualname__))
 
 
-def expect_error(call: Callable[[], object], error: type[Exception], what: str) -> Exception:
+def expect_error(
+    error: type[Exception] | tuple[type[Exception], ...],
+    what: str,
+    call: Callable[..., object],
+    *args: Any,
+    **kwargs: Any,
+) -> Exception:
     """Call and return the error that was expected."""
+    wanted = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error is what is looked at here
-            result = call()
+            result = call(*args, **kwargs)
     except error as expected:
         return expected
     except Exception as other:
-        raise AssertionError(f"{what}: {error.__name__} expected, got {type(other).__name__}: {other}") from other
-    raise AssertionError(f"{what}: {error.__name__} expected, got the result {shorten(result)}")
+        raise AssertionError(f"{what}: {wanted} expected, got {type(other).__name__}: {other}") from other
+    raise AssertionError(f"{what}: {wanted} expected, got the result {shorten(result)}")
 
 
 def shorten(value: Any) -> str:
@@ -97,17 +107,27 @@ def assert_equal(actual: Any, expected: Any, what: str) -> None:
 
 
 def assert_near(actual: Any, expected: Any, what: str, *, rtol: float, atol: float, dtype: bool = True) -> None:
-    """Compare the tensors of two nested results."""
+    """Compare the tensors of two nested results on the CPU; `dtype`: types have to agree too.
+
+    (torch's own ``assert_close`` spends seconds on imports at its first use.)
+    """
     left, right = tensors(actual), tensors(expected)
     if len(left) != len(right):
         raise AssertionError(f"{what}: {len(left)} tensors against {len(right)}")
     for a, b in zip(left, right, strict=True):
-        try:
-            torch.testing.assert_close(
-                a.detach(), b.detach(), rtol=rtol, atol=atol, equal_nan=True, check_dtype=dtype, check_device=False
+        a, b = a.detach().cpu(), b.detach().cpu()
+        if a.shape != b.shape or (dtype and a.dtype != b.dtype):
+            raise AssertionError(f"{what}: {a.dtype} {tuple(a.shape)} against {b.dtype} {tuple(b.shape)}")
+        common = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float64)
+        x, y = a.to_dense().to(common), b.to_dense().to(common)
+        differ = ~torch.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True)
+        if differ.any():
+            worst = int(torch.where(differ, (x - y).abs().nan_to_num(torch.inf), -1.0).argmax())
+            index = list(map(int, np.unravel_index(worst, a.shape))) if a.ndim else "the value"
+            values = f"got {x.flatten()[worst].item():.9g}, expected {y.flatten()[worst].item():.9g}"
+            raise AssertionError(
+                f"{what}: {int(differ.sum())} of {differ.numel()} entries differ, most {index}: {values}"
             )
-        except AssertionError as error:
-            raise AssertionError(f"{what}: {error}\n  got      {shorten(a)}\n  expected {shorten(b)}") from None
 
 
 def clone(value: Any) -> Any:
@@ -157,8 +177,10 @@ def saved_and_loaded(state: Any) -> Any:
 
 def random_state() -> list[Any]:
     """Return the states of Python's, NumPy's and torch's global generators, comparable with ==."""
-    name, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
-    return [random.getstate(), name, keys.tolist(), rest, torch.get_rng_state().tolist()]
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(numpy_state, dict)
+    inner = {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist(), "gauss": numpy_state["gauss"]}
+    return [random.getstate(), inner, torch.get_rng_state().tolist()]
 
 
 @contextmanager
@@ -178,9 +200,9 @@ def random_state_untouched() -> Iterator[None]:
     """Fail when a global generator has been drawn from or seeded inside."""
     before = random_state()
     yield
-    for name, a, b in zip(("random", "numpy", "", "", "torch"), before, random_state(), strict=True):
+    for name, a, b in zip(("random", "numpy", "torch"), before, random_state(), strict=True):
         if a != b:
-            raise AssertionError(f"the global random state of {name or 'numpy'} has changed")
+            raise AssertionError(f"the global random state of {name} has changed")
 
 
 def seed_globally(seed: int) -> None:
@@ -196,14 +218,23 @@ def generator(seed: int) -> torch.Generator:
 
 
 @contextmanager
-def foreign_default_device() -> Iterator[None]:
-    """Make the default device one that nothing can be computed with.
+def simulated_accelerator() -> Iterator[Callable[[Tensor], Tensor]]:
+    """Give a function that moves tensors to a CUDA device without kernels, on a machine that has none.
 
-    A tensor that code creates without saying where ("meta" then) cannot meet the user's: the error an accelerator's user
-    would get, on any machine.
+    Devices, types and shapes are followed, values are not. Where CPU and CUDA tensors meet as they may not, that is an
+    AssertionError. Other errors end the block in silence: the simulation cannot follow what depends on values, or goes
+    through NumPy or foreign kernels.
     """
-    with torch.device("meta"):
-        yield
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        try:
+            yield lambda tensor: mode.from_tensor(tensor.detach()).to("cuda")
+        except AssertionError:
+            raise
+        except Exception as error:
+            if re.search("two (different )?devices", str(error)):
+                raise AssertionError(f"CUDA tensors meet CPU tensors: {error}") from error
 
 
 def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:

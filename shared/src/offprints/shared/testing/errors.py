@@ -29,7 +29,7 @@ def check_errors(cases: Iterable[tuple[Callable[[], object], type[Exception], st
     for number, (call, error, word) in enumerate(cases):
         what = f"case {number} ({error.__name__} with {word!r})"
         try:
-            raised = expect_error(call, error, what)
+            raised = expect_error(error, what, call)
         except AssertionError as failure:
             failures.append(str(failure))
             continue

@@ -29,12 +29,13 @@ from offprints.shared.testing._properties import (
     clone,
     compiled,
     expect_error,
-    foreign_default_device,
     generator,
+    map_tensors,
     random_state_untouched,
     run_properties,
     seed_globally,
     shorten,
+    simulated_accelerator,
     strided,
 )
 
@@ -53,9 +54,9 @@ def check_loss(
     """Check a loss, property by property.
 
     Properties, in order: *output* (floating, finite, in the input's dtype, with a gradient), *inputs unchanged*,
-    *determinism* (and the global random state is left alone), *reductions*, *batch permutation*, *non-contiguous input*,
-    *types*, *shapes*, *empty batch*, *NaN*, *precision* (float32, bfloat16, autocast), *device*, *gradcheck* (float64),
-    *torch.compile* (value and gradient; graph breaks are allowed).
+    *determinism* (and the global random state is left alone), *reductions*, *batch permutation*,
+    *non-contiguous input*, *types*, *shapes*, *empty batch*, *NaN*, *precision* (float32, bfloat16, autocast),
+    *device*, *gradcheck* (float64), *torch.compile* (value and gradient; graph breaks are allowed).
 
     Parameters
     ----------
@@ -63,10 +64,10 @@ def check_loss(
         A function or an ``nn.Module`` instance (bind hyperparameters with ``functools.partial``). What it returns is a
         tensor or something with a tensor ``.loss``.
     make_inputs
-        ``make_inputs(generator)`` draws the positional arguments on the CPU. The first tensor's first axis is the batch,
-        and so is the first axis of every tensor of that length: give other axes other lengths. Gradients are checked
-        for floating tensors that require them, or, where none does, for the first floating tensor. Keep inputs small
-        (gradcheck evaluates twice per entry) and away from kinks and ties.
+        ``make_inputs(generator)`` draws the positional arguments on the CPU. The first axis of the first tensor is the
+        batch, and so is the first axis of every tensor of that length: give other axes other lengths. Gradients are
+        checked for floating tensors that require them, or, where none does, for the first floating tensor. Keep inputs
+        small (gradcheck evaluates twice per entry) and away from kinks and ties.
     nan
         A NaN in a floating input is a ValueError, or ends up in the result.
     reductions
@@ -182,7 +183,7 @@ class _Case:
             assert_near(
                 values[name], expected[name], f"{name!r} is not the {name} of {count} terms", rtol=1e-9, atol=1e-12
             )
-        expect_error(lambda: self.value(self.inputs(), "average"), ValueError, "reduction='average'")
+        expect_error(ValueError, "reduction='average'", self.value, self.inputs(), "average")
 
     def check_permutation(self, reductions: Sequence[str]) -> None:
         reduction = "none" if "none" in reductions else None
@@ -204,21 +205,20 @@ class _Case:
 
     def check_types(self) -> None:
         i = self.differentiable[0]
-        for wrong in (lambda x: x.detach().long(), lambda x: x.tolist()):
+        for kind, wrong in (("an integer tensor", Tensor.long), ("a list", Tensor.tolist)):
             inputs = self.inputs()
-            inputs[i] = wrong(inputs[i])
-            kind = "an integer tensor" if isinstance(inputs[i], Tensor) else "a list"
-            expect_error(lambda inputs=inputs: self.value(inputs), TypeError, f"{kind} as argument {i}")  # type: ignore[misc]
+            inputs[i] = wrong(inputs[i].detach())
+            expect_error(TypeError, f"{kind} as argument {i}", self.value, inputs)
 
     def check_shapes(self) -> None:
         for i in self.batched[1:]:
             inputs = self.inputs()
             inputs[i] = inputs[i].detach()[:-1]
-            expect_error(lambda inputs=inputs: self.value(inputs), ValueError, f"argument {i} one row short")  # type: ignore[misc]
+            expect_error(ValueError, f"argument {i} one row short", self.value, inputs)
 
     def check_empty(self) -> None:
         inputs = [x.detach()[:0] if i in self.batched else x for i, x in enumerate(self.inputs())]
-        expect_error(lambda: self.value(inputs), ValueError, "a batch of no rows")
+        expect_error(ValueError, "a batch of no rows", self.value, inputs)
 
     def check_nan(self, nan: Literal["raise", "propagate"]) -> None:
         for i in self.floating if nan == "raise" else self.differentiable:
@@ -226,7 +226,7 @@ class _Case:
             inputs[i] = inputs[i].detach().clone()
             inputs[i].view(-1)[0] = torch.nan
             if nan == "raise":
-                expect_error(lambda inputs=inputs: self.value(inputs), ValueError, f"NaN in argument {i}")  # type: ignore[misc]
+                expect_error(ValueError, f"NaN in argument {i}", self.value, inputs)
             elif not (value := self.value(inputs)).isnan().any():
                 raise AssertionError(f"NaN in argument {i} is lost: the loss is {shorten(value)}")
 
@@ -251,18 +251,20 @@ class _Case:
                     raise AssertionError(f"{what}: the gradient of argument {i} is not finite: {shorten(gradient)}")
 
     def check_device(self) -> None:
-        expected = self.value_and_gradients(self.inputs())
         inputs = self.inputs()
-        with foreign_default_device():
-            value = self.value_and_gradients(inputs)
-        assert_near(value, expected, "with another default device", rtol=1e-9, atol=1e-12)
-        if torch.cuda.is_available():
-            moved = [x.detach().cuda().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
-            loss = copy.deepcopy(self.loss).cuda() if isinstance(self.loss, nn.Module) else self.loss
-            on_device = _Case(loss, self.make_inputs, self.kwargs).value_and_gradients(moved)
-            if not all(t.is_cuda for t in on_device):
-                raise AssertionError(f"CUDA inputs give a loss on {on_device[0].device}")
-            assert_near([t.cpu() for t in on_device], expected, "CUDA against CPU", rtol=1e-6, atol=1e-9)
+        if not torch.cuda.is_available():
+            with simulated_accelerator() as to_cuda:
+                value = self.value(map_tensors(to_cuda, inputs))
+                if not value.is_cuda:
+                    raise AssertionError(f"CUDA inputs give a loss on {value.device}")
+            return
+        moved = [x.detach().cuda().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
+        loss = copy.deepcopy(self.loss).cuda() if isinstance(self.loss, nn.Module) else self.loss
+        on_device = _Case(loss, self.make_inputs, self.kwargs).value_and_gradients(moved)
+        if not all(t.is_cuda for t in on_device):
+            raise AssertionError(f"CUDA inputs give a loss on {on_device[0].device}")
+        expected = self.value_and_gradients(inputs)
+        assert_near(on_device, expected, "CUDA against CPU", rtol=1e-6, atol=1e-9)
 
     def check_gradient(self) -> None:
         # nondet_tol: backward may add in another order, as torch's own losses do on an accelerator
@@ -289,7 +291,7 @@ def _gradients(value: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         raise AssertionError("the loss has no gradient")
     # Distinct weights, so that the entries of an unreduced loss do not cancel.
     weights = torch.linspace(1.0, 2.0, max(value.numel(), 1), dtype=value.dtype, device=value.device)
-    gradients = torch.autograd.grad(value, inputs, weights.view(value.shape), allow_unused=True)
+    gradients = torch.autograd.grad((value * weights.view(value.shape)).sum(), inputs, allow_unused=True)
     for gradient, x in zip(gradients, inputs, strict=True):
         if gradient is None:
             raise AssertionError(f"no gradient reaches the input of shape {tuple(x.shape)}")

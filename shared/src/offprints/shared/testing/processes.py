@@ -1,4 +1,4 @@
-"""Two real processes with a gloo process group, for what has to agree with one process."""
+"""Real processes: two with a gloo group, for what has to agree with one; one that has imported nothing else."""
 
 from __future__ import annotations
 
@@ -15,21 +15,17 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 import torch.distributed as dist
 
-P = ParamSpec("P")
 R = TypeVar("R")
-WORLD_SIZE = 2
 
 
-def two_processes(
-    fn: Callable[Concatenate[int, P], R], /, *args: P.args, timeout: float = 120.0, **kwargs: P.kwargs
-) -> tuple[R, R]:
+def two_processes(fn: Callable[..., R], /, *args: Any, timeout: float = 120.0, **kwargs: Any) -> tuple[R, R]:
     """Call ``fn(rank, *args, **kwargs)`` on two processes that share a gloo process group; return both results.
 
     `fn` may be a lambda or a nested function, and may use whatever its test module defines. Each process computes with
@@ -44,45 +40,60 @@ def two_processes(
     TimeoutError
         No answer within `timeout` seconds.
     """
+    first, second = _run(2, fn, args, kwargs, timeout)
+    return first, second
+
+
+def fresh_process(fn: Callable[[], R], *, timeout: float = 120.0) -> R:
+    """Call `fn` on one process of the same kind, without a process group, and return its result."""
+    (result,) = _run(1, lambda rank: fn(), (), {}, timeout)
+    return result
+
+
+def _run(count: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float) -> list[R]:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([__name__])
     payload = _dumps((fn, args, kwargs, warnings.filters))
+    children, receivers = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        children, receivers = [], {}
         try:
-            for rank in range(WORLD_SIZE):
+            for rank in range(count):
                 receiver, sender = context.Pipe(duplex=False)
-                child = context.Process(target=_child, args=(rank, folder, payload, timeout, sender), daemon=True)
+                options = (rank, count, folder, payload, timeout, sender)
+                child = context.Process(target=_child, args=options, daemon=True)  # type: ignore[attr-defined]
                 child.start()
                 sender.close()  # the child's copy is the only one: its death ends the wait
                 children.append(child)
                 receivers[receiver] = rank
             results = _collect(receivers, timeout)
+            for child in children:
+                child.join(10)
         finally:
             for child in children:
-                child.join(0 if sys.exc_info()[0] else 10)
                 if child.is_alive():
                     child.kill()
-                    child.join()
+                child.join()
                 child.close()
             for receiver in receivers:
                 receiver.close()
-    return results[0], results[1]
+    return [results[rank] for rank in range(count)]
 
 
 def _collect(receivers: dict[Connection, int], timeout: float) -> dict[int, Any]:
     results: dict[int, Any] = {}
-    while len(results) < WORLD_SIZE:
+    while len(results) < len(receivers):
         waiting = [receiver for receiver, rank in receivers.items() if rank not in results]
         ready = wait(waiting, timeout)
         if not ready:
             raise TimeoutError(f"no answer from rank {sorted(receivers[r] for r in waiting)} in {timeout:g} s")
-        for receiver in ready:
-            rank = receivers[receiver]  # type: ignore[index]
+        for receiver in waiting:
+            if receiver not in ready:
+                continue
+            rank = receivers[receiver]
             try:
-                succeeded, answer = cloudpickle.loads(receiver.recv_bytes())  # type: ignore[union-attr]
+                succeeded, answer = cloudpickle.loads(receiver.recv_bytes())
             except EOFError:
                 raise RuntimeError(f"rank {rank} died without an answer") from None
             if not succeeded:
@@ -91,11 +102,11 @@ def _collect(receivers: dict[Connection, int], timeout: float) -> dict[int, Any]
     return results
 
 
-def _child(rank: int, folder: str, payload: bytes, timeout: float, sender: Connection) -> None:
+def _child(rank: int, count: int, folder: str, payload: bytes, timeout: float, sender: Connection) -> None:
     try:
         # What torchrun would set, for libraries that ask the environment.
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD_SIZE, "LOCAL_WORLD_SIZE": WORLD_SIZE}
-        os.environ.update({name: str(value) for name, value in place.items()})
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        os.environ.update({name: str(value) for name, value in place.items() if count > 1})
         os.environ.update({"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
         if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name need not resolve
@@ -103,24 +114,25 @@ def _child(rank: int, folder: str, payload: bytes, timeout: float, sender: Conne
         random.seed(rank)
         np.random.seed(rank)  # noqa: NPY002
         torch.manual_seed(rank)
-        store = dist.FileStore(str(Path(folder) / "rendezvous"), WORLD_SIZE)
-        dist.init_process_group(
-            "gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=timeout)
-        )
-        try:
-            fn, args, kwargs, filters = cloudpickle.loads(payload)
-            with warnings.catch_warnings():
-                warnings.filters[:] = filters  # type: ignore[index]
-                result = fn(rank, *args, **kwargs)
-            answer = _dumps((True, result))
-            dist.barrier()
-        finally:
-            dist.destroy_process_group()
+        if count > 1:
+            store = dist.FileStore(f"{folder}/rendezvous", count)  # type: ignore[attr-defined]
+            limit = timedelta(seconds=timeout)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=limit)
+        fn, args, kwargs, filters = cloudpickle.loads(payload)
+        with warnings.catch_warnings():
+            warnings.filters[:] = filters  # type: ignore[index]
+            result = fn(rank, *args, **kwargs)
+        answer = _dumps((True, result))
+        if count > 1:
+            dist.barrier()  # neither leaves while the other still talks to it
     except BaseException:
         answer = cloudpickle.dumps((False, traceback.format_exc()))
+    # Before the group goes: the other process fails when it does, and must not be the first to report.
     with suppress(BrokenPipeError):
         sender.send_bytes(answer)
     sender.close()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _dumps(value: Any) -> bytes:
