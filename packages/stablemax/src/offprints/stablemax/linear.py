@@ -50,9 +50,9 @@ def _sweep(
             if compute == hidden.dtype:
                 grads[1].addmm_(small.T, hidden[part])
             else:
-                grads[1] += small.T @ hidden[part]
+                grads[1].add_(small.T @ hidden[part])
         if grads[2] is not None:
-            grads[2] += gradient.sum(0)
+            grads[2].add_(gradient.sum(0))
     return loss, grads
 
 
