@@ -169,6 +169,32 @@ def test_inputs_are_not_changed() -> None:
         np.testing.assert_array_equal(x, copy)
 
 
+@pytest.mark.parametrize("construction", ["V", "T"])
+@pytest.mark.parametrize("kind", ["continuous", "levels", "binary"])
+def test_cycles_are_the_reduced_columns(construction: str, kind: str, oracle: ModuleType) -> None:
+    image = sample(np.random.default_rng(10), (5, 4, 5), kind)
+    cx = oracle.build(image, construction)
+    columns = oracle.reduced_columns(cx, 1)
+    births, deaths, expected = [], [], []
+    for birth, death in sorted(oracle.positive_pairs(cx, construction, 1), key=lambda pair: cx.order[1][pair[0]]):
+        births.append(oracle.voxel(cx, construction, birth))
+        deaths.append(oracle.voxel(cx, construction, death))
+        if construction == "V":
+            ends = {p for edge in columns[death] for p in cx.voxels[edge]}
+            expected.append(sorted(int(np.ravel_multi_index(p, image.shape)) for p in ends))
+        else:
+            expected.append(sorted({oracle.voxel(cx, construction, edge) for edge in columns[death]}))
+    assert births
+    cycles = kernel.cycle_3d(ranks(image), int(construction == "T"), np.array(births), np.array(deaths))
+    assert [cycle.tolist() for cycle in cycles] == expected
+
+
+def test_cycles_of_unknown_pairs_are_refused() -> None:
+    image = ranks(sample(np.random.default_rng(11), (4, 4, 4), "continuous"))
+    with pytest.raises(ValueError, match="not a pair of dimension 1"):
+        kernel.cycle_3d(image, 0, np.array([0]), np.array([0]))
+
+
 def test_too_large_images_are_refused() -> None:
     huge = np.broadcast_to(np.zeros(1, np.int32), (1000, 1000, 1000))
     with pytest.raises(ValueError, match="32-bit"):

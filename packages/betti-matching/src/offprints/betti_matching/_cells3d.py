@@ -1,9 +1,9 @@
 """Cells of a 3-D image and their total order: values, counting sort, the two graphs of a filtration.
 
-Both constructions live on a grid of base points (the shape of the image for V, one longer per axis for T). A vertex or
-cube is named by its flat base ``b``, an edge or square by ``3 * b + type``: the type of an edge is its odd axis, that of
-a square its even axis. The order of one dimension is (value, name), so a stable counting sort over the names gives it.
-Values are dense ranks; cells that stick out of the grid have value -1.
+Both constructions live on a grid of base points: the shape of the image for V, one longer per axis for T. A vertex or
+cube is named by its flat base ``b``, an edge or square by ``3 * b + type``, where the type of an edge is its odd axis
+and that of a square its even axis. The order of the cells of one dimension is (value, name), so a stable counting sort
+over the names gives it. Values are dense ranks; cells that stick out of the grid have value -1.
 """
 
 from dataclasses import dataclass

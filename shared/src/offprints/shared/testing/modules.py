@@ -153,7 +153,7 @@ class _Case:
             raise AssertionError("no result has a gradient, but there are trainable parameters")
         draws = generator(1)
         total = torch.stack([(t * torch.rand(t.shape, generator=draws).to(t)).sum() for t in outputs]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         for name, parameter in trainable.items():
             if parameter.grad is None:
                 raise AssertionError(f"no gradient reaches the parameter {name!r}")
@@ -187,7 +187,7 @@ class _Case:
             return
         result = self.run(module.cuda(), map_tensors(Tensor.cuda, inputs))
         self._on_cuda(result)
-        self._near(result, self.run(self.copy()), "CUDA against CPU", 10 * self.tolerance)
+        self._near(result, self.run(self.copy()), "CUDA against CPU", 100 * self.tolerance)  # TF32
 
     @staticmethod
     def _on_cuda(result: Any) -> None:
