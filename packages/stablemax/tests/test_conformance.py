@@ -20,12 +20,29 @@ from offprints.stablemax import (
     stablemax_cross_entropy,
 )
 
-PUBLIC = """
-stablemax log_stablemax stablemax_cross_entropy exact_cross_entropy StableMaxCrossEntropyLoss ExactCrossEntropyLoss
-linear_stablemax_cross_entropy orthogonalize_gradients_ OrthoGrad softmax_collapse_fraction zero_loss_fraction
-zero_gradient_fraction nlm_alignment CollapseMonitor modular_arithmetic sparse_parity GrokMLP GrokTransformer GrokConfig
-GrokResult train_grokking
-""".split()
+PUBLIC = [
+    "stablemax",
+    "log_stablemax",
+    "stablemax_cross_entropy",
+    "exact_cross_entropy",
+    "StableMaxCrossEntropyLoss",
+    "ExactCrossEntropyLoss",
+    "linear_stablemax_cross_entropy",
+    "orthogonalize_gradients_",
+    "OrthoGrad",
+    "softmax_collapse_fraction",
+    "zero_loss_fraction",
+    "zero_gradient_fraction",
+    "nlm_alignment",
+    "CollapseMonitor",
+    "modular_arithmetic",
+    "sparse_parity",
+    "GrokMLP",
+    "GrokTransformer",
+    "GrokConfig",
+    "GrokResult",
+    "train_grokking",
+]
 
 
 def test_package() -> None:
@@ -58,7 +75,9 @@ def test_fused_loss() -> None:
         labels, bias = torch.randint(5, (7,), generator=generator), torch.randn(5, generator=generator)
         return hidden.requires_grad_(), weight.requires_grad_(), labels, bias.requires_grad_()
 
-    check_loss(partial(linear_stablemax_cross_entropy, chunk_size=2), inputs, nan="propagate", reductions=("mean", "sum"))
+    check_loss(
+        partial(linear_stablemax_cross_entropy, chunk_size=2), inputs, nan="propagate", reductions=("mean", "sum")
+    )
 
 
 def test_models() -> None:

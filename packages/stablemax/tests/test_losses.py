@@ -209,7 +209,9 @@ def test_the_fused_loss_is_the_loss_of_the_layer(reduction: Any, chunk_size: int
     fused = linear_stablemax_cross_entropy(hidden, weight, target, bias, chunk_size=chunk_size, reduction=reduction)
     torch.testing.assert_close(fused, expected, rtol=1e-10, atol=0)
     inputs = (hidden, weight, bias)
-    for value, wanted in zip(torch.autograd.grad(3 * fused, inputs), torch.autograd.grad(3 * expected, inputs), strict=True):
+    for value, wanted in zip(
+        torch.autograd.grad(3 * fused, inputs), torch.autograd.grad(3 * expected, inputs), strict=True
+    ):
         torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -231,7 +233,9 @@ def test_the_fused_loss_in_bfloat16() -> None:
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), exact, rtol=1e-2, atol=0)
     for value, wanted in zip(
-        torch.autograd.grad(loss, (hidden, weight, bias)), torch.autograd.grad(exact, (hidden, weight, bias)), strict=True
+        torch.autograd.grad(loss, (hidden, weight, bias)),
+        torch.autograd.grad(exact, (hidden, weight, bias)),
+        strict=True,
     ):
         assert value.dtype == torch.bfloat16
         torch.testing.assert_close(value, wanted, rtol=0.1, atol=2e-3)

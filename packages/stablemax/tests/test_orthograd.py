@@ -22,7 +22,9 @@ from offprints.stablemax import OrthoGrad, nlm_alignment, orthogonalize_gradient
 SHAPES = [(6, 4), (4,), (3, 2, 3, 3), (5, 1)]
 
 
-def params(seed: int = 0, dtype: torch.dtype = torch.float32, shapes: list[tuple[int, ...]] = SHAPES) -> list[Parameter]:
+def params(
+    seed: int = 0, dtype: torch.dtype = torch.float32, shapes: list[tuple[int, ...]] = SHAPES
+) -> list[Parameter]:
     generator = torch.Generator().manual_seed(seed)
     made = []
     for shape in shapes:

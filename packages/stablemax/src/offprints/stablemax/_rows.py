@@ -1,9 +1,9 @@
 """Cross-entropy of rows of logits without absorption, forward and gradient in one sweep.
 
-Cross-entropy adds exp(z_y) to the other terms and takes the logarithm of the ratio: once z_y leads by about 17 (float32) the others
-are rounded away, loss and gradient become exactly zero. Here the label's own term never enters the sum. With S the sum of the
-others' terms relative to the label's, L = log(1 + S), dL/dz_y = -S / (1 + S) and the other classes share S / (1 + S) in proportion
-to their terms. The value is the same; only the rounding differs.
+Cross-entropy adds exp(z_y) to the other terms and takes the logarithm of the ratio: once z_y leads by about 17
+(float32) the others are rounded away, loss and gradient become exactly zero. Here the label's own term never enters
+the sum. With S the sum of the others' terms relative to the label's, L = log(1 + S), dL/dz_y = -S / (1 + S) and the
+other classes share S / (1 + S) in proportion to their terms. The value is the same; only the rounding differs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def softplus(d: Tensor) -> Tensor:
 
 
 def differentiable_losses(logits: Tensor, target: Tensor, terms: Terms) -> Tensor:
-    """Losses ``[N]`` of ``logits`` ``[N, K]`` from torch's own operations: traced by the compiler, differentiable twice."""
+    """Losses ``[N]`` of ``logits`` ``[N, K]`` from torch's own operations, traceable and differentiable twice."""
     g = logits.to(at_least_float32(logits.dtype))
     g = signed_log(g) if terms == "stablemax" else g
     label = target.unsqueeze(1)

@@ -1,7 +1,7 @@
 """StableMax: a softmax whose terms grow linearly instead of exponentially (section 4 of the paper).
 
-With s(x) = x + 1 for x >= 0 and 1 / (1 - x) for x < 0, StableMax(x)_i = s(x_i) / sum_j s(x_j). Equivalently StableMax is the
-softmax of g(x) = log s(x) = sign(x) log(1 + |x|), an odd function with g'(x) = 1 / (1 + |x|), also at 0.
+With s(x) = x + 1 for x >= 0 and 1 / (1 - x) for x < 0, StableMax(x)_i = s(x_i) / sum_j s(x_j). Equivalently StableMax
+is the softmax of g(x) = log s(x) = sign(x) log(1 + |x|), an odd function with g'(x) = 1 / (1 + |x|), also at 0.
 """
 
 from __future__ import annotations

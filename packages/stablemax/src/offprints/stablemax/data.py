@@ -27,8 +27,9 @@ def modular_arithmetic(
     ``divide`` is x times the inverse of y for prime ``p``; its pairs leave out y = 0. ``square_sum`` is x^2 + y^2.
 
     Returns:
-        Inputs: ``[P, 2p]`` float32 one-hot codes of x and y side by side, or ``[P, 2]`` int64 for ``"index"``, or ``[P, 2b]`` float32
-        for ``"binary"``, b = bit length of p - 1, most significant bit first. Labels: ``[P]`` int64. P = p^2, or p (p - 1) to divide.
+        Inputs: ``[P, 2p]`` float32 one-hot codes of x and y side by side, or ``[P, 2]`` int64 for ``"index"``, or
+        ``[P, 2b]`` float32 for ``"binary"``, b = bit length of p - 1, most significant bit first. Labels: ``[P]``
+        int64. P is p^2, or p (p - 1) to divide.
 
     Raises:
         ValueError: ``p`` < 2, an unknown operation or encoding, division with composite ``p``.
@@ -70,10 +71,12 @@ def sparse_parity(
     """Distinct random bit rows; the label is the parity of the first ``num_parity`` bits, the others are noise.
 
     Returns:
-        Rows ``[num_samples, num_parity + num_noise]`` float32 of zeros and ones, labels ``[num_samples]`` int64 in {0, 1}.
+        Rows ``[num_samples, num_parity + num_noise]`` float32 of zeros and ones, labels ``[num_samples]``
+        int64 in {0, 1}.
 
     Raises:
-        ValueError: ``num_samples`` < 1 or more than there are distinct rows, ``num_parity`` < 1, ``num_noise`` < 0, or more than 62 bits.
+        ValueError: ``num_samples`` < 1 or more than there are distinct rows, ``num_parity`` < 1, ``num_noise`` < 0, or
+            more than 62 bits.
     """
     check_number(num_parity, "num_parity", low=1, integer=True)
     check_number(num_noise, "num_noise", low=0, integer=True)

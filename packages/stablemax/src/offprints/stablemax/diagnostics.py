@@ -1,4 +1,4 @@
-"""How much of a batch still gives gradient, and how much of the gradient only scales the weights up (sections 3 and 4)."""
+"""How much of a batch still gives gradient, and how much of the gradient only scales the weights up (sections 3, 4)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def _collapsed(z: Tensor) -> Tensor:
 
 
 def softmax_collapse_fraction(logits: Float[Tensor, "batch classes"], *, dtype: torch.dtype | None = None) -> float:
-    """Share of samples whose softmax denominator, sum_j exp(z_j - max z), rounds to exactly 1 in ``dtype`` (default: the logits').
+    """Share of samples whose softmax denominator, sum_j exp(z_j - max z), rounds to exactly 1 in ``dtype`` (default:
+    the logits').
 
     Raises:
         TypeError: ``logits`` is not a floating tensor.
@@ -64,9 +65,11 @@ def zero_gradient_fraction(
     dtype: torch.dtype | None = None,
     which: Literal["target", "all"] = "target",
 ) -> float:
-    """Share of samples whose logit gradient is exactly 0, for the softmax cross-entropy averaged over the batch as in training.
+    """Share of samples whose logit gradient is exactly 0, for the softmax cross-entropy averaged over the batch as in
+    training.
 
-    The log-probabilities are taken in ``dtype`` (default: the logits'), so that the factor 1 / batch takes part in what underflows.
+    The log-probabilities are taken in ``dtype`` (default: the logits'), so that the factor 1 / batch takes part in
+    what underflows.
 
     Args:
         logits: Logits.
@@ -110,7 +113,8 @@ def _cosine(terms: Tensor) -> Tensor:
 def nlm_alignment(params: Iterable[Parameter], *, per_tensor: bool = False) -> float | list[float]:
     """Cosine between the negative gradient and the weights: +1 is pure naive loss minimization, scaling all weights up.
 
-    Over all parameters as one vector, or per tensor; 0 where weights or gradient are zero. Parameters without a gradient are skipped.
+    Over all parameters as one vector, or per tensor; 0 where weights or gradient are zero. Parameters without a
+    gradient are skipped.
 
     Raises:
         ValueError: no parameter has a gradient.
@@ -124,12 +128,12 @@ def nlm_alignment(params: Iterable[Parameter], *, per_tensor: bool = False) -> f
 class CollapseMonitor:
     """Watch any training loop for Softmax Collapse and naive loss minimization; a context manager.
 
-    Call :meth:`observe` next to the loss. With an ``optimizer`` a hook before its step takes the alignment of the gradient (before an
-    ``OrthoGrad`` projects it). Every ``every``-th call is recorded; the others cost nothing.
+    Call :meth:`observe` next to the loss. With an ``optimizer`` a hook before its step takes the alignment of the
+    gradient (before an ``OrthoGrad`` projects it). Every ``every``-th call is recorded; the others cost nothing.
 
-    ``records`` holds one dict per recorded batch: ``step`` (calls of ``observe`` before it), ``collapse``, ``zero_loss``, ``zero_gradient``
-    (the shares of the functions of this module in the precision in use: ``dtype``, by default the logits' own), ``weights_l2`` and,
-    with an optimizer, ``nlm_alignment``.
+    ``records`` holds one dict per recorded batch: ``step`` (calls of ``observe`` before it), ``collapse``,
+    ``zero_loss``, ``zero_gradient`` (the shares of the functions of this module in the precision in use: ``dtype``, by
+    default the logits' own), ``weights_l2`` and, with an optimizer, ``nlm_alignment``.
 
     Raises:
         TypeError: ``model`` is not a module, ``optimizer`` not a torch optimizer.

@@ -25,7 +25,7 @@ def _sweep(
     rows: int,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor, Gradients]:
-    """Sum of the losses and its gradients, a few rows of logits at a time: each is whole, so that one pass does both."""
+    """Sum of the losses and its gradients, a few whole rows of logits at a time, so that one pass does both."""
     compute = at_least_float32(hidden.dtype)
     loss = torch.zeros((), dtype=compute, device=hidden.device)
     grads: Gradients = (
@@ -91,16 +91,18 @@ def linear_stablemax_cross_entropy(
     ignore_index: int = -100,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """``stablemax_cross_entropy(F.linear(hidden, weight, bias), target)`` without ever holding the logits ``[batch, classes]``.
+    """``stablemax_cross_entropy(F.linear(hidden, weight, bias), target)`` without ever holding the logits ``[batch,
+    classes]``.
 
-    At most ``batch * chunk_size`` logits (and at least one row) exist at a time. Rows are taken whole: the loss and the gradients of
-    a block come from one pass, the logits are computed once. The result does not depend on ``chunk_size`` beyond rounding.
-    Half types multiply in their own type and add in float32; the loss is float32 (float64 for float64 inputs).
+    At most ``batch * chunk_size`` logits (and at least one row) exist at a time. Rows are taken whole: the loss and
+    the gradients of a block come from one pass, the logits are computed once. The result does not depend on
+    ``chunk_size`` beyond rounding. Half types multiply in their own type and add in float32; the loss is float32
+    (float64 for float64 inputs).
 
     Raises:
         TypeError: a floating argument that is not floating, ``target`` not of an integer type.
-        ValueError: empty batch, fewer than 2 classes, shapes or types that do not fit, a label outside [0, classes) that is not
-            ``ignore_index``, ``chunk_size`` < 1, an unknown reduction.
+        ValueError: empty batch, fewer than 2 classes, shapes or types that do not fit, a label outside [0, classes)
+            that is not ``ignore_index``, ``chunk_size`` < 1, an unknown reduction.
     """
     check_tensor(hidden, "hidden", ndim=2, finite=False)
     check_tensor(weight, "weight", shape=(None, hidden.shape[1]), finite=False)

@@ -105,11 +105,13 @@ def stablemax_cross_entropy(
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of :func:`stablemax` probabilities, L = -log StableMax(x)_y, with the conventions of ``F.cross_entropy``.
+    """Cross-entropy of :func:`stablemax` probabilities, L = -log StableMax(x)_y, with the conventions of
+    ``F.cross_entropy``.
 
-    The gradient (p_i - 1[i = y]) / (1 + |x_i|) is never singular, and the label's term is kept out of the sum, so that float32
-    gives what the paper computes in float64. Half types are computed in float32: the loss is float32 (float64 for float64 logits),
-    the gradient has the input's type. Where all labels are ignored the mean is 0, connected to the graph. NaN logits give a NaN loss.
+    The gradient (p_i - 1[i = y]) / (1 + |x_i|) is never singular, and the label's term is kept out of the sum, so that
+    float32 gives what the paper computes in float64. Half types are computed in float32: the loss is float32 (float64
+    for float64 logits), the gradient has the input's type. Where all labels are ignored the mean is 0, connected to
+    the graph. NaN logits give a NaN loss.
 
     Raises:
         TypeError: ``input`` or ``weight`` not floating, ``target`` not of an integer type.
@@ -128,10 +130,11 @@ def exact_cross_entropy(
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Ordinary softmax cross-entropy, evaluated so that nothing is absorbed: ``F.cross_entropy`` without Softmax Collapse.
+    """Ordinary softmax cross-entropy, evaluated so that nothing is absorbed: ``F.cross_entropy`` without Softmax
+    Collapse.
 
-    The value is that of ``F.cross_entropy``; in float32 it stays different from zero down to margins of about 87 instead of 17,
-    and so does its gradient. Types, conventions and errors are those of :func:`stablemax_cross_entropy`.
+    The value is that of ``F.cross_entropy``; in float32 it stays different from zero down to margins of about 87
+    instead of 17, and so does its gradient. Types, conventions and errors are those of :func:`stablemax_cross_entropy`.
 
     Raises:
         TypeError: ``input`` or ``weight`` not floating, ``target`` not of an integer type.

@@ -1,7 +1,7 @@
 """perpGrad (OrthoGrad in the official code): take the weight-scaling part out of the gradient (section 5 of the paper).
 
-Per weight tensor w with gradient g: g' = g - <w, g> / <w, w> w, then rescaled to the norm of g. Training then cannot lower the loss by
-scaling the weights up (naive loss minimization), the direction that ends in Softmax Collapse.
+Per weight tensor w with gradient g: g' = g - <w, g> / <w, w> w, then rescaled to the norm of g. Training then cannot
+lower the loss by scaling the weights up (naive loss minimization), the direction that ends in Softmax Collapse.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _coefficients(
 ) -> tuple[Tensor, Tensor]:
     """Factors (a, b) of g'' = a g - b w from the three dot products of each unit."""
     r = wg / (ww + eps)
-    # |g'|^2 from the dot products: they are double precision, so that its cancellation stays below the rounding of g itself.
+    # |g'|^2 from the dot products: they are double precision, so that its cancellation stays below the rounding of g
+    # itself.
     remainder = (gg - r * (2 * wg - r * ww)).clamp(min=0).sqrt()
     norm = gg.sqrt()
     scale = norm / remainder.masked_fill(remainder == 0, 1) if rescale else torch.ones_like(r)
@@ -192,17 +193,19 @@ def orthogonalize_gradients_(
 ) -> None:
     """Make each gradient orthogonal to its weights, in place on ``.grad``; parameters without a gradient are skipped.
 
-    With ``granularity="tensor"`` and ``rescale=True`` this is the official code; ``"global"`` without rescaling is the formula of the
-    paper's text, over all ``params`` as one vector; ``"row"`` projects per output unit (dimension 0), whose scale a ReLU network can
-    change on its own. One-element tensors and rows are left as they are, nothing of them would remain. A gradient that is parallel to
-    its weights up to rounding becomes 0; one that holds inf or NaN is not touched. Sharded (DTensor) parameters are projected as whole.
+    With ``granularity="tensor"`` and ``rescale=True`` this is the official code; ``"global"`` without rescaling is the
+    formula of the paper's text, over all ``params`` as one vector; ``"row"`` projects per output unit (dimension 0),
+    whose scale a ReLU network can change on its own. One-element tensors and rows are left as they are, nothing of
+    them would remain. A gradient that is parallel to its weights up to rounding becomes 0; one that holds inf or NaN
+    is not touched. Sharded (DTensor) parameters are projected as whole.
 
     Args:
         params: The parameters.
         granularity: What counts as one vector.
         rescale: Give the projected gradient the norm of the original one.
         eps: Added to <w, w>.
-        foreach: One batched computation in float64 for all tensors instead of one per tensor; default: on accelerators only.
+        foreach: One batched computation in float64 for all tensors instead of one per tensor; default: on accelerators
+            only.
 
     Raises:
         TypeError: a sparse gradient or a complex parameter; the message has its position.
@@ -244,11 +247,13 @@ def _orthogonalize_(
 
 
 class OrthoGrad(torch.optim.Optimizer):
-    """Any torch optimizer, stepping with gradients from which :func:`orthogonalize_gradients_` took the weight-scaling part.
+    """Any torch optimizer, stepping with gradients from which :func:`orthogonalize_gradients_` took the weight-scaling
+    part.
 
-    ``param_groups``, ``state`` and ``defaults`` are those of the wrapped optimizer itself, so that schedulers, checkpoints and gradient
-    scalers work on it. A closure is evaluated before the projection. A param group with ``"orthograd": False`` is not projected.
-    Coupled (L2) weight decay is added by the wrapped optimizer after the projection; decoupled decay does not interact.
+    ``param_groups``, ``state`` and ``defaults`` are those of the wrapped optimizer itself, so that schedulers,
+    checkpoints and gradient scalers work on it. A closure is evaluated before the projection. A param group with
+    ``"orthograd": False`` is not projected. Coupled (L2) weight decay is added by the wrapped optimizer after the
+    projection; decoupled decay does not interact.
 
     Args:
         optimizer: The optimizer that steps.
@@ -256,8 +261,8 @@ class OrthoGrad(torch.optim.Optimizer):
         rescale: As in :func:`orthogonalize_gradients_`.
         eps: As in :func:`orthogonalize_gradients_`.
         foreach: As in :func:`orthogonalize_gradients_`.
-        process_group: Group over which every parameter is sharded, where the parameters are plain local shards (FSDP with original
-            parameters); found by itself for DTensor parameters. Unsharded and DDP training need none.
+        process_group: Group over which every parameter is sharded, where the parameters are plain local shards (FSDP
+            with original parameters); found by itself for DTensor parameters. Unsharded and DDP training need none.
 
     Raises:
         TypeError: ``optimizer`` is not a torch optimizer, or needs several evaluations a step (LBFGS).
@@ -346,7 +351,7 @@ class OrthoGrad(torch.optim.Optimizer):
         self.optimizer.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Evaluate ``closure``, if given, project the gradients, let the wrapped optimizer step; returns the closure's value."""
+        """Evaluate ``closure``, project the gradients, let the wrapped optimizer step; returns the closure's value."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -104,8 +104,9 @@ class GrokResult:
     """What :func:`train_grokking` returns.
 
     Attributes:
-        history: Arrays of equal length: ``step``, ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``, ``collapse`` and
-            ``zero_gradient`` (of the training set, in the precision of the softmax), ``weights_l2``, ``nlm_alignment``.
+        history: Arrays of equal length: ``step``, ``train_loss``, ``train_accuracy``, ``test_loss``,
+            ``test_accuracy``, ``collapse`` and ``zero_gradient`` (of the training set, in the precision of the
+            softmax), ``weights_l2``, ``nlm_alignment``.
         model: The trained network.
         grokked_at: First logged step with a test accuracy of at least 0.95, or None.
     """
@@ -164,7 +165,8 @@ def train_grokking(
 ) -> GrokResult:
     """Train a network on the full batch and watch it grok or collapse.
 
-    The split is drawn on the CPU from ``config.seed``, the initialization and dropout follow it; global random streams are untouched.
+    The split is drawn on the CPU from ``config.seed``, the initialization and dropout follow it; global random streams
+    are untouched.
 
     Args:
         config: The run.
