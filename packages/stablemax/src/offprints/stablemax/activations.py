@@ -44,7 +44,7 @@ class SignedLog(torch.autograd.Function):
 
 def signed_log(x: Tensor) -> Tensor:
     """g(x) = sign(x) log(1 + |x|), with the right derivative at 0."""
-    return SignedLog.apply(x)  # type: ignore[no-untyped-call]
+    return SignedLog.apply(x)
 
 
 def _checked(input: Tensor, dim: int) -> Tensor:

@@ -126,5 +126,5 @@ def linear_stablemax_cross_entropy(
     kept = target != ignore_index
     labels = target.where(kept, 0)
     rows = min(len(hidden), max(1, len(hidden) * chunk_size // classes))
-    loss = _LinearStableMax.apply(hidden, weight, bias, labels, kept, rows)  # type: ignore[no-untyped-call]
+    loss = _LinearStableMax.apply(hidden, weight, bias, labels, kept, rows)
     return loss if reduction == "sum" else loss / kept.sum().clamp(min=1)

@@ -73,7 +73,7 @@ def _cross_entropy(
     if torch.compiler.is_compiling():
         losses = differentiable_losses(logits, labels, terms)
     else:
-        losses = _RowLosses.apply(logits, labels, terms)  # type: ignore[no-untyped-call]
+        losses = _RowLosses.apply(logits, labels, terms)
     row_weight = (torch.ones_like(losses) if weight is None else weight.to(losses.dtype)[labels]) * kept
     losses = torch.where(kept, losses, 0) * row_weight
     if label_smoothing > 0:

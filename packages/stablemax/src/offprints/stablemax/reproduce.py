@@ -69,8 +69,8 @@ def paper_curves(config: Config, *, seed: int, device: str) -> dict[str, GrokCon
 
     def curve(steps: int, **options: Any) -> GrokConfig:
         scaled = max(1, round(steps * config.step_scale))
-        given = {"p": config.p, "seed": seed, "device": device, "log_every": max(1, scaled // 200)}
-        return GrokConfig(**(given | {"lr": 0.01} | options), steps=scaled)
+        given: dict[str, Any] = {"p": config.p, "seed": seed, "device": device, "lr": 0.01}
+        return GrokConfig(**(given | options), steps=scaled, log_every=max(1, scaled // 200))
 
     perp: dict[str, Any] = {"orthograd": True, **ADAMW_DEFAULTS}
     curves = {
