@@ -95,7 +95,8 @@ def test_matching_equals_golden_data(case: str) -> None:
     images = [f, g, np.minimum(f, g)]
     if options.get("relative") == "True":
         images = [np.pad(x, 1, constant_values=x.min()) for x in images]
-    result = kernel.match_3d(*(ranks(x) for x in images), 0, 0)
+    f, g, c = (ranks(x) for x in images)
+    result = kernel.match_3d(f, g, c, 0, 0)
     for k, lists in enumerate(result):
         for name, flat in zip(("matched", "unmatched_pred", "unmatched_target"), lists, strict=True):
             expected = GOLDEN[f"{case}/d{k}/{name}"]

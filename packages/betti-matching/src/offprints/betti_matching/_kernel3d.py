@@ -43,11 +43,11 @@ class Graph(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Positive pairs of one dimension: names of their cells, and their indices among all pairs of the dimension."""
+    """Positive pairs of one dimension: names of their cells, and their numbers among all pairs of the dimension."""
 
     birth: np.ndarray
     death: np.ndarray
-    index: np.ndarray
+    number: np.ndarray
 
 
 def sweep_primal(cells: Cells, keys: list[np.ndarray]) -> Graph:
@@ -92,8 +92,8 @@ def positive_pairs(cells: Cells, primal: Graph, dual: Graph, middle: np.ndarray)
     deaths = (primal.joined, middle, dual.died[0])
     result = []
     for k in range(3):
-        index = np.flatnonzero(cells.values[k][births[k]] != cells.values[k + 1][deaths[k]])
-        result.append(Pairs(births[k][index], deaths[k][index], index))
+        number = np.flatnonzero(cells.values[k][births[k]] != cells.values[k + 1][deaths[k]])
+        result.append(Pairs(births[k][number], deaths[k][number], number))
     return result
 
 
@@ -103,17 +103,17 @@ def voxel_pairs(cells: Cells, k: int, pairs: Pairs) -> np.ndarray:
 
 
 @contextmanager
-def _workers(num_threads: int | None) -> Iterator[Callable[[Callable[[], Any]], "Future[Any]"]]:
+def _workers(num_threads: int | None) -> Iterator[Callable[..., "Future[Any]"]]:
     """A function that starts a task. A task may wait for the results of those started before it."""
-    threads = os.cpu_count() or 1 if num_threads is None else num_threads
+    threads = (os.cpu_count() or 1) if num_threads is None else num_threads
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             yield pool.submit
         return
 
-    def run(task: Callable[[], Any]) -> "Future[Any]":
+    def run(task: Callable[..., Any], *args: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        future.set_result(task())
+        future.set_result(task(*args))
         return future
 
     yield run
@@ -123,7 +123,7 @@ def barcode_3d(f: np.ndarray, construction: int, *, num_threads: int | None = No
     """Birth and death voxels of the finite positive pairs of each dimension: three int64 ``[n, 2]`` of flat indices."""
     with _workers(num_threads) as submit:
         cells = build_cells(f, construction)
-        first = submit(lambda: sweep_dual(cells, [cells.keys[3]]))
+        first = submit(sweep_dual, cells, [cells.keys[3]])
         primal = sweep_primal(cells, [cells.keys[0]])
         dual = first.result()
         pairs = positive_pairs(cells, primal, dual, reduce_middle(cells, primal.rest, dual.rest))
@@ -156,27 +156,26 @@ def match_3d(
     union = comparison == UNION
     joint, split = ((C, F, G), (F,), (G,)), ((C,), (F, C), (G, C))  # whose elders the sweeps of C, F and G keep
     with _workers(num_threads) as submit:
-        built = [submit(lambda x=x: build_cells(x, construction)) for x in (c, f, g)]
-        cells = [task.result() for task in built]
+        cells: list[Cells] = [task.result() for task in [submit(build_cells, x, construction) for x in (c, f, g)]]
 
-        def graphs(sweeper: Callable[[Cells, list[np.ndarray]], Graph], dim: int, elders: Any) -> list["Future[Graph]"]:
-            return [submit(lambda i=i: sweeper(cells[i[0]], [cells[j].keys[dim] for j in i])) for i in elders]
+        def graphs(
+            sweeper: Callable[..., Graph], dim: int, elders: tuple[tuple[int, ...], ...]
+        ) -> list["Future[Graph]"]:
+            return [submit(sweeper, cells[group[0]], [cells[x].keys[dim] for x in group]) for group in elders]
 
         primal = graphs(sweep_primal, 0, joint if union else split)
         dual = graphs(sweep_dual, 3, split if union else joint)
 
-        def reduction(rows: int, columns: int) -> "Future[np.ndarray]":
-            return submit(
-                lambda: reduce_middle(cells[columns], primal[rows].result().rest, dual[columns].result().rest)
-            )
+        def middle(rows: int, columns: int) -> np.ndarray:
+            return reduce_middle(cells[columns], primal[rows].result().rest, dual[columns].result().rest)
 
-        # births in the source of the inclusion, deaths in its target; the long tasks first
-        cross = [reduction(*((x, C) if union else (C, x))) for x in (F, G)]
-        own = [reduction(x, x) for x in (C, F, G)]
-        pairs = [
-            submit(lambda x=x: positive_pairs(cells[x], primal[x].result(), dual[x].result(), own[x].result()))
-            for x in (C, F, G)
-        ]
+        def positive(x: int) -> list[Pairs]:
+            return positive_pairs(cells[x], primal[x].result(), dual[x].result(), own[x].result())
+
+        # image pairs have births of the smaller complex and deaths of the larger one; these tasks take longest
+        cross = [submit(middle, x, C) if union else submit(middle, C, x) for x in (F, G)]
+        own = [submit(middle, x, x) for x in (C, F, G)]
+        pairs = [submit(positive, x) for x in (C, F, G)]
 
         def match(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             at = [task.result()[k] for task in pairs]
@@ -188,12 +187,12 @@ def match_3d(
                 graph = [task.result() for task in (primal if k == 0 else dual)]
                 image = [graph[x].died[1] if by_cell else graph[C].died[x] for x in (F, G)]
             # Bars of C, F and G belong together where they have the same slot. The image pairs lead from a bar of F or
-            # G (by index) to the cell of a bar of C, or from a bar of C (by index) to the cell of a bar of F or G.
+            # G (by number) to the cell of a bar of C, or from a bar of C (by number) to the cell of a bar of F or G.
             size = len(cells[C].values[1])
             if by_cell:
-                in_c, in_f, in_g = cell[C], image[0][at[F].index], image[1][at[G].index]
+                in_c, in_f, in_g = cell[C], image[0][at[F].number], image[1][at[G].number]
             else:
-                in_c, in_f, in_g = at[C].index, positions(image[0], size)[cell[F]], positions(image[1], size)[cell[G]]
+                in_c, in_f, in_g = at[C].number, positions(image[0], size)[cell[F]], positions(image[1], size)[cell[G]]
             partner = np.full(size, -1, np.int32)
             partner[in_g] = np.arange(len(in_g), dtype=np.int32)
             valid = np.zeros(size, bool)
@@ -205,7 +204,7 @@ def match_3d(
             left[of_f[is_matched]] = False
             return np.hstack([bars_f[is_matched], bars_g[of_f[is_matched]]]), bars_f[~is_matched], bars_g[left]
 
-        return [task.result() for task in [submit(lambda k=k: match(k)) for k in range(3)]]
+        return [task.result() for task in [submit(match, k) for k in range(3)]]
 
 
 def cycle_3d(f: np.ndarray, construction: int, births: np.ndarray, deaths: np.ndarray) -> list[np.ndarray]:

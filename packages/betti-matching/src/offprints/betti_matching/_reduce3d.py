@@ -3,8 +3,7 @@
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import int32, int64, njit, types, uint64
+from numba import boolean, int32, int64, njit, types, uint64
 from numba.extending import intrinsic
 
 BLOCK = 128  # columns whose last rows are looked up at once, so that the loads overlap
@@ -12,14 +11,16 @@ BLOCK = 128  # columns whose last rows are looked up at once, so that the loads 
 _i4 = int32[::1]
 
 
-@intrinsic
-def _leading_zeros(typingctx: Any, word: Any) -> Any:
+def _count_leading_zeros(typingctx: Any, word: Any) -> Any:
     """Leading zero bits of a non-zero 64-bit word (one instruction)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
+        return builder.ctlz(args[0], context.get_constant(boolean, True))
 
     return int64(uint64), codegen
+
+
+_leading_zeros: Any = intrinsic(_count_leading_zeros)
 
 
 # The working column is a set of rows as a 64-ary tree of bits: bits0[row] says whether the row is in the column, a bit
@@ -54,7 +55,10 @@ def _last_row(bits0, bits1, bits2, top):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(types.Tuple((_i4, _i4, _i4))(_i4, _i4, int32[:, ::1], int64), cache=True, nogil=True)
+_reduced: Any = types.Tuple((_i4, _i4, _i4))  # type: ignore[no-untyped-call]
+
+
+@njit(_reduced(_i4, _i4, int32[:, ::1], int64), cache=True, nogil=True)
 def reduce(squares, row_of_edge, steps, n_rows):  # type: ignore[no-untyped-def]
     """Left-to-right reduction of the columns ``squares``, none of which may reduce to zero.
 
