@@ -18,7 +18,7 @@ from offprints.stablemax.activations import at_least_float32, signed_log
 Terms = Literal["softmax", "stablemax"]
 
 # Rows are taken in blocks whose temporaries stay in a core's cache; an accelerator takes them all at once.
-BLOCK_ELEMENTS = 1 << 17
+BLOCK_ELEMENTS = 1 << 18
 
 
 def softplus(d: Tensor) -> Tensor:
@@ -35,43 +35,50 @@ def differentiable_losses(logits: Tensor, target: Tensor, terms: Terms) -> Tenso
     return softplus(others.logsumexp(1) - g.gather(1, label).squeeze(1))
 
 
-def _stablemax_block(x: Tensor, label: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    # s(x) = (1 + max(x, 0)) / (1 - min(x, 0)): neither logarithm nor exponential of the whole block is needed.
-    below = 1 - x.clamp(max=0)
-    s = x.clamp(min=0).add_(1).div_(below)
+def _stablemax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
+    # s(x) = max(x, 0) + 1 / (1 - min(x, 0)): neither logarithm nor exponential of the whole block is needed.
+    inverse = torch.clamp(x, max=0, out=work).sub_(1).reciprocal_()  # negative
+    s = x.clamp(min=0).sub_(inverse)
     s_label = s.gather(1, label)
     s.scatter_(1, label, 0)
-    # Scaled by the largest term, a sum of huge terms cannot overflow and a sum of tiny ones keeps its digits.
-    tiny = torch.finfo(s.dtype).tiny
-    largest = s.amax(1, keepdim=True).clamp_(min=tiny)
-    total = s.div_(largest).sum(1, keepdim=True)
-    d = largest.log() + total.log() - s_label.log()
-    ratio = (largest / s_label) * total
-    loss = torch.where(d < 10, ratio.log1p(), softplus(d))
-    if not gradient:
-        return loss.squeeze(1), None
+    total = s.sum(1, keepdim=True)
     # dL/dx_j = p_j g'(x_j): for x_j >= 0 the product s_j / (1 + |x_j|) is 1, for x_j < 0 it is s_j squared.
-    share = torch.where(d < 10, ratio / (1 + ratio), torch.sigmoid(d))
-    grad = below.square_().reciprocal_().mul_(share / total.clamp(min=tiny) / largest)
-    grad.scatter_(1, label, -share / (1 + x.gather(1, label).abs()))
-    return loss.squeeze(1), grad
+    if x.device.type == "cpu" and _moderate(total) and _moderate(s_label):
+        ratio = total / s_label
+        share = ratio / (1 + ratio)
+        inverse.square_().mul_((s_label + total).reciprocal_())
+        loss = ratio.log1p_()
+    else:
+        # Scaled by the largest term, a sum of huge terms cannot overflow and a sum of tiny ones keeps its digits.
+        tiny = torch.finfo(s.dtype).tiny
+        largest = s.amax(1, keepdim=True).clamp_(min=tiny)
+        total = s.div_(largest).sum(1, keepdim=True)
+        d = largest.log() + total.log() - s_label.log()
+        ratio = (largest / s_label) * total
+        share = torch.where(d < 10, ratio / (1 + ratio), torch.sigmoid(d))
+        inverse.square_().mul_(share / total.clamp(min=tiny) / largest)
+        loss = torch.where(d < 10, ratio.log1p(), softplus(d))
+    inverse.scatter_(1, label, -share / (1 + x.gather(1, label).abs()))
+    return loss.squeeze(1)
 
 
-def _softmax_block(x: Tensor, label: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    others = x.scatter(1, label, -torch.inf)
+def _moderate(terms: Tensor) -> bool:
+    """Whether quotients of such numbers neither overflow nor lose digits; False where there is a NaN."""
+    low, high = (bound.item() for bound in terms.aminmax())
+    return low > 1e-15 and high < 1e15
+
+
+def _softmax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
+    others = work.copy_(x).scatter_(1, label, -torch.inf)
     # Where every other class is masked by -inf, subtracting the maximum would give NaN.
     largest = others.amax(1, keepdim=True)
-    largest = largest.masked_fill(largest == -torch.inf, 0)
+    largest.masked_fill_(largest == -torch.inf, 0)
     terms = others.sub_(largest).exp_()
     total = terms.sum(1, keepdim=True)
-    d = (largest - x.gather(1, label)) + total.log()
-    loss = softplus(d)
-    if not gradient:
-        return loss.squeeze(1), None
+    d = largest.sub_(x.gather(1, label)).add_(total.log())
     share = torch.sigmoid(d)
-    grad = terms.mul_(share / total.clamp(min=torch.finfo(x.dtype).tiny))
-    grad.scatter_(1, label, -share)
-    return loss.squeeze(1), grad
+    terms.mul_(share / total.clamp_(min=torch.finfo(x.dtype).tiny)).scatter_(1, label, -share)
+    return softplus(d).squeeze(1)
 
 
 def row_losses(logits: Tensor, target: Tensor, terms: Terms, gradient: Tensor | None = None) -> Tensor:
@@ -84,7 +91,10 @@ def row_losses(logits: Tensor, target: Tensor, terms: Terms, gradient: Tensor | 
     label = target.unsqueeze(1)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        losses[part], grad = block(logits[part].to(compute), label[part], gradient is not None)
-        if gradient is not None and grad is not None:
-            gradient[part] = grad
+        x = logits[part].to(compute)
+        in_place = gradient is not None and gradient.dtype == compute
+        work = gradient[part] if gradient is not None and in_place else torch.empty_like(x)
+        losses[part] = block(x, label[part], work)
+        if gradient is not None and not in_place:
+            gradient[part] = work
     return losses

@@ -37,8 +37,11 @@ class _RowLosses(torch.autograd.Function):
             gradient = torch.empty_like(logits)
             row_losses(logits, target, ctx.terms, gradient)
         # An ignored row's loss has weight 0; its gradient is 0 even where its logits are NaN.
-        rows = grad_losses.to(gradient.dtype).unsqueeze(1)
-        return gradient.mul_(rows).masked_fill_(rows == 0, 0), None, None
+        gradient.mul_(grad_losses.to(gradient.dtype).unsqueeze(1))
+        ignored = grad_losses == 0
+        if gradient.device.type != "cpu" or bool(ignored.any()):
+            gradient.masked_fill_(ignored.unsqueeze(1), 0)
+        return gradient, None, None
 
 
 def _cross_entropy(
