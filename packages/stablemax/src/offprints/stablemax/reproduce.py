@@ -188,9 +188,7 @@ def grok(config: Config, run: Run) -> None:
                 accuracy.plot(curve["step"], curve["train_accuracy"], color=f"C{index}", linestyle=":", linewidth=1.2)
                 alignment.plot(curve["step"], curve["nlm_alignment"], color=f"C{index}", label=label)
         accuracy.set(title=f"Addition modulo {config.p}", xlabel="step", ylabel="accuracy (dotted: training)")
-        alignment.set(
-            title="Naive loss minimization", xlabel="step", ylabel="cos(-gradient before projection, weights)"
-        )
+        alignment.set(title="Alignment before projection", xlabel="step", ylabel="cos(-gradient, weights)")
         accuracy.legend()
         alignment.legend()
 
@@ -235,7 +233,7 @@ def parity(config: Config, run: Run) -> None:
                 "test accuracy": float(values.mean()),
                 "lowest": float(values.min()),
                 "highest": float(values.max()),
-                "collapsed samples": float(np.mean([curve["collapse"][-1] for curve in groups[name]])),
+                "collapsed under softmax": float(np.mean([curve["collapse"][-1] for curve in groups[name]])),
                 "reference": name != "StableMax",
             }
             for name, values in final.items()
@@ -244,7 +242,8 @@ def parity(config: Config, run: Run) -> None:
     with run.figure("parity") as (_, axes):
         for index, (name, group) in enumerate(groups.items()):
             accuracy = np.array([curve["test_accuracy"] for curve in group])
-            axes.plot(group[0]["step"], accuracy.mean(0), color=f"C{index}", label=name)
+            style = "--" if name == "CE float64" else "-"  # it lies on the curve of float32
+            axes.plot(group[0]["step"], accuracy.mean(0), color=f"C{index}", linestyle=style, label=name)
             axes.fill_between(group[0]["step"], accuracy.min(0), accuracy.max(0), color=f"C{index}", alpha=0.15)
         axes.set(
             title=f"Sparse parity, {config.parity_noise} noise bits",
