@@ -1,0 +1,134 @@
+"""The losses beside F.cross_entropy and the official formula, forward and backward, in time and memory (one thread).
+
+The official formula, log(s / sum s) in float64, is a plain rendering written for this benchmark. The fused linear loss
+stands beside the same loss of materialized logits, at 4096 tokens, 512 features and 50304 classes; an argument divides
+its tokens and classes. `--memory` measures peak memory alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from offprints.shared.benchmark import Case, compare, machine
+from offprints.shared.device import peak_memory_mib, reset_peak_memory
+from offprints.stablemax import exact_cross_entropy, linear_stablemax_cross_entropy, stablemax_cross_entropy
+
+RESULTS = Path(__file__).parent / "results"
+SHAPES = ((5107, 113), (1024, 8192))
+Loss = Callable[..., Tensor]
+Result = tuple[str, Tensor, tuple[Tensor, ...]]
+
+
+def float64_formula(logits: Tensor, target: Tensor) -> Tensor:
+    x = logits.double()
+    s = torch.where(x < 0, 1 / (1 - x + 1e-30), x + 1)
+    return -(s / s.sum(1, keepdim=True)).log().gather(1, target.unsqueeze(1)).mean()
+
+
+def materialized(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return stablemax_cross_entropy(F.linear(hidden, weight), target)
+
+
+LOSSES: dict[str, tuple[Loss, str]] = {
+    "stablemax_cross_entropy": (stablemax_cross_entropy, "stablemax"),
+    "official formula, float64": (float64_formula, "stablemax"),
+    "exact_cross_entropy": (exact_cross_entropy, "softmax"),
+    "F.cross_entropy": (F.cross_entropy, "softmax"),
+    "linear_stablemax_cross_entropy": (linear_stablemax_cross_entropy, "stablemax"),
+    "materialized logits": (materialized, "stablemax"),
+}
+
+
+def logits_inputs(rows: int, classes: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(rows, classes, generator=generator)).requires_grad_()
+    return logits, torch.randint(classes, (rows,), generator=generator)
+
+
+def linear_inputs(divisor: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tokens, classes = 4096 // divisor, 50304 // divisor
+    hidden = torch.randn(tokens, 512, generator=generator).requires_grad_()
+    weight = (0.05 * torch.randn(classes, 512, generator=generator)).requires_grad_()
+    return hidden, weight, torch.randint(classes, (tokens,), generator=generator)
+
+
+def forward_backward(name: str, *inputs: Tensor) -> Result:
+    loss_fn, kind = LOSSES[name]
+    loss = loss_fn(*inputs)
+    return kind, loss.detach(), torch.autograd.grad(loss, [x for x in inputs if x.requires_grad])
+
+
+def agree(ours: Result, theirs: Result) -> None:
+    if ours[0] == theirs[0]:  # F.cross_entropy beside StableMax is another function
+        torch.testing.assert_close(ours[1], theirs[1].to(ours[1].dtype), rtol=1e-5, atol=0)
+        torch.testing.assert_close(ours[2], theirs[2], rtol=1e-3, atol=1e-8)
+
+
+def extra_memory(name: str, make: Callable[[], tuple[Tensor, ...]]) -> float:
+    """Peak MiB of one forward and backward beyond its inputs; to be called in a fresh process."""
+    torch.set_num_threads(1)
+    warm = (
+        linear_inputs(64) if name in ("linear_stablemax_cross_entropy", "materialized logits") else logits_inputs(8, 4)
+    )
+    forward_backward(name, *warm)
+    inputs = make()
+    reset_peak_memory()
+    before = peak_memory_mib()
+    forward_backward(name, *inputs)
+    return peak_memory_mib() - before
+
+
+def memory(divisor: int) -> None:
+    works = {"(1024, 8192)": (partial(logits_inputs, 1024, 8192), list(LOSSES)[:4])}
+    works[f"fused, sizes divided by {divisor}"] = (partial(linear_inputs, divisor), list(LOSSES)[4:])
+    record: dict[str, dict[str, float]] = {}
+    for work, (make, names) in works.items():
+        for name in names:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                record.setdefault(work, {})[name] = pool.submit(extra_memory, name, make).result()
+            print(f"{work:30} {name:32} {record[work][name]:8.1f} MiB beyond its inputs")
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"benchmark": "losses_memory", "machine": machine(), "peak_mib": record}, indent=2)
+    (RESULTS / "losses_memory.json").write_text(text + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--divisor", type=int, default=1, help="divides the tokens and classes of the fused loss")
+    parser.add_argument("--memory", action="store_true", help="peak memory alone")
+    options = parser.parse_args()
+    memory(options.divisor)
+    if options.memory:
+        return
+    cases = []
+    for shape in SHAPES:
+        inputs = logits_inputs(*shape)
+        for ours, peers in (
+            ("stablemax_cross_entropy", ("official formula, float64", "F.cross_entropy")),
+            ("exact_cross_entropy", ("F.cross_entropy",)),
+        ):
+            calls = {name: partial(forward_backward, name, *inputs) for name in peers}
+            cases.append(Case(f"{ours} {shape}", partial(forward_backward, ours, *inputs), calls, agree))
+    compare(cases, RESULTS / "losses.json", rounds=5, seconds=0.1, threads=1)
+
+    fused, whole = list(LOSSES)[4:]
+    hidden, weight, target = linear_inputs(options.divisor)
+    name = f"{fused}, {len(hidden)} tokens, {len(weight)} classes"
+    call = partial(forward_backward, whole, hidden, weight, target)
+    case = Case(name, partial(forward_backward, fused, hidden, weight, target), {whole: call}, agree)
+    compare([case], RESULTS / "losses_fused.json", rounds=1, seconds=0.1, threads=1)
+
+
+if __name__ == "__main__":
+    main()

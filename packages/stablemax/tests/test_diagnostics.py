@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from offprints.shared.testing import check_errors
+from offprints.stablemax import (
+    CollapseMonitor,
+    GrokMLP,
+    OrthoGrad,
+    exact_cross_entropy,
+    nlm_alignment,
+    softmax_collapse_fraction,
+    zero_gradient_fraction,
+    zero_loss_fraction,
+)
+
+MARGINS = torch.tensor([1.0, 8.0, 12.0, 20.0, 40.0])
+LOGITS = torch.stack([MARGINS, torch.zeros(5), torch.zeros(5)], 1)
+TARGET = torch.zeros(5, dtype=torch.int64)
+
+
+def test_fractions_grow_as_precision_falls() -> None:
+    half, single, double = ({"dtype": dtype} for dtype in (torch.float16, torch.float32, torch.float64))
+    assert [softmax_collapse_fraction(LOGITS, **d) for d in (half, single, double)] == [0.6, 0.4, 0.2]
+    assert [zero_loss_fraction(LOGITS, TARGET, **d) for d in (half, single, double)] == [0.6, 0.4, 0.2]
+    assert zero_loss_fraction(LOGITS, TARGET, loss="stablemax") == 0
+    assert zero_gradient_fraction(LOGITS, TARGET) >= zero_gradient_fraction(LOGITS, TARGET, which="all")
+    assert softmax_collapse_fraction(LOGITS) == softmax_collapse_fraction(LOGITS, **single)
+
+
+def test_wrong_classes_can_keep_a_gradient_that_the_right_one_lost() -> None:
+    collapsed = LOGITS[3:4]
+    assert zero_gradient_fraction(collapsed, TARGET[:1]) == 1
+    assert zero_gradient_fraction(collapsed, TARGET[:1], which="all") == 0
+
+
+def test_alignment() -> None:
+    w = nn.Parameter(torch.tensor([3.0, 4.0]))
+    v = nn.Parameter(torch.zeros(2))
+    skipped = nn.Parameter(torch.ones(1))
+    w.grad, v.grad = -2 * w.detach(), torch.ones(2)
+    assert nlm_alignment([w, skipped]) == pytest.approx(1)
+    assert nlm_alignment([w, v], per_tensor=True) == pytest.approx([1, 0])
+    assert nlm_alignment(x for x in (w, v)) == pytest.approx(50 / (5 * math.sqrt(102)))
+
+
+def test_logits_that_scale_are_naive_loss_minimization() -> None:
+    """One step of scaling the weights of a homogeneous network up changes no prediction but lowers the loss."""
+    torch.manual_seed(0)
+    model = GrokMLP(6, 3, hidden=(16,))
+    x = torch.randn(20, 6)
+    target = model(x).argmax(1)
+    loss = exact_cross_entropy(model(x), target)
+    loss.backward()
+    assert nlm_alignment(model.parameters()) > 0  # type: ignore[operator]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+        scaled = model(x)
+    assert torch.equal(scaled.argmax(1), target)
+    assert exact_cross_entropy(scaled, target) < loss
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_monitor_in_a_training_loop(wrapped: bool) -> None:
+    torch.manual_seed(0)
+    model = GrokMLP(6, 3, hidden=(16,))
+    x, target = torch.randn(20, 6), torch.randint(3, (20,))
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = OrthoGrad(optimizer) if wrapped else optimizer
+    with CollapseMonitor(model, optimizer, every=2) as monitor:
+        with pytest.raises(RuntimeError, match="no record"):
+            monitor.latest()
+        for _ in range(5):
+            logits = model(x)
+            optimizer.zero_grad()
+            exact_cross_entropy(logits, target).backward()
+            monitor.observe(logits, target)
+            expected = nlm_alignment(model.parameters())  # before a projection
+            optimizer.step()
+    assert [record["step"] for record in monitor.records] == [0, 2, 4]
+    assert monitor.latest()["nlm_alignment"] == pytest.approx(expected)
+    assert set(monitor.latest()) == {"step", "collapse", "zero_loss", "zero_gradient", "weights_l2", "nlm_alignment"}
+    optimizer.step()
+    assert len(monitor.records) == 3
+    monitor.remove()
+
+
+def test_monitor_reports_the_precision_in_use() -> None:
+    with CollapseMonitor(nn.Linear(2, 2), dtype=torch.float16) as monitor:
+        monitor.observe(LOGITS, TARGET)
+    assert monitor.latest()["collapse"] == 0.6
+    assert "nlm_alignment" not in monitor.latest()
+
+
+def test_bad_input() -> None:
+    model = nn.Linear(2, 2)
+    check_errors(
+        [
+            (lambda: softmax_collapse_fraction(LOGITS.long()), TypeError, "logits"),
+            (lambda: softmax_collapse_fraction(LOGITS[0]), ValueError, "logits"),
+            (lambda: softmax_collapse_fraction(LOGITS, dtype=torch.int32), ValueError, "dtype"),
+            (lambda: zero_loss_fraction(LOGITS, TARGET + 3), ValueError, "target"),
+            (lambda: zero_loss_fraction(LOGITS, TARGET, loss="hinge"), ValueError, "loss"),  # type: ignore[arg-type]
+            (lambda: zero_gradient_fraction(LOGITS, TARGET[:2]), ValueError, "target"),
+            (lambda: zero_gradient_fraction(LOGITS, TARGET, which="some"), ValueError, "which"),  # type: ignore[arg-type]
+            (lambda: nlm_alignment([]), ValueError, "params"),
+            (lambda: nlm_alignment(model.parameters()), ValueError, "params"),
+            (lambda: CollapseMonitor("model"), TypeError, "model"),  # type: ignore[arg-type]
+            (lambda: CollapseMonitor(model, "optimizer"), TypeError, "optimizer"),  # type: ignore[arg-type]
+            (lambda: CollapseMonitor(model, every=0), ValueError, "every"),
+            (lambda: CollapseMonitor(model, dtype=torch.int64), ValueError, "dtype"),
+        ]
+    )

@@ -1,0 +1,291 @@
+"""Losses without absorption: values, gradients at the awkward places, torch's conventions, bad input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from offprints.shared.testing import check_errors
+from offprints.stablemax import (
+    StableMaxCrossEntropyLoss,
+    exact_cross_entropy,
+    linear_stablemax_cross_entropy,
+    log_stablemax,
+    stablemax,
+    stablemax_cross_entropy,
+)
+
+LOSSES = [stablemax_cross_entropy, exact_cross_entropy]
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def drawn(n: int, classes: int, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(n, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(classes, (n,), generator=generator)
+
+
+@given(st.lists(st.lists(finite, min_size=3, max_size=3), min_size=1, max_size=4))
+def test_stablemax_is_an_order_keeping_distribution(rows: list[list[float]]) -> None:
+    x = torch.tensor(rows, dtype=torch.float64)
+    p = stablemax(x)
+    torch.testing.assert_close(p.sum(1), torch.ones(len(x), dtype=torch.float64))
+    order = x.argsort(1)
+    assert (p.gather(1, order).diff() >= 0).all()
+    g = x.sign() * x.abs().log1p()
+    torch.testing.assert_close(p, g.softmax(1))
+    torch.testing.assert_close(log_stablemax(x), g.log_softmax(1))
+
+
+def test_the_derivative_of_g_is_right_at_zero_and_one() -> None:
+    x = torch.tensor([[0.0, -0.0, 1.0, -1.0]], requires_grad=True)
+    for i in range(4):
+        (gradient,) = torch.autograd.grad(log_stablemax(x)[0, i], x)
+        expected = (torch.eye(4)[i] - stablemax(x.detach())[0]) / (1 + x.detach().abs()[0])
+        torch.testing.assert_close(gradient[0], expected)
+
+
+def test_where_the_official_form_gives_nan() -> None:
+    x = torch.tensor([[1.0, 0.5, -2.0]], requires_grad=True)
+    s = torch.where(x < 0, 1 / (1 - x + 1e-30), x + 1)
+    official = -(s / s.sum(1)).log()[0, 0]
+    (broken,) = torch.autograd.grad(official, x)
+    (gradient,) = torch.autograd.grad(stablemax_cross_entropy(x, torch.tensor([0])), x)
+    assert broken.isnan().any()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradients_are_finite_for_every_finite_input(loss: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    large, tiny = torch.finfo(dtype).max, torch.finfo(dtype).smallest_normal
+    values = [0.0, -0.0, 1.0, -1.0, tiny, -tiny, large, -large]
+    x = torch.tensor(list(product(values, repeat=3)), dtype=dtype, requires_grad=True)
+    for label in range(3):
+        each = loss(x, torch.full((len(x),), label), reduction="none")
+        assert not each.isnan().any()  # infinite only where the margin itself overflows
+        (gradient,) = torch.autograd.grad(each.sum(), x)
+        assert gradient.dtype == dtype
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_gradcheck_at_the_kinks(loss: Callable[..., Tensor], label_smoothing: float) -> None:
+    x = torch.tensor([[0.0, 1.0, -1.0, 2.0], [0.0, 0.0, 0.0, 0.0], [5.0, -3.0, 0.5, 0.0]], dtype=torch.float64)
+    x.requires_grad_()
+    target = torch.tensor([0, 2, -100])
+    weight = torch.tensor([1.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+
+    def reduced(x: Tensor) -> Tensor:
+        return loss(x, target, weight, label_smoothing=label_smoothing)
+
+    assert torch.autograd.gradcheck(reduced, x)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_second_derivatives(loss: Callable[..., Tensor]) -> None:
+    x, target = drawn(3, 4)
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, target), x.requires_grad_())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_retained_graph_gives_the_same_gradient_again(loss: Callable[..., Tensor]) -> None:
+    x, target = drawn(5, 4)
+    value = loss(x.requires_grad_(), target, label_smoothing=0.2)
+    first, second = (torch.autograd.grad(value, x, retain_graph=True)[0].clone() for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_exact_cross_entropy_is_torchs(
+    dtype: torch.dtype, reduction: str, label_smoothing: float, weighted: bool
+) -> None:
+    x, target = drawn(60, 7)
+    target[::7] = -100
+    x = x.to(dtype).view(15, 4, 7).movedim(2, 1).requires_grad_()
+    weight = torch.linspace(0.1, 2, 7, dtype=dtype) if weighted else None
+    options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
+    ours = exact_cross_entropy(x, target.view(15, 4), weight, **options)
+    torchs = F.cross_entropy(x, target.view(15, 4), weight, **options)
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 1e-6}
+    torch.testing.assert_close(ours, torchs, **tolerance)
+    gradients = (torch.autograd.grad(value.sum(), x)[0] for value in (ours, torchs))
+    torch.testing.assert_close(*gradients, **tolerance)
+
+
+def test_nothing_is_absorbed() -> None:
+    margins = torch.tensor([10.0, 17.0, 20.0, 40.0, 80.0, 85.0])
+    x = torch.zeros(len(margins), 5)
+    x[:, 2] = margins
+    target = torch.full((len(margins),), 2)
+    assert (F.cross_entropy(x, target, reduction="none")[2:] == 0).all()  # what the paper calls Softmax Collapse
+    x.requires_grad_()
+    each = exact_cross_entropy(x, target, reduction="none")
+    wide = exact_cross_entropy(x.detach().double(), target, reduction="none")
+    torch.testing.assert_close(each.double(), wide, rtol=2e-4, atol=0)
+    (gradient,) = torch.autograd.grad(each.sum(), x)
+    assert (gradient[:, 2] < 0).all()
+    assert (gradient[:, [0, 1, 3, 4]] > 0).all()
+
+    far = torch.tensor([[1e15, 0.0, -1e15]], requires_grad=True)
+    value = stablemax_cross_entropy(far, torch.tensor([0]))
+    assert value > 0
+    assert torch.autograd.grad(value, far)[0][0, 0] < 0
+
+
+def test_stablemax_loss_depends_on_a_shift() -> None:
+    x, target = drawn(4, 3)
+    assert stablemax_cross_entropy(x, target) != stablemax_cross_entropy(x + 1, target)
+    torch.testing.assert_close(exact_cross_entropy(x, target), exact_cross_entropy(x + 1, target))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ignored_rows(loss: Callable[..., Tensor]) -> None:
+    x, target = drawn(4, 3)
+    x[1] = math.nan
+    target[1] = -100
+    x.requires_grad_()
+    value = loss(x, target)
+    (gradient,) = torch.autograd.grad(value, x)
+    torch.testing.assert_close(value, loss(x[[0, 2, 3]], target[[0, 2, 3]]))
+    assert (gradient[1] == 0).all()
+    nothing = loss(x, torch.full((4,), -100))
+    assert nothing == 0
+    assert (torch.autograd.grad(nothing, x)[0] == 0).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_shows(loss: Callable[..., Tensor], bad: float) -> None:
+    x, target = drawn(3, 4)
+    x[0, (target[0] + 1) % 4] = bad
+    assert not loss(x, target).isfinite()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_masked_classes(loss: Callable[..., Tensor]) -> None:
+    x = torch.tensor([[2.0, -math.inf, 1.0], [0.5, -math.inf, -math.inf]], requires_grad=True)
+    each = loss(x, torch.tensor([0, 0]), reduction="none")
+    torch.testing.assert_close(each[0], loss(x[:1, [0, 2]], torch.tensor([0])))
+    assert each[1] == 0
+    assert torch.autograd.grad(each.sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4096])
+def test_blocks_of_rows_do_not_show(rows: int) -> None:
+    x, target = drawn(rows, 500, seed=rows)
+    together = stablemax_cross_entropy(x, target, reduction="none")
+    single = torch.stack([stablemax_cross_entropy(x[i : i + 1], target[i : i + 1]) for i in range(0, rows, 512)])
+    torch.testing.assert_close(together[::512], single, rtol=1e-14, atol=0)
+
+
+def fused_inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((40, 6), (33, 6), (33,)))
+    target = torch.randint(33, (40,), generator=generator)
+    target[5] = -100
+    return hidden.requires_grad_(), weight.requires_grad_(), target, bias.requires_grad_()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("chunk_size", [1, 5, 33, 1000])
+def test_the_fused_loss_is_the_loss_of_the_layer(reduction: Any, chunk_size: int) -> None:
+    hidden, weight, target, bias = fused_inputs()
+    expected = stablemax_cross_entropy(F.linear(hidden, weight, bias), target, reduction=reduction)
+    fused = linear_stablemax_cross_entropy(hidden, weight, target, bias, chunk_size=chunk_size, reduction=reduction)
+    torch.testing.assert_close(fused, expected, rtol=1e-10, atol=0)
+    inputs = (hidden, weight, bias)
+    for value, wanted in zip(
+        torch.autograd.grad(3 * fused, inputs), torch.autograd.grad(3 * expected, inputs), strict=True
+    ):
+        torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_the_fused_loss_without_some_gradients() -> None:
+    hidden, weight, target, bias = fused_inputs()
+    expected = linear_stablemax_cross_entropy(hidden, weight, target, bias)
+    with torch.no_grad():
+        assert torch.equal(linear_stablemax_cross_entropy(hidden, weight, target, bias), expected)
+    frozen = linear_stablemax_cross_entropy(hidden, weight.detach(), target, bias.detach(), chunk_size=3)
+    first, second = (torch.autograd.grad(frozen, hidden, retain_graph=True)[0].clone() for _ in range(2))
+    torch.testing.assert_close(first, torch.autograd.grad(expected, hidden)[0])
+    assert torch.equal(first, second)
+
+
+def test_the_fused_loss_in_bfloat16() -> None:
+    hidden, weight, target, bias = fused_inputs(torch.bfloat16)
+    loss = linear_stablemax_cross_entropy(hidden, weight, target, bias)
+    exact = stablemax_cross_entropy(F.linear(hidden.double(), weight.double(), bias.double()), target)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-2, atol=0)
+    for value, wanted in zip(
+        torch.autograd.grad(loss, (hidden, weight, bias)),
+        torch.autograd.grad(exact, (hidden, weight, bias)),
+        strict=True,
+    ):
+        assert value.dtype == torch.bfloat16
+        torch.testing.assert_close(value, wanted, rtol=0.1, atol=2e-3)
+
+
+x, y = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+COMMON: list[tuple[Callable[..., Any], type[Exception], str]] = [
+    (lambda loss: loss(x.long(), y), TypeError, "input"),
+    (lambda loss: loss(x, y.float()), TypeError, "target"),
+    (lambda loss: loss(x, torch.rand(4, 3)), TypeError, "target"),
+    (lambda loss: loss(x[:0], y[:0]), ValueError, "input"),
+    (lambda loss: loss(x[0], y[0]), ValueError, "input"),
+    (lambda loss: loss(x[:, :1], y * 0), ValueError, "input"),
+    (lambda loss: loss(x, y[:3]), ValueError, "target"),
+    (lambda loss: loss(x.view(2, 3, 2), y), ValueError, "target"),
+    (lambda loss: loss(x, y + 1), ValueError, "target"),
+    (lambda loss: loss(x, y - 1), ValueError, "target"),
+    (lambda loss: loss(x, y, reduction="max"), ValueError, "reduction"),
+    (lambda loss: loss(x, y, label_smoothing=1.1), ValueError, "label_smoothing"),
+    (lambda loss: loss(x, y, label_smoothing=math.nan), ValueError, "label_smoothing"),
+    (lambda loss: loss(x, y, torch.ones(4)), ValueError, "weight"),
+    (lambda loss: loss(x, y, torch.ones(3).long()), TypeError, "weight"),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_bad_input(loss: Callable[..., Tensor]) -> None:
+    check_errors([(lambda call=call: call(loss), error, word) for call, error, word in COMMON])  # type: ignore[misc]
+
+
+def test_bad_input_of_the_others() -> None:
+    hidden, weight, target, bias = fused_inputs()
+    fused = linear_stablemax_cross_entropy
+    check_errors(
+        [
+            (lambda: stablemax(x.long()), TypeError, "input"),
+            (lambda: stablemax(x, dim=2), ValueError, "dim"),
+            (lambda: log_stablemax(x[:0]), ValueError, "input"),
+            (lambda: stablemax(torch.tensor(1.0)), ValueError, "input"),
+            (lambda: StableMaxCrossEntropyLoss(reduction="max"), ValueError, "reduction"),  # type: ignore[arg-type]
+            (lambda: StableMaxCrossEntropyLoss(label_smoothing=-0.1), ValueError, "label_smoothing"),
+            (lambda: StableMaxCrossEntropyLoss(torch.ones(2, 2)), ValueError, "weight"),
+            (lambda: fused(hidden, weight, target, chunk_size=0), ValueError, "chunk_size"),
+            (lambda: fused(hidden, weight, target, reduction="none"), ValueError, "reduction"),  # type: ignore[arg-type]
+            (lambda: fused(hidden[:0], weight, target[:0]), ValueError, "hidden"),
+            (lambda: fused(hidden, weight[:, :3], target), ValueError, "weight"),
+            (lambda: fused(hidden, weight[:1], target * 0), ValueError, "weight"),
+            (lambda: fused(hidden, weight, target, bias[:3]), ValueError, "bias"),
+            (lambda: fused(hidden, weight.float(), target), ValueError, "weight"),
+            (lambda: fused(hidden, weight, target + 30), ValueError, "target"),
+            (lambda: fused(hidden.long(), weight, target), TypeError, "hidden"),
+        ]
+    )
