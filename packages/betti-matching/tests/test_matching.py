@@ -235,7 +235,7 @@ def test_zero_has_no_sign(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("opts", ALL_OPTIONS)
 def test_infinite_values_are_a_mask(oracle: ModuleType, shape: tuple[int, ...], opts: dict[str, Any]) -> None:
     rng = np.random.default_rng(8)
-    for _ in range(4):
+    for _ in range(2):
         f, g = rng.choice([-np.inf, -1.0, 0.0, 2.0, np.inf], (2, *shape), p=[0.1, 0.25, 0.25, 0.2, 0.2])
         (found,) = match_voxels([f], [g], **opts)
         for lists, expected in zip(found, oracle.oracle_matching(f, g, **opts), strict=True):

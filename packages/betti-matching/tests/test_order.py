@@ -1,8 +1,10 @@
-"""The sort and the ranks, against NumPy's."""
+"""The sort and the ranks, against NumPy's; where compiled code is kept."""
 
 import numpy as np
 import pytest
+from numba.core.caching import CacheImpl
 
+from offprints.betti_matching._compile import _can_cache
 from offprints.betti_matching._levels import rank_one, rank_two
 from offprints.betti_matching._order import sort_items
 
@@ -42,3 +44,11 @@ def test_ranks(name: str, union: bool) -> None:
     for ranks, image in zip(rank_two(np.concatenate((f, g)), union), (f, g, c), strict=True):
         assert ranks.dtype == np.int32
         np.testing.assert_array_equal(ranks, np.unique(image, return_inverse=True)[1])
+
+
+def test_nowhere_to_keep_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _can_cache()
+    for implementation in CacheImpl.__subclasses__():
+        monkeypatch.setattr(implementation, "_locator_classes", [])
+    with pytest.warns(RuntimeWarning, match="NUMBA_CACHE_DIR"):
+        assert not _can_cache()

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numba import boolean, int32, int64, njit, types, void
 
+from offprints.betti_matching._compile import CACHE
+
 V, T = 0, 1
 OTHER_AXES = ((1, 2), (0, 2), (0, 1))
 
@@ -20,7 +22,7 @@ _i4 = int32[::1]
 _i8 = int64[::1]
 
 
-@njit(_i4(_i4, int64), cache=True, nogil=True)
+@njit(_i4(_i4, int64), cache=CACHE, nogil=True)
 def sort_cells(values, bins):  # type: ignore[no-untyped-def]
     """Names of the cells of non-negative value in the order (value, name)."""
     start = np.zeros(bins + 1, np.int32)
@@ -38,7 +40,7 @@ def sort_cells(values, bins):  # type: ignore[no-untyped-def]
     return order
 
 
-@njit(void(_i4, _i8, int64, _i4, _i4, int64[:, ::1], _i8), cache=True, nogil=True)
+@njit(void(_i4, _i8, int64, _i4, _i4, int64[:, ::1], _i8), cache=CACHE, nogil=True)
 def attain(cells, starts, kinds, values, voxels, steps, out):  # type: ignore[no-untyped-def]
     """First voxel of each cell that has the cell's value: ``starts[i] + steps[type]`` in order of preference."""
     for i in range(len(cells)):
@@ -143,7 +145,7 @@ def attained_voxels(cells: Cells, dim: int, names: np.ndarray) -> np.ndarray:
 _swept: Any = types.Tuple((_i4, int32[:, ::1], _i4))  # type: ignore[no-untyped-call]
 
 
-@njit(_swept(_i4, boolean, _i8, int64, _i4, int32[:, ::1], int64), cache=True, nogil=True)
+@njit(_swept(_i4, boolean, _i8, int64, _i4, int32[:, ::1], int64), cache=CACHE, nogil=True)
 def sweep(order, reverse, steps, shift, parent, keys, merges):  # type: ignore[no-untyped-def]
     """Merge the components of a graph whose edges are the cells ``order`` (edges: primal, squares: dual graph).
 

@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from offprints.betti_matching._compile import CACHE
+
 # Half of the 26 neighbors of a voxel: those before it in row-major order, the three that share a face with it first.
 _BEFORE = np.array(
     [(-1, 0, 0), (0, -1, 0), (0, 0, -1)]
@@ -11,7 +13,7 @@ _BEFORE = np.array(
 )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _components(inside: np.ndarray, value: bool, full: bool) -> int:
     """Number of components of the voxels of this value, connected fully or by faces.
 
@@ -48,7 +50,7 @@ def _components(inside: np.ndarray, value: bool, full: bool) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _euler_characteristic(inside: np.ndarray, full: bool) -> int:
     """Of the complex whose vertices (or, if full, cubes) are the voxels inside; the image has a border of background.
 
@@ -76,7 +78,7 @@ def _euler_characteristic(inside: np.ndarray, full: bool) -> int:
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def count_betti_numbers(inside: np.ndarray, ndim: int, full: bool) -> tuple[int, int, int]:
     """Betti numbers of a boolean 3-D array with a border of background along the last ndim axes.
 

@@ -3,8 +3,10 @@
 import numpy as np
 from numba import njit
 
+from offprints.betti_matching._compile import CACHE
 
-@njit(cache=True, nogil=True)
+
+@njit(cache=CACHE, nogil=True)
 def flood(
     levels: np.ndarray, start: int, limit: float, offsets: np.ndarray, seen: np.ndarray, stamp: int
 ) -> np.ndarray:

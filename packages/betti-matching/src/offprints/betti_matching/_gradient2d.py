@@ -14,12 +14,14 @@ the critical ones, by which it is labeled. The edges that belong to neither a ve
 import numpy as np
 from numba import njit
 
+from offprints.betti_matching._compile import CACHE
+
 OUTSIDE = 5  # code of what does not exist; 0: critical, otherwise the direction of the edge and of the next cell
 SQUARES = 1
 VERTICES = 2
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def make_grid(image: np.ndarray, sign: float, construction: int) -> tuple[np.ndarray, int]:
     """The grid of ``sign * image`` (flat) and its stride.
 
@@ -45,7 +47,7 @@ def make_grid(image: np.ndarray, sign: float, construction: int) -> tuple[np.nda
     return grid, stride
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def square_value(grid: np.ndarray, v: int | np.int64, stride: int) -> float:
     """The largest value of the corners of a square."""
     first = grid[v] if grid[v] > grid[v + 1] else grid[v + 1]
@@ -53,7 +55,7 @@ def square_value(grid: np.ndarray, v: int | np.int64, stride: int) -> float:
     return first if first > second else second
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def gradient(grid: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes of the vertices (1 up, 2 left, 3 down, 4 right) and of the squares (1 down, 2 right, 3 up)."""
     vertex = np.empty(grid.size, np.uint8)
@@ -78,7 +80,7 @@ def gradient(grid: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
     return vertex, square
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def label_cells(code: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The critical cells in the order of their numbers, and for every cell the bitwise complement of its label.
 
@@ -121,7 +123,7 @@ def label_cells(code: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndar
     return critical[:count], label
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _flags(
     grid: np.ndarray,
     stride: int,
@@ -180,7 +182,7 @@ def _flags(
     return flags, count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def edges_and_events(
     grid: np.ndarray,
     stride: int,

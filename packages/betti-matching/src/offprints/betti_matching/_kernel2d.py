@@ -15,6 +15,7 @@ The cache of compiled code follows this file, not those imported here: delete ``
 import numpy as np
 from numba import njit
 
+from offprints.betti_matching._compile import CACHE
 from offprints.betti_matching._gradient2d import (
     SQUARES,
     VERTICES,
@@ -30,7 +31,7 @@ _Graph = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs, critical cells, com
 _Lists = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _find(parent: np.ndarray, node: int) -> int:
     while parent[node] != node:
         parent[node] = parent[parent[node]]
@@ -38,7 +39,7 @@ def _find(parent: np.ndarray, node: int) -> int:
     return node
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _values_of(cells: np.ndarray, grid: np.ndarray, stride: int, dual: bool) -> np.ndarray:
     """Values of critical vertices, or of critical squares negated; label 0 is elder than all."""
     value = np.empty(cells.size)
@@ -47,7 +48,7 @@ def _values_of(cells: np.ndarray, grid: np.ndarray, stride: int, dual: bool) -> 
     return value
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _sweep(
     values: np.ndarray,
     items: np.ndarray,
@@ -134,7 +135,7 @@ def _sweep(
     return pairs[:count], values[:unused], items[:unused]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _pairs(
     grid: np.ndarray, stride: int, events: int, further: int, p: np.ndarray, q: np.ndarray
 ) -> tuple[_Graph, _Graph]:
@@ -156,7 +157,7 @@ def _pairs(
     return (components, roots_v, label_v), (loops, roots_s, label_s)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _voxel(v: int, stride: int, shape: tuple[int, int], construction: int) -> int:
     """Flat index of a vertex of the grid in the image."""
     row = int((v + 0.5) * (1.0 / stride))  # exact, and faster than the division of integers
@@ -166,7 +167,7 @@ def _voxel(v: int, stride: int, shape: tuple[int, int], construction: int) -> in
     return x * shape[1] + y
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _voxels(
     graph: _Graph, dim: int, grid: np.ndarray, stride: int, shape: tuple[int, int], construction: int
 ) -> np.ndarray:
@@ -194,7 +195,7 @@ def _voxels(
     return found
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _critical(cell: int, graph: _Graph) -> int:
     """The label of a critical cell; 0 for another."""
     _, roots, label = graph
@@ -202,7 +203,7 @@ def _critical(cell: int, graph: _Graph) -> int:
     return found if roots[found] == cell else 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _partners(graph: _Graph, c: _Graph, named: bool) -> np.ndarray:
     """Which pair names the critical cell of a label of c, or has that of a label of its own; -1 for none."""
     pairs, roots, _ = graph
@@ -215,7 +216,7 @@ def _partners(graph: _Graph, c: _Graph, named: bool) -> np.ndarray:
     return table
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _left(voxels: np.ndarray) -> np.ndarray:
     """The rows that are not marked by -1, moved to the front of the array."""
     count = 0
@@ -226,7 +227,7 @@ def _left(voxels: np.ndarray) -> np.ndarray:
     return voxels[:count]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _join(f: _Graph, g: _Graph, c: _Graph, voxels_f: np.ndarray, voxels_g: np.ndarray, named: bool) -> _Lists:
     """Match the pairs of f and g that have the same partner among the pairs of the comparison image c.
 

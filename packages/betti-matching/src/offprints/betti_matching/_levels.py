@@ -7,10 +7,11 @@ image.
 import numpy as np
 from numba import njit
 
+from offprints.betti_matching._compile import CACHE
 from offprints.betti_matching._order import sort_items
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def rank_one(values: np.ndarray) -> np.ndarray:
     """Dense int32 ranks of float64 values without NaN, in increasing order: equal where the values are."""
     ordered, order = sort_items(values, np.arange(values.size).astype(np.int32))
@@ -22,7 +23,7 @@ def rank_one(values: np.ndarray) -> np.ndarray:
     return rank
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def rank_two(values: np.ndarray, union: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Dense ranks of two images, one after the other in `values`, and of their comparison image.
 

@@ -3,13 +3,15 @@
 import numpy as np
 from numba import njit
 
+from offprints.betti_matching._compile import CACHE
+
 _DIGIT = 11  # bits sorted per pass
 _LEADING = 3 * _DIGIT  # bits sorted at first; values that agree in them are put right by insertion
 _BUDGET = 4  # moves per value that the insertion may take before all bits are sorted
 _MAGNITUDE = 0x7FFFFFFFFFFFFFFF
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _encode(values: np.ndarray) -> tuple[np.ndarray, int | np.int64, int, int]:
     """Unsigned keys in the order of the values (-0.0 is 0.0); what was subtracted and shifted out; their bit length."""
     bits = values.view(np.int64)
@@ -37,7 +39,7 @@ def _encode(values: np.ndarray) -> tuple[np.ndarray, int | np.int64, int, int]:
     return keys, low, shift, width
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _decode(keys: np.ndarray, low: int | np.int64, shift: int) -> np.ndarray:
     """The values of these keys, in the memory of the keys."""
     for i in range(keys.size):
@@ -46,7 +48,7 @@ def _decode(keys: np.ndarray, low: int | np.int64, shift: int) -> np.ndarray:
     return keys.view(np.float64)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _radix_sort(keys: np.ndarray, items: np.ndarray, width: int, leading: int) -> tuple[np.ndarray, np.ndarray]:
     """Keys of `width` bits, and their items, sorted by the leading bits; both arrays may be overwritten."""
     if leading == 0:
@@ -76,7 +78,7 @@ def _radix_sort(keys: np.ndarray, items: np.ndarray, width: int, leading: int) -
     return keys, items
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def sort_items(values: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values (float64 without NaN) and their items (int32), sorted by value, equal values in the order of the input.
 

@@ -6,6 +6,8 @@ import numpy as np
 from numba import boolean, int32, int64, njit, types, uint64
 from numba.extending import intrinsic
 
+from offprints.betti_matching._compile import CACHE
+
 BLOCK = 128  # columns whose last rows are looked up at once, so that the loads overlap
 
 _i4 = int32[::1]
@@ -27,7 +29,7 @@ _leading_zeros: Any = intrinsic(_count_leading_zeros)
 # of bits1 and bits2 that a word one level below may be non-zero. Words of bits2 are scanned, from ``top`` downwards.
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _flip(bits0, bits1, bits2, row):  # type: ignore[no-untyped-def]
     one = uint64(1)
     bits0[row >> 6] ^= one << uint64(row & 63)
@@ -35,7 +37,7 @@ def _flip(bits0, bits1, bits2, row):  # type: ignore[no-untyped-def]
     bits2[row >> 18] |= one << uint64((row >> 12) & 63)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=CACHE, nogil=True)
 def _last_row(bits0, bits1, bits2, top):  # type: ignore[no-untyped-def]
     """Last row of the column, -1 if it is empty; clears the bits above words that turn out to be zero."""
     one = uint64(1)
@@ -58,7 +60,7 @@ def _last_row(bits0, bits1, bits2, top):  # type: ignore[no-untyped-def]
 _reduced: Any = types.Tuple((_i4, _i4, _i4))  # type: ignore[no-untyped-call]
 
 
-@njit(_reduced(_i4, _i4, int32[:, ::1], int64), cache=True, nogil=True)
+@njit(_reduced(_i4, _i4, int32[:, ::1], int64), cache=CACHE, nogil=True)
 def reduce(squares, row_of_edge, steps, n_rows):  # type: ignore[no-untyped-def]
     """Left-to-right reduction of the columns ``squares``, none of which may reduce to zero.
 
