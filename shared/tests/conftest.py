@@ -93,6 +93,13 @@ def server(environment: dict[str, str]) -> Iterator[Callable[[list[dict[str, Any
         requests.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _early(request: pytest.FixtureRequest) -> None:
+    """Start the server before the first test, so that it imports torch while others run."""
+    if any("server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("server")
+
+
 class Offprints:
     """``main(argv)`` in fresh forks of the server, each in a folder of its own."""
 

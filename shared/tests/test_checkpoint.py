@@ -32,8 +32,7 @@ def assert_same(a: Any, b: Any) -> None:
     if isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
-        bits = [x.contiguous().view(torch.uint8) if x.dtype.itemsize == 1 else x for x in (a, b)]
-        torch.testing.assert_close(*bits, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(*[torch.empty(x.shape, dtype=x.dtype).copy_(x).flatten().view(torch.uint8) for x in (a, b)])
     elif isinstance(a, np.ndarray | np.generic):
         assert a.dtype == b.dtype
         assert a.shape == b.shape

@@ -59,8 +59,11 @@ def decode(hint: Any, value: Any, name: str = "config") -> Any:
         hints = typing.get_type_hints(hint, include_extras=True)
         fields = [field.name for field in dataclasses.fields(hint) if field.init]
         if not isinstance(value, dict) or set(value) != set(fields):
-            got = sorted(value) if isinstance(value, dict) else value
-            raise ValueError(f"{name} must have the fields {', '.join(fields)}, got {got}")
+            if not isinstance(value, dict):
+                raise wrong
+            lacking = [f"lacks {field}" for field in fields if field not in value]
+            unknown = [f"has the unknown field {field}" for field in value if field not in fields]
+            raise ValueError(f"{name} {', '.join(lacking + unknown)}")
         return hint(**{field: decode(hints[field], value[field], f"{name}.{field}") for field in fields})
     if origin in (tuple, list, collections.abc.Sequence):
         if not isinstance(value, list):

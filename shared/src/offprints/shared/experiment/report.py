@@ -85,11 +85,14 @@ def show(results: Sequence[Mapping[str, Any]], *, several: bool = False) -> None
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    long = any(len(claim["statement"]) > 50 for result in results for claim in result["claims"])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, leading=int(long))
     for name in ["paper"] * several + ["claim"]:
         table.add_column(name, ratio=None if name == "paper" else 1)
-    for name in ("in the paper", "measured", "needed", "holds"):
-        table.add_column(name, justify="left" if name == "holds" else "right", no_wrap=name == "holds")
+    table.add_column("in the paper", justify="right", max_width=24)
+    for name in ("measured", "needed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("holds", no_wrap=True)
     for result in results:
         for i, claim in enumerate(result["claims"]):
             statement, paper, measured, needed, holds = cells(claim)

@@ -190,7 +190,7 @@ def from_bytes(data: bytes) -> Packed:
     import safetensors.torch
 
     length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]), safetensors.torch.load(data[8 + length :])
+    return json.loads(data[8 : 8 + length]), _in_memory(safetensors.torch.load(data[8 + length :]))
 
 
 def save(path: Path, packed: Packed, **about: Any) -> list[Path]:
@@ -258,4 +258,13 @@ def load(path: Path, record: dict[str, Any]) -> Packed:
 
     if record["tensors"] is None:
         return record["state"], {}
-    return record["state"], safetensors.torch.load_file(path.with_name(record["tensors"]["file"]))
+    return record["state"], _in_memory(safetensors.torch.load_file(path.with_name(record["tensors"]["file"])))
+
+
+def _in_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies as torch itself allocates them.
+
+    safetensors may hand out a mapped file: its tensors are aligned to 8 bytes, with which torch's complex arithmetic
+    crashes and other sums may be ordered otherwise, and they hold on to a file that will be removed.
+    """
+    return {name: tensor.clone() for name, tensor in tensors.items()}
