@@ -15,7 +15,9 @@ from torch import Tensor
 from offprints.betti_matching._data import corrupt, digit_lines
 from offprints.betti_matching._training import LossName, image_scores, training_loss
 from offprints.betti_matching._unet import UNet
+from offprints.betti_matching.losses import dice_loss
 from offprints.betti_matching.matching import betti_numbers
+from offprints.betti_matching.metrics import betti_matching_error
 from offprints.shared.device import make_generator
 
 
@@ -50,11 +52,11 @@ class DigitSettings:
     noise: float = 0.1
     channels: tuple[int, ...] = (8, 16, 32)
     batch_size: int = 16
-    warmup_steps: int = 300
-    steps: int = 250
+    warmup_steps: int = 250
+    steps: int = 200
     learning_rate: float = 5e-3
     final_learning_rate: float = 2e-3
-    evaluations: int = 5
+    evaluations: int = 4
 
 
 def compare_losses(
@@ -97,7 +99,9 @@ def compare_losses(
             return torch.cat([model(batch.to(device)).sigmoid().cpu() for batch in seen.split(64)])
 
     def evaluate() -> dict[str, float]:
-        return _means(image_scores(predict(), target, relative=relative, centerlines=False))
+        p = predict()
+        error = betti_matching_error(p, target, relative=relative)
+        return {"betti_matching_error": float(error), "dice": 1 - float(dice_loss((p >= 0.5).float(), target))}
 
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None
     fit("dice", settings.warmup_steps)
@@ -131,7 +135,8 @@ def compare_losses(
             history.append({"step": settings.warmup_steps + end, **evaluate()})
         probabilities[name] = predict()
         scores = image_scores(probabilities[name], target, relative=relative)
-        result["scores"][name], result["history"][name] = _means(scores), history
+        result["scores"][name] = {key: float(values.mean()) for key, values in scores.items()}
+        result["history"][name] = history
         errors[name], number = scores["betti_matching_error"], scores["betti_number_error"]
         result["predictions"] += len(number)
         result["exceeding"] += int((number > errors[name]).sum())
@@ -143,7 +148,3 @@ def compare_losses(
     result["example"] = {"image": seen[example, 0], "mask": target[example, 0]}
     result["example"] |= {name: p[example, 0] for name, p in probabilities.items()}
     return result
-
-
-def _means(scores: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(values.mean()) for name, values in scores.items() if len(values)}

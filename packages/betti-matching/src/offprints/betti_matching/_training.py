@@ -100,14 +100,14 @@ def _starts(side: int, size: int, step: int) -> list[int]:
 
 
 def image_scores(
-    pred: Float[Tensor, "n 1 h w"], target: Float[Tensor, "n 1 h w"], *, relative: bool, centerlines: bool = True
+    pred: Float[Tensor, "n 1 h w"], target: Float[Tensor, "n 1 h w"], *, relative: bool
 ) -> dict[str, Float[Tensor, " n"]]:
-    """The scores of the paper's tables (clDice if ``centerlines``) of ``pred >= 0.5``, of every image, in float64."""
+    """The scores of the paper's tables of ``pred >= 0.5``, of every image, in float64."""
     pred = (pred >= 0.5).double()
     target = target.double()
     size = (pred + target).sum((1, 2, 3))
     overlap = 2 * (pred * target).sum((1, 2, 3))
-    masks = zip(pred[:, 0].bool().numpy(), target[:, 0].bool().numpy(), strict=True) if centerlines else ()
+    masks = zip(pred[:, 0].bool().numpy(), target[:, 0].bool().numpy(), strict=True)
     parts = [betti_matching_error(pred, target, dims=[k], relative=relative, reduction="none") for k in (0, 1)]
     return {
         "dice": torch.where(size > 0, overlap / size.clamp(min=1), 1.0),

@@ -67,7 +67,7 @@ class Config:
     losses: tuple[LossName, ...] = ("dice", "cldice", "betti_matching")
     alpha: float = 0.05
     relative: bool = True
-    pictures: int = 100
+    pictures: int = 80
     digits: DigitSettings = field(default_factory=DigitSettings)
     data: Path | None = None
     download: bool = False
