@@ -16,6 +16,9 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["lint", "types", "workspace", "tests"]
 
+# A fresh environment has no bytecode: what the first process of a session compiles serves those that tests start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parent
 PAPERS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 NAMES = ["shared", *PAPERS]
