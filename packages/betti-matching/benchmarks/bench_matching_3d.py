@@ -4,6 +4,8 @@ Betti-Matching-3D (C++) is not on PyPI; build its extension module `betti_matchi
 put it on the path to include it. Sizes are arguments, by default 32 48 64.
 """
 
+import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from offprints.betti_matching import Matching, compute_barcode, compute_matching
-from offprints.shared.benchmark import Case, compare
+from offprints.shared.benchmark import Case, machine, version
 
 try:
     import betti_matching as official
@@ -50,23 +52,32 @@ def gudhi_barcode(image: np.ndarray) -> object:
     return complex_
 
 
-def cpu_table(cases: list[Case], repeats: int = 3) -> None:
-    """CPU time of all threads, best of the repeats."""
+def clock(call: Callable[[], object]) -> tuple[float, float]:
+    """Wall time and CPU time of all threads, in milliseconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
 
-    def best(call: Callable[[], object]) -> float:
-        times = []
-        for _ in range(repeats):
-            start = time.process_time()
-            call()
-            times.append(time.process_time() - start)
-        return min(times)
 
-    print("\nCPU time of all threads")
-    for case in cases:
-        ours = best(case.ours)
-        for name, call in case.peers.items():
-            theirs = best(call)
-            print(f"{case.name:34} ours {1e3 * ours:8.1f} ms  {name} {1e3 * theirs:8.1f} ms  ratio {theirs / ours:.2f}")
+def measure(case: Case, rounds: int) -> dict[str, object]:
+    """Medians over interleaved calls; the first call of each, untimed, is for compilation and for agreement."""
+    ours = case.ours()
+    for call in case.peers.values():
+        theirs = call()
+        if case.agree is not None:
+            case.agree(ours, theirs)
+    contenders = {"ours": case.ours, **case.peers}
+    times = [{name: clock(call) for name, call in contenders.items()} for _ in range(rounds)]
+    medians = {name: [statistics.median(t[name][i] for t in times) for i in range(2)] for name in contenders}
+    (wall, cpu), peer = medians["ours"], next(iter(case.peers))
+    their_wall, their_cpu = medians[peer]
+    print(
+        f"{case.name:32}{wall:9.1f}{cpu:9.1f}   {peer:18}{their_wall:9.1f}{their_cpu:9.1f}"
+        f"   {their_wall / wall:6.2f}{their_cpu / cpu:6.2f}",
+        flush=True,
+    )
+    names = ("wall_ms", "cpu_ms")
+    return {"case": case.name, "timings": {name: dict(zip(names, m, strict=True)) for name, m in medians.items()}}
 
 
 def main() -> None:
@@ -92,8 +103,16 @@ def main() -> None:
                         peers={"gudhi": lambda f=f: gudhi_barcode(f)},
                     )
                 )
-    compare(cases, Path(__file__).parent / "results" / "matching_3d.json", rounds=3, seconds=0.01)
-    cpu_table(cases)
+    print(f"{'case':32}{'wall ms':>9}{'CPU ms':>9}   {'peer':18}{'wall ms':>9}{'CPU ms':>9}   {'ratios':>12}")
+    record = {
+        "benchmark": "matching_3d",
+        "machine": machine(),
+        "peers": {"gudhi": version("gudhi"), "Betti-Matching-3D": None},
+        "cases": [measure(case, rounds=3) for case in cases],
+    }
+    output = Path(__file__).parent / "results" / "matching_3d.json"
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
