@@ -28,7 +28,7 @@ def test_a_ring() -> None:
     image[2:5, 3:6] = 0.25
     (_, loops) = compute_barcode(image)
     for construction in ("V", "T"):
-        (cycle,) = representative_cycles(image, loops, dim=1, construction=construction)  # type: ignore[arg-type]
+        (cycle,) = representative_cycles(image, loops, dim=1, construction=construction)
         expected = rows(np.argwhere(image == 1))
         if construction == "T":  # corners are not needed where voxels touch at corners
             expected -= {(1, 2), (1, 6), (5, 2), (5, 6)}

@@ -141,8 +141,8 @@ def test_metric_is_the_mean_over_all_images(options: dict[str, Any]) -> None:
         ("betti_matching_error", betti_matching_error, options),
         ("betti_number_error", betti_number_error, number_options),
     ):
-        expected[name] = error(pred, target, dims=dims, **opts).item()  # type: ignore[operator]
-        expected |= {f"{name}_{k}": error(pred, target, dims=[k], **opts).item() for k in dims}  # type: ignore[operator]
+        expected[name] = error(pred, target, dims=dims, **opts).item()
+        expected |= {f"{name}_{k}": error(pred, target, dims=[k], **opts).item() for k in dims}
     f, g = (image.flatten(2) >= options.get("threshold", 0.5) for image in (pred, target))
     expected["dice"] = (2 * (f & g).sum(2) / (f.sum(2) + g.sum(2))).mean().item()
     assert result == pytest.approx(expected)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from offprints.shared.validation import check_number, check_same_device, check_same_shape, check_tensor
+from offprints.shared.validation import check_choice, check_number, check_same_device, check_same_shape, check_tensor
 
 
 def check_dims(dims: Sequence[int] | None, ndim: int | None = None) -> tuple[int, ...] | None:
@@ -19,6 +19,21 @@ def check_dims(dims: Sequence[int] | None, ndim: int | None = None) -> tuple[int
     if not dims or len(set(dims)) < len(dims):
         raise ValueError(f"dims must name at least one homology dimension and none twice, got {tuple(dims)}")
     return tuple(int(k) for k in dims)
+
+
+def check_options(
+    filtration: str,
+    construction: str,
+    comparison: str = "union",
+    dims: Sequence[int] | None = None,
+    *,
+    bothlevel: bool = False,
+) -> None:
+    """ValueError for an unknown option or impossible dimensions."""
+    check_choice(filtration, "filtration", ("superlevel", "sublevel", "bothlevel")[: 2 + bothlevel])
+    check_choice(construction, "construction", ("V", "T"))
+    check_choice(comparison, "comparison", ("union", "intersection"))
+    check_dims(dims)
 
 
 def check_images(pred: Tensor, target: Tensor, names: tuple[str, str], *, floating: bool) -> None:

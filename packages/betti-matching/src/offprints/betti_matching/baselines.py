@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from offprints.betti_matching._checks import check_dims, check_images
+from offprints.betti_matching._checks import check_dims, check_images, check_options
 from offprints.betti_matching._terms import in_output_precision, in_working_precision, square_terms, sum_of_squares
 from offprints.betti_matching.losses import Reduction
 from offprints.betti_matching.matching import Construction, Filtration, VoxelPairs, compute_barcode
@@ -33,8 +33,7 @@ def wasserstein_loss(
     the image the features lie; it is never greater than `betti_matching_loss` of the same images. Arguments, result and
     errors as for `betti_matching_loss`.
     """
-    check_choice(filtration, "filtration", ("superlevel", "sublevel"))
-    check_choice(construction, "construction", ("V", "T"))
+    check_options(filtration, construction)
     check_choice(reduction, "reduction", ("mean", "sum", "none"))
     check_images(pred, target, ("pred", "target"), floating=True)
     chosen = check_dims(dims, pred.ndim - 2) or ()

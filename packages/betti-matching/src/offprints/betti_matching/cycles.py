@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from offprints.betti_matching._checks import check_options
 from offprints.betti_matching.matching import Construction, Filtration, as_image
 from offprints.betti_matching.pairs import PairList
-from offprints.shared.validation import check_choice, check_number
+from offprints.shared.validation import check_number
 
 
 def representative_cycles(
@@ -40,8 +41,7 @@ def representative_cycles(
         TypeError: complex or object dtype.
         ValueError: unknown option, wrong number of axes, NaN, `dim` out of range, or pairs that are not of this image.
     """
-    check_choice(filtration, "filtration", ("superlevel", "sublevel"))
-    check_choice(construction, "construction", ("V", "T"))
+    check_options(filtration, construction)
     array = as_image(image, "image").astype(np.float64)
     if np.isnan(array).any():
         raise ValueError("image must not contain NaN")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from offprints.betti_matching._checks import check_dims, check_images
+from offprints.betti_matching._checks import check_dims, check_images, check_options
 from offprints.betti_matching._terms import (
     in_output_precision,
     in_working_precision,
@@ -45,10 +45,7 @@ class _Options(NamedTuple):
     dims: Sequence[int] | None
 
     def check(self) -> None:
-        check_choice(self.filtration, "filtration", ("superlevel", "sublevel", "bothlevel"))
-        check_choice(self.construction, "construction", ("V", "T"))
-        check_choice(self.comparison, "comparison", ("union", "intersection"))
-        check_dims(self.dims)
+        check_options(self.filtration, self.construction, self.comparison, self.dims, bothlevel=True)
 
 
 def betti_matching_loss(

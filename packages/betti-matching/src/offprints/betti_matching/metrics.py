@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from offprints.betti_matching._checks import check_dims, check_images
+from offprints.betti_matching._checks import check_dims, check_images, check_options
 from offprints.betti_matching.matching import (
     Comparison,
     Construction,
@@ -19,7 +19,7 @@ from offprints.betti_matching.matching import (
     match_voxels,
 )
 from offprints.shared.distributed import all_reduce_
-from offprints.shared.validation import check_choice, check_number, reduce
+from offprints.shared.validation import check_number, reduce
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -170,10 +170,7 @@ def _check_options(
     threshold: float, filtration: str, construction: str, comparison: str, relative: bool, dims: Sequence[int] | None
 ) -> dict[str, Any]:
     check_number(threshold, "threshold")
-    check_choice(filtration, "filtration", ("superlevel", "sublevel"))
-    check_choice(construction, "construction", ("V", "T"))
-    check_choice(comparison, "comparison", ("union", "intersection"))
-    check_dims(dims)
+    check_options(filtration, construction, comparison, dims)
     return {"filtration": filtration, "construction": construction, "comparison": comparison, "relative": relative}
 
 
