@@ -112,3 +112,16 @@ def test_thresholds_of_integers_and_halves() -> None:
     assert betti_numbers(torch.tensor([0.7, 0.0, 0.7]), threshold=0.7).tolist() == [2]
     assert betti_numbers(np.array([True, False, True])).tolist() == [2]
     assert betti_numbers(np.array([np.inf, -np.inf, 1.0])).tolist() == [2]
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (4, 5, 6)])
+@pytest.mark.parametrize("relative", [False, True])
+def test_order_in_memory_does_not_matter(shape: tuple[int, ...], relative: bool) -> None:
+    image = np.random.default_rng(3).random(shape)
+    for view in (np.asfortranarray(image), np.repeat(image, 2, axis=-1)[..., ::2], image[::-1].copy()[::-1]):
+        assert betti_numbers(view, relative=relative).tolist() == betti_numbers(image, relative=relative).tolist()
+        for ours, expected in zip(
+            compute_barcode(view, relative=relative), compute_barcode(image, relative=relative), strict=True
+        ):
+            np.testing.assert_array_equal(ours.birth, expected.birth)
+            np.testing.assert_array_equal(ours.death_values, expected.death_values)

@@ -199,7 +199,7 @@ def betti_numbers(
     d = array.ndim
     if relative:  # the frame is there as soon as any voxel is
         inside = np.pad(inside, 1, constant_values=bool(inside.any()))
-    padded = np.pad(inside, 1)[(None,) * (3 - d)]
+    padded = np.ascontiguousarray(np.pad(inside, 1))[(None,) * (3 - d)]
     return np.array(count_betti_numbers(padded, d, construction == "T")[:d], dtype=np.int64)
 
 
