@@ -65,7 +65,7 @@ class Config:
 
     datasets: tuple[DatasetName, ...] = ("digits",)
     losses: tuple[LossName, ...] = ("dice", "cldice", "betti_matching")
-    alpha: float = 0.07
+    alpha: float = 0.06
     relative: bool = True
     pictures: int = 80
     digits: DigitSettings = field(default_factory=DigitSettings)
