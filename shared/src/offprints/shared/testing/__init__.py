@@ -1,12 +1,12 @@
-"""A conformance suite for losses, modules, estimators and optimizers, in the spirit of scikit-learn's ``check_estimator``.
+"""A conformance suite for losses, modules, estimators, optimizers, in the spirit of scikit-learn's own.
 
 Each ``check_*`` takes an object and what is needed to call it, exercises it property by property, and raises an
-``AssertionError`` that names the first property that fails and the values that broke it. One line per object is enough::
+``AssertionError`` that names the first property that fails and the values that broke it. One line per object::
 
-    check_loss(CompSumLoss(), lambda generator: (randn(7, 4, generator=generator), randint(4, (7,), generator=generator)))
+    check_loss(CompSumLoss(), lambda g: (torch.randn(7, 4, generator=g), torch.randint(4, (7,), generator=g)))
 
 Every check takes ``skip={"property": "reason"}`` for what is not promised; a property that does not exist is a
-``ValueError``. The names are those of the messages: ``check_loss`` of ``CompSumLoss``: *reductions*: ...
+``ValueError``. The properties are listed in each check's docstring, and named by the message of a failure.
 
 The fixtures and markers of the pytest plugin are in `offprints.shared.testing.plugin`. Importing this package imports
 neither torch nor hypothesis; needs the extra ``offprints-shared[testing]``.

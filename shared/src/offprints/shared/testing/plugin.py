@@ -8,7 +8,7 @@
 =================  ====================================================================================================
 
 Tests marked ``gpu`` skip where there is no CUDA device, tests marked ``slow`` unless pytest is given ``--slow``.
-Loaded by every pytest run of an environment that has offprints-shared: it imports pytest (and hypothesis, if there) alone.
+Every pytest run of an environment with offprints-shared loads this: it imports pytest (and hypothesis, if there) alone.
 """
 
 from __future__ import annotations
@@ -150,12 +150,13 @@ def python_blocks(markdown: str, section: str) -> list[tuple[int, str]]:
         return []
     fences = re.compile(r"^( *)```python\b.*\n(?P<source>(?:.*\n)*?)^\1``` *$", re.MULTILINE)
     following = re.compile(r"^## ", re.MULTILINE)
-    blocks, end = [], len(markdown)
+    end = len(markdown)
     inside = [(match.start(), match.end()) for match in fences.finditer(markdown)]
     for match in following.finditer(markdown, heading.end()):
         if not any(start < match.start() < stop for start, stop in inside):  # a comment inside a block is no heading
             end = match.start()
             break
-    for match in fences.finditer(markdown, heading.end(), end):
-        blocks.append((markdown.count("\n", 0, match.start("source")), textwrap.dedent(match["source"])))
-    return blocks
+    return [
+        (markdown.count("\n", 0, match.start("source")), textwrap.dedent(match["source"]))
+        for match in fences.finditer(markdown, heading.end(), end)
+    ]

@@ -1,0 +1,349 @@
+"""Betti matching of images, their barcodes and their Betti numbers."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, NamedTuple, TypedDict, TypeVar, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from offprints.betti_matching.pairs import Matching, PairList
+from offprints.shared.validation import check_choice, check_number
+
+Filtration = Literal["superlevel", "sublevel"]
+Construction = Literal["V", "T"]
+Comparison = Literal["union", "intersection"]
+
+# Flat voxels of one homology dimension: matched [n, 4] (birth and death of the prediction, birth and death of the
+# target), unmatched pairs of the prediction [n, 2] and of the target [n, 2].
+VoxelPairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `compute_matching`."""
+
+    filtration: Filtration
+    construction: Construction
+    comparison: Comparison
+    relative: bool
+    reduced: bool
+
+
+class _Settings(NamedTuple):
+    filtration: Filtration = "superlevel"
+    construction: Construction = "V"
+    comparison: Comparison = "union"
+    relative: bool = False
+    reduced: bool = False
+
+    @property
+    def superlevel(self) -> bool:
+        return self.filtration == "superlevel"
+
+
+def compute_matching(
+    pred: ArrayLike | Tensor,
+    target: ArrayLike | Tensor,
+    *,
+    filtration: Filtration = "superlevel",
+    construction: Construction = "V",
+    comparison: Comparison = "union",
+    relative: bool = False,
+    reduced: bool = False,
+) -> Matching:
+    """Match the topological features of two images through their comparison image (Section 3.2 of the paper).
+
+    Args:
+        pred: 1 to 3 axes, any real dtype; tensors may be on any device. Infinite values are a mask: in ``"sublevel"``
+            a voxel of value inf never enters, in ``"superlevel"`` one of value -inf.
+        target: of the same shape.
+        filtration: ``"superlevel"`` follows the foreground from bright to dark, ``"sublevel"`` from dark to bright.
+        construction: ``"V"``, voxels are vertices (foreground connected directly, by 4 or 6 neighbors), or ``"T"``,
+            voxels are top cells (fully, by 8 or 26).
+        comparison: compare both images with their union, as the paper does, or with their intersection.
+        relative: put a frame of one voxel that is there from the start around the images, so that structures that leave
+            the image are closed by it. Coordinates are then those of the padded images.
+        reduced: leave out the pair of the component that is born first and never dies.
+
+    Raises:
+        TypeError: an image of complex numbers or of objects.
+        ValueError: unknown option, shapes that differ, not 1 to 3 axes, an empty axis, NaN.
+    """
+    settings = _settings(filtration, construction, comparison, relative, reduced)
+    return _match(*_as_pair(pred, target), settings)
+
+
+def compute_matching_batch(
+    preds: Sequence[ArrayLike] | np.ndarray | Tensor,
+    targets: Sequence[ArrayLike] | np.ndarray | Tensor,
+    *,
+    num_workers: int | None = None,
+    **options: Unpack[Options],
+) -> list[Matching]:
+    """`compute_matching` of each prediction with its target, on threads.
+
+    Args:
+        preds: images, or an array or tensor of them along its first axis; shapes may differ from pair to pair.
+        targets: as many.
+        num_workers: number of threads, by default that of the processors.
+        **options: of `compute_matching`.
+
+    Raises:
+        TypeError, ValueError: as `compute_matching`; also if there are not as many targets as predictions, or none.
+    """
+    settings = _settings(**options)
+    if num_workers is not None:
+        check_number(num_workers, "num_workers", low=1, integer=True)
+    pairs = _as_pairs(preds, targets)
+    return list(_on_threads(lambda pair: _match(*pair, settings), pairs, num_workers))
+
+
+def match_voxels(
+    preds: Sequence[ArrayLike] | np.ndarray | Tensor,
+    targets: Sequence[ArrayLike] | np.ndarray | Tensor,
+    *,
+    num_workers: int | None = None,
+    **options: Unpack[Options],
+) -> list[tuple[VoxelPairs, ...]]:
+    """`compute_matching_batch` as bare flat voxel indices of the (padded) grid.
+
+    For each pair of images and each homology dimension: matched [n, 4] (birth, death of the prediction, birth, death of
+    the target), unmatched of the prediction [n, 2], unmatched of the target [n, 2]; death -1 for the essential pair.
+    """
+    settings = _settings(**options)
+    pairs = _as_pairs(preds, targets)
+    return list(_on_threads(lambda pair: _match_voxels(*pair, settings), pairs, num_workers))
+
+
+def compute_barcode(
+    image: ArrayLike | Tensor,
+    *,
+    filtration: Filtration = "superlevel",
+    construction: Construction = "V",
+    relative: bool = False,
+    reduced: bool = False,
+) -> tuple[PairList, ...]:
+    """Persistence pairs of positive length of an image, one list per homology dimension.
+
+    Arguments, conventions and errors are those of `compute_matching`.
+    """
+    settings = _settings(filtration, construction, "union", relative, reduced)
+    array = as_image(image, "image")
+    from offprints.betti_matching import _levels
+
+    rank, valid = _levels.rank_one(_bits(array), settings.superlevel)
+    if not valid:
+        raise ValueError("image must not contain NaN")
+    rank = _framed(rank.reshape(array.shape), settings)
+    if rank.ndim == 3:
+        from offprints.betti_matching._kernel3d import barcode_3d as barcode
+    else:
+        from offprints.betti_matching._kernel2d import barcode_2d as barcode
+    voxels = list(barcode(_plane(rank), int(construction == "T"))[: rank.ndim])
+    if not reduced:
+        voxels[0] = np.concatenate(([[rank.argmin(), -1]], voxels[0]))
+    return _pair_lists(voxels, array, settings)
+
+
+def betti_numbers(
+    image: ArrayLike | Tensor,
+    *,
+    threshold: float = 0.5,
+    filtration: Filtration = "superlevel",
+    construction: Construction = "V",
+    relative: bool = False,
+) -> np.ndarray:
+    """Betti numbers of the foreground: int64 [d], the number of components, loops, cavities.
+
+    The foreground are the voxels ``>= threshold`` in ``"superlevel"``, ``<= threshold`` in ``"sublevel"``; their number
+    k is that of the bars of dimension k that are alive at the threshold.
+
+    Raises:
+        TypeError, ValueError: as `compute_matching`; also if the threshold is not finite.
+    """
+    settings = _settings(filtration, construction, "union", relative)
+    check_number(threshold, "threshold")
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold must be finite, got {threshold}")
+    array = as_image(image, "image")
+    if np.isnan(array).any():
+        raise ValueError("image must not contain NaN")
+    from offprints.betti_matching._components import count_betti_numbers
+
+    inside = array >= threshold if settings.superlevel else array <= threshold
+    d = array.ndim
+    padded = np.pad(_framed(inside, settings, bool(inside.any())), 1)
+    padded = padded[(None,) * (3 - d)]
+    return np.array(count_betti_numbers(padded, d, construction == "T")[:d], dtype=np.int64)
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def as_image(image: ArrayLike | Tensor, name: str) -> np.ndarray:
+    """The image as a NumPy array of real numbers with 1 to 3 axes, none of them empty. NaN is not looked for."""
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().resolve_neg()
+        if image.is_floating_point() and image.dtype not in (torch.float32, torch.float64):
+            image = image.float()
+        array = image.resolve_conj().numpy()
+    else:
+        array = np.asarray(image)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, got {array.dtype}")
+    if not 1 <= array.ndim <= 3:
+        raise ValueError(f"{name} must have 1 to 3 axes, got shape {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{name} must not have an empty axis, got shape {array.shape}")
+    return array
+
+
+def _as_pair(pred: ArrayLike | Tensor, target: ArrayLike | Tensor) -> tuple[np.ndarray, np.ndarray]:
+    pred, target = as_image(pred, "pred"), as_image(target, "target")
+    if pred.shape != target.shape:
+        raise ValueError(f"pred and target must have the same shape, got {pred.shape} and {target.shape}")
+    return pred, target
+
+
+def _as_pairs(
+    preds: Sequence[ArrayLike] | np.ndarray | Tensor, targets: Sequence[ArrayLike] | np.ndarray | Tensor
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    preds, targets = (x.detach().cpu() if isinstance(x, Tensor) else x for x in (preds, targets))
+    if len(preds) != len(targets):
+        raise ValueError(f"preds and targets must be as many, got {len(preds)} and {len(targets)}")
+    if len(preds) == 0:
+        raise ValueError("preds must hold at least one image, got none")
+    return [_as_pair(*pair) for pair in zip(preds, targets, strict=True)]
+
+
+def _bits(*images: np.ndarray) -> np.ndarray:
+    """Bit patterns (int64) of float64 numbers that are ordered as the values of all images together."""
+    if all(_is_exact(image.dtype) for image in images):
+        return np.concatenate([image.ravel() for image in images], dtype=np.float64).view(np.int64)
+    # A value is the exact sum of its nearest float64 and a rest, and ordered by the two.
+    nearest, rest = (np.concatenate(parts) for parts in zip(*map(_split, images), strict=True))
+    if not rest.any():
+        return nearest.view(np.int64)
+    order = np.lexsort((rest, nearest))
+    rank = np.empty(order.size, np.int64)
+    rank[order] = np.cumsum(np.r_[False, (np.diff(nearest[order]) != 0) | (np.diff(rest[order]) != 0)])
+    return np.where(np.isnan(nearest), nearest.view(np.int64), rank)
+
+
+def _is_exact(dtype: np.dtype) -> bool:
+    return dtype.itemsize < 8 or dtype == np.float64
+
+
+def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values = image.ravel()
+    if _is_exact(values.dtype):
+        return values.astype(np.float64), np.zeros(values.size)
+    if values.dtype.kind == "f":
+        nearest = values.astype(np.float64)
+        return nearest, np.where(np.isfinite(nearest), values - nearest, 0).astype(np.float64)
+    high = (values >> 32).astype(np.float64) * 2.0**32
+    low = (values & 0xFFFFFFFF).astype(np.float64)
+    nearest = high + low
+    return nearest, low - (nearest - high)
+
+
+def _framed(grid: np.ndarray, settings: _Settings, fill: float = 0) -> np.ndarray:
+    """The grid with the frame of ``relative``. The frame has the first value of the filtration, that is rank 0."""
+    if not settings.relative:
+        return grid
+    framed = np.full([n + 2 for n in grid.shape], fill, grid.dtype)
+    framed[(slice(1, -1),) * grid.ndim] = grid
+    return framed
+
+
+# ---- matching --------------------------------------------------------------------------------------------------------
+
+
+def _settings(
+    filtration: Filtration = "superlevel",
+    construction: Construction = "V",
+    comparison: Comparison = "union",
+    relative: bool = False,
+    reduced: bool = False,
+) -> _Settings:
+    check_choice(filtration, "filtration", ("superlevel", "sublevel"))
+    check_choice(construction, "construction", ("V", "T"))
+    check_choice(comparison, "comparison", ("union", "intersection"))
+    return _Settings(filtration, construction, comparison, bool(relative), bool(reduced))
+
+
+def _on_threads(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], num_workers: int | None
+) -> Iterable[_Result]:
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if min(num_workers, len(items)) == 1:
+        return map(function, items)
+    with ThreadPoolExecutor(min(num_workers, len(items))) as pool:
+        return list(pool.map(function, items))
+
+
+def _match_voxels(pred: np.ndarray, target: np.ndarray, settings: _Settings) -> tuple[VoxelPairs, ...]:
+    from offprints.betti_matching import _levels  # compiled code is loaded when it is needed
+
+    union = settings.comparison == "union"
+    *ranks, valid = _levels.rank_two(_bits(pred, target), settings.superlevel, union)
+    if not valid:
+        raise ValueError(f"{'pred' if np.isnan(pred).any() else 'target'} must not contain NaN")
+    f, g, c = (_framed(rank.reshape(pred.shape), settings) for rank in ranks)
+    if f.ndim == 3:
+        from offprints.betti_matching._kernel3d import match_3d as match
+    else:
+        from offprints.betti_matching._kernel2d import match_2d as match
+    found = match(_plane(f), _plane(g), _plane(c), int(settings.construction == "T"), int(not union))
+    result = list(found[: f.ndim])
+    if not settings.reduced:
+        matched, *unmatched = result[0]
+        essential = np.array([[f.argmin(), -1, g.argmin(), -1]])
+        result[0] = (np.concatenate((essential, matched)), *unmatched)
+    return tuple(result)
+
+
+def _plane(rank: np.ndarray) -> np.ndarray:
+    return rank[None] if rank.ndim == 1 else rank
+
+
+def _match(pred: np.ndarray, target: np.ndarray, settings: _Settings) -> Matching:
+    found = _match_voxels(pred, target, settings)
+    d = pred.ndim
+    of_pred = _pair_lists([m[:, :2] for m, _, _ in found] + [u for _, u, _ in found], pred, settings)
+    of_target = _pair_lists([m[:, 2:] for m, _, _ in found] + [u for _, _, u in found], target, settings)
+    return Matching(
+        shape=pred.shape,
+        **settings._asdict(),
+        matched_pred=of_pred[:d],
+        matched_target=of_target[:d],
+        unmatched_pred=of_pred[d:],
+        unmatched_target=of_target[d:],
+    )
+
+
+def _pair_lists(voxels: list[np.ndarray], image: np.ndarray, settings: _Settings) -> tuple[PairList, ...]:
+    """Coordinates and values of flat voxels of the (padded) image; the essential pair is the first of all."""
+    extreme = image.max() if settings.superlevel else image.min()
+    padded = _framed(image, settings, extreme)
+    flat = np.concatenate(voxels)
+    coordinates = np.stack(np.unravel_index(np.maximum(flat, 0), padded.shape), axis=-1)
+    values = padded.ravel()[flat].astype(np.float64)
+    if not settings.reduced:
+        coordinates[0, 1] = -1
+        values[0, 1] = -np.inf if settings.superlevel else np.inf
+    lists = []
+    start = 0
+    for block in voxels:
+        end = start + len(block)
+        lists.append(PairList(*coordinates[start:end].swapaxes(0, 1), *values[start:end].T))
+        start = end
+    return tuple(lists)

@@ -1,0 +1,338 @@
+"""Argument checks that give every package the same clear errors: the argument, what was got, what is allowed.
+
+Structure (type, number of axes, shapes, options, hyperparameters) is always checked. Values (finite, ranges, row sums)
+are checked at once on the CPU; on an accelerator they are asserted asynchronously, without waiting for the device;
+under ``torch.compile`` they are left out. A package's ``validate=True`` forces the eager check, ``False`` drops it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Collection, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
+
+    class NotFittedError(_SklearnNotFittedError, RuntimeError):
+        """An estimator is used before ``fit``."""
+
+
+def __getattr__(name: str) -> Any:
+    # scikit-learn takes long to import: only who catches or raises this error pays.
+    if name == "NotFittedError":
+        from sklearn.exceptions import NotFittedError as Base
+
+        error = type(
+            "NotFittedError",
+            (Base, RuntimeError),
+            {"__doc__": "An estimator is used before ``fit``.", "__module__": __name__},
+        )
+        globals()[name] = error
+        return error
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def should_check(*tensors: Tensor, validate: bool | None = None) -> bool:
+    """Whether values of these tensors are to be checked eagerly now: one place decides.
+
+    Never under ``torch.compile``; otherwise as ``validate`` says, by default when all are on the CPU.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if validate is not None:
+        return validate
+    return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _require(condition: Tensor, message: str, validate: bool | None = None) -> None:
+    """Values tier: raise at once, or assert on the device, or do nothing."""
+    if should_check(condition, validate=validate):
+        if not bool(condition):
+            raise ValueError(message)
+    elif validate is None and not torch.compiler.is_compiling() and condition.device.type != "cpu":
+        torch._assert_async(condition, message)
+
+
+def _values_wanted(x: Tensor, validate: bool | None) -> bool:
+    return validate is not False and not torch.compiler.is_compiling()
+
+
+def check_tensor(
+    x: Tensor,
+    name: str,
+    *,
+    ndim: int | Collection[int] | None = None,
+    shape: Sequence[int | None] | None = None,
+    floating: bool = True,
+    finite: bool = True,
+    allow_empty: bool = False,
+    validate: bool | None = None,
+) -> Tensor:
+    """Check one tensor and return it.
+
+    Args:
+        x: The argument.
+        name: Its name.
+        ndim: Number of axes, or those allowed.
+        shape: Expected sizes; None where any size will do.
+        floating: Whether the type must be floating.
+        finite: Whether NaN and infinity are refused.
+        allow_empty: Whether an axis may have length 0.
+        validate: As in :func:`should_check`.
+
+    Raises:
+        TypeError: not a tensor, or not floating.
+        ValueError: wrong number of axes or shape, empty, not finite.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if floating and not x.is_floating_point():
+        raise TypeError(f"{name} must have a floating type, got {x.dtype}")
+    if ndim is not None:
+        allowed = (ndim,) if isinstance(ndim, int) else tuple(sorted(ndim))
+        if x.ndim not in allowed:
+            axes = " or ".join(map(str, allowed))
+            raise ValueError(f"{name} must have {axes} dimensions, got shape {tuple(x.shape)}")
+    if shape is not None and (
+        x.ndim != len(shape) or any(want is not None and got != want for got, want in zip(x.shape, shape, strict=True))
+    ):
+        expected = ", ".join("*" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} must have shape ({expected}), got {tuple(x.shape)}")
+    if not allow_empty and x.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
+    if finite and (x.is_floating_point() or x.is_complex()) and _values_wanted(x, validate):
+        _require(x.detach().isfinite().all(), f"{name} must be finite, got NaN or infinite values", validate)
+    return x
+
+
+def check_same_shape(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
+    """Refuse two tensors of different shapes with a ValueError."""
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+
+
+def check_same_length(a: Any, b: Any, names: tuple[str, str]) -> None:
+    """Refuse two arguments of different lengths with a ValueError."""
+    if len(a) != len(b):
+        raise ValueError(f"{names[0]} and {names[1]} must have the same length, got {len(a)} and {len(b)}")
+
+
+def check_same_device(*tensors: Tensor, names: Sequence[str]) -> None:
+    """Refuse tensors that are not all on one device with a ValueError."""
+    if len({tensor.device for tensor in tensors}) > 1:
+        devices = ", ".join(str(tensor.device) for tensor in tensors)
+        raise ValueError(f"{', '.join(names)} must be on the same device, got {devices}")
+
+
+def check_labels(
+    y: Tensor,
+    name: str,
+    *,
+    length: int | None = None,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    unlabeled: int | None = None,
+    validate: bool | None = None,
+) -> Tensor:
+    """Check integer class labels and return them as int64.
+
+    Args:
+        y: Labels of any integer type and shape.
+        name: Name of the argument.
+        length: Expected length of the first axis.
+        num_classes: Labels must lie in [0, num_classes).
+        ignore_index: A value allowed beside the classes.
+        unlabeled: Another one.
+        validate: As in :func:`should_check`.
+
+    Raises:
+        TypeError: not a tensor, or of a floating, complex or boolean type.
+        ValueError: wrong length, empty, a label out of range.
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"{name} must have an integer type, got {y.dtype}")
+    if length is not None and (y.ndim == 0 or len(y) != length):
+        raise ValueError(f"{name} must have length {length}, got shape {tuple(y.shape)}")
+    if y.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got shape {tuple(y.shape)}")
+    y = y.to(torch.int64)
+    if num_classes is not None and _values_wanted(y, validate):
+        inside = (y >= 0) & (y < num_classes)
+        extra = [value for value in (ignore_index, unlabeled) if value is not None]
+        for value in extra:
+            inside = inside | (y == value)
+        allowed = f"[0, {num_classes})" + "".join(f" or {value}" for value in extra)
+        got = ""
+        if should_check(y, validate=validate) and not bool(inside.all()):
+            got = f", got {int(y[~inside].flatten()[0])}"
+        _require(inside.all(), f"{name} must hold labels in {allowed}{got}", validate)
+    return y
+
+
+def check_number(
+    v: float,
+    name: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    open_high: bool = False,
+    integer: bool = False,
+) -> None:
+    """Check a plain number against bounds, closed unless ``open_low`` / ``open_high``.
+
+    Booleans and NaN are refused; infinity only passes where a bound allows it (``high=math.inf``).
+
+    Raises:
+        TypeError: not a number, or not an integer where one is needed.
+        ValueError: NaN, infinite or out of bounds.
+    """
+    kind = "an integer" if integer else "a number"
+    accepted = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    if isinstance(v, (bool, np.bool_)) or not isinstance(v, accepted):
+        raise TypeError(f"{name} must be {kind}, got {v!r} ({type(v).__name__})")
+    if low is None and high is None:
+        allowed = kind if integer else "a finite number"
+    else:
+        left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
+        right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
+        allowed = f"{kind} in {left}, {right}"
+    too_low = low is not None and (v <= low if open_low else v < low)
+    too_high = high is not None and (v >= high if open_high else v > high)
+    infinite = math.isinf(v) and not (v == low and not open_low) and not (v == high and not open_high)
+    if math.isnan(v) or too_low or too_high or infinite:
+        raise ValueError(f"{name} must be {allowed}, got {v}")
+
+
+def check_choice(v: Any, name: str, choices: Collection[Any]) -> None:
+    """Refuse a value that is not one of the choices with a ValueError that lists them."""
+    try:
+        known = v in choices
+    except TypeError:  # an unhashable value
+        known = False
+    if not known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {v!r}")
+
+
+def check_probabilities(p: Tensor, name: str, *, atol: float | None = None, validate: bool | None = None) -> Tensor:
+    """Check that entries are non-negative and the last axis sums to 1, and return the tensor.
+
+    The default tolerance goes by the type: 1e-6 for float64, 1e-3 for float32, 2e-2 for half types.
+
+    Raises:
+        TypeError: not a floating tensor.
+        ValueError: empty, a scalar, negative or not finite entries, sums other than 1.
+    """
+    check_tensor(p, name, validate=validate)
+    if p.ndim == 0:
+        raise ValueError(f"{name} must have at least one dimension, got a scalar")
+    if atol is None:
+        atol = {torch.float64: 1e-6, torch.float32: 1e-3}.get(p.dtype, 2e-2)
+    if _values_wanted(p, validate):
+        values = p.detach()
+        _require((values >= 0).all(), f"{name} must not be negative", validate)
+        sums = values.to(torch.promote_types(p.dtype, torch.float32)).sum(-1)
+        _require(((sums - 1).abs() <= atol).all(), f"{name} must sum to 1 along the last axis within {atol}", validate)
+    return p
+
+
+def check_monotone(
+    x: Tensor, name: str, *, increasing: bool = True, strict: bool = True, validate: bool | None = None
+) -> Tensor:
+    """Check that a 1-D tensor is sorted, and return it.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: not 1-D, empty, NaN, or not sorted as asked.
+    """
+    check_tensor(x, name, ndim=1, floating=False, validate=validate)
+    if _values_wanted(x, validate):
+        step = x.detach().diff() if increasing else -x.detach().diff()
+        word = ("strictly " if strict else "") + ("increasing" if increasing else "decreasing")
+        _require((step > 0 if strict else step >= 0).all(), f"{name} must be {word}", validate)
+    return x
+
+
+def reduce(values: Tensor, reduction: Literal["mean", "sum", "none"], *, weight: Tensor | None = None) -> Tensor:
+    """Reduce per-sample values: their mean or sum, or as they are, times ``weight`` first if given.
+
+    Raises:
+        ValueError: an unknown reduction, a weight of another shape.
+    """
+    check_choice(reduction, "reduction", ("mean", "sum", "none"))
+    if weight is not None:
+        check_same_shape(values, weight, ("values", "weight"))
+        values = values * weight
+    if reduction == "mean":
+        return values.mean()
+    return values.sum() if reduction == "sum" else values
+
+
+def require(module: str, *, package: str, extra: str) -> ModuleType:
+    """Import an optional dependency; where it is missing, the ImportError has the line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        name = package if package.startswith("offprints-") else f"offprints-{package}"
+        raise ImportError(f"{module} is needed here and not installed; run: pip install '{name}[{extra}]'") from error
+
+
+def as_features(
+    X: Any,
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    ndim: int = 2,
+) -> Tensor:
+    """An estimator's input as a tensor: NumPy array (or what converts to one) or tensor, floating and finite.
+
+    Args:
+        X: The data.
+        name: Name of the argument.
+        dtype: Type of the result; default: that of ``X``.
+        device: Device of the result; default: that of ``X``.
+        ndim: Number of axes.
+
+    Raises:
+        TypeError: not an array, or of a type that is not floating.
+        ValueError: wrong number of axes, empty, not finite.
+    """
+    if not isinstance(X, Tensor):
+        if hasattr(X, "toarray") or isinstance(X, (str, bytes, dict, set)) or X is None:
+            raise TypeError(f"{name} must be a NumPy array or a tensor, got {type(X).__name__}")
+        array = np.asarray(X)
+        if array.dtype.kind != "f":
+            raise TypeError(f"{name} must have a floating type, got {array.dtype}")
+        array = np.ascontiguousarray(array)
+        X = torch.from_numpy(array if array.flags.writeable else array.copy())
+    check_tensor(X, name, ndim=ndim)
+    return X.to(device=device, dtype=dtype)
+
+
+def like_input(result: Tensor, X: Any) -> Any:
+    """An estimator's result in the kind of its input: a tensor on X's device for a tensor, else a NumPy array."""
+    if isinstance(X, Tensor):
+        return result.to(X.device)
+    return result.detach().cpu().numpy()
+
+
+def check_fitted(estimator: Any, attribute: str) -> None:
+    """Raise NotFittedError where the estimator lacks what ``fit`` sets."""
+    if getattr(estimator, attribute, None) is None:
+        error = sys.modules[__name__].NotFittedError
+        raise error(f"{type(estimator).__name__} is not fitted yet; call fit first")
