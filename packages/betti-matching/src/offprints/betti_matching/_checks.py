@@ -11,7 +11,7 @@ def check_dims(dims: Sequence[int] | None, ndim: int | None = None) -> tuple[int
     """The homology dimensions as a tuple; ValueError if empty, repeated or (with ``ndim``) out of range."""
     if dims is None:
         return None if ndim is None else tuple(range(ndim))
-    if isinstance(dims, str) or not isinstance(dims, Sequence):
+    if not isinstance(dims, Sequence):
         raise TypeError(f"dims must be a sequence of integers or None, got {dims!r}")
     high = (3 if ndim is None else ndim) - 1
     for k in dims:
@@ -24,12 +24,8 @@ def check_dims(dims: Sequence[int] | None, ndim: int | None = None) -> tuple[int
 def check_images(pred: Tensor, target: Tensor, names: tuple[str, str], *, floating: bool) -> None:
     """Refuse anything but two real tensors ``[batch, channels, *spatial]`` of one shape on one device."""
     for x, name, must_float in ((pred, names[0], floating), (target, names[1], False)):
-        check_tensor(x, name, floating=must_float, finite=False)
+        check_tensor(x, name, floating=must_float, ndim=(3, 4, 5), finite=False)
         if x.is_complex():
             raise TypeError(f"{name} must be real, got {x.dtype}")
-        if not 3 <= x.ndim <= 5:
-            raise ValueError(
-                f"{name} must be [batch, channels, *spatial] with 1 to 3 spatial axes, got {tuple(x.shape)}"
-            )
     check_same_shape(pred, target, names)
     check_same_device(pred, target, names=names)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from offprints.betti_matching._checks import check_dims, check_images
-from offprints.betti_matching.matching import Comparison, Construction, match_voxels
+from offprints.betti_matching._terms import (
+    in_output_precision,
+    in_working_precision,
+    square_terms,
+    sum_of_squares,
+)
+from offprints.betti_matching.matching import Comparison, Construction, Filtration, match_voxels
 from offprints.shared.validation import check_choice, check_number, reduce
 
 LossFiltration = Literal["superlevel", "sublevel", "bothlevel"]
@@ -90,7 +96,7 @@ def betti_matching_loss(
     options = _Options(filtration, construction, comparison, relative, reduced, dims)
     check_images(pred, target, ("pred", "target"), floating=True)
     losses = _image_losses(*_probabilities(pred, target, from_logits=False), options, "pred")
-    return _in_output_precision(reduce(losses, reduction), pred)
+    return in_output_precision(reduce(losses, reduction), pred)
 
 
 def dice_loss(
@@ -105,7 +111,7 @@ def dice_loss(
     """
     check_images(pred, target, ("pred", "target"), floating=True)
     p, y, _ = _probabilities(pred, target, from_logits=False)
-    return _in_output_precision(reduce(_image_dice(p, y), reduction), pred)
+    return in_output_precision(reduce(_image_dice(p, y), reduction), pred)
 
 
 class BettiMatchingLoss(nn.Module):
@@ -142,7 +148,7 @@ class BettiMatchingLoss(nn.Module):
         check_images(input, target, ("input", "target"), floating=True)
         p, y, seen = _probabilities(input, target, from_logits=self.from_logits)
         losses = _image_losses(p, y, seen, self._options(), "input")
-        return _in_output_precision(reduce(losses, self.reduction), input)
+        return in_output_precision(reduce(losses, self.reduction), input)
 
     def _options(self) -> _Options:
         return _Options(self.filtration, self.construction, self.comparison, self.relative, self.reduced, self.dims)
@@ -180,7 +186,7 @@ class DiceBettiMatchingLoss(BettiMatchingLoss):
         betti = reduce(_image_losses(p, y, seen, self._options(), "input"), self.reduction)
         dice = reduce(_image_dice(p, y), self.reduction)
         self._last = dice.detach(), betti.detach()
-        return _in_output_precision(dice + self.alpha * betti, input)
+        return in_output_precision(dice + self.alpha * betti, input)
 
     @property
     def last_dice(self) -> float:
@@ -198,18 +204,13 @@ class DiceBettiMatchingLoss(BettiMatchingLoss):
 
 
 def _probabilities(x: Tensor, target: Tensor, *, from_logits: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Prediction, target and what the matching sees of the prediction; halves in float32, which keeps their order."""
-    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-    x, target = x.to(dtype), target.to(dtype)
+    """Prediction, target and what the matching sees of the prediction."""
+    x, target = in_working_precision(x, target)
     if not from_logits:
         return x, target, x.detach()
     p = x.sigmoid()
     # the probability of an infinite logit is finite: mark it, so that the matching refuses it all the same
     return p, target, p.detach().masked_fill(~x.detach().isfinite(), float("nan"))
-
-
-def _in_output_precision(loss: Tensor, pred: Tensor) -> Tensor:
-    return loss if torch.is_autocast_enabled(pred.device.type) else loss.to(pred.dtype)
 
 
 def _image_dice(p: Tensor, t: Tensor) -> Tensor:
@@ -229,22 +230,6 @@ def _image_losses(p: Tensor, y: Tensor, seen: Tensor, options: _Options, name: s
         name,
     )
     return sum_of_squares(p, y, terms, _filtrations(options.filtration) if options.relative else ())
-
-
-def sum_of_squares(p: Tensor, y: Tensor, terms: Tensor, frames: Sequence[str] = ()) -> Tensor:
-    """``[batch, channels]`` sums of ``weight * (v[left] - v[right])^2``: one gather of all bar ends, one segment sum.
-
-    `terms` is int64 ``[4, n]``: left, right, image, weight. ``v`` has one row per image: its prediction, its target,
-    and for each filtration in `frames` the values of the frames of both.
-    """
-    rows = [image.flatten(0, 1).flatten(1) for image in (p, y)]
-    for filtration in frames:  # amax and amin share the gradient of the frame among the extreme voxels
-        extreme = torch.amax if filtration == "superlevel" else torch.amin
-        rows += [extreme(image, 1, keepdim=True) for image in rows[:2]]
-    values = torch.cat(rows, dim=1).flatten()
-    left, right = values.index_select(0, terms[:2].flatten()).view(2, -1)
-    squares = terms[3] * (left - right).square()
-    return values.new_zeros(len(rows[0])).index_add(0, terms[2], squares).view(p.shape[:2])
 
 
 def _filtrations(filtration: str) -> tuple[str, ...]:
@@ -268,30 +253,20 @@ def _loss_terms(
     for side, label in zip(host, (name, "target"), strict=True):
         if not np.isfinite(side).all():
             raise ValueError(f"{label} must be finite, got NaN or infinite values")
-    shape = host.shape[2:]
-    size = math.prod(shape)
-    width = 2 * size + (2 * len(_filtrations(filtration)) if relative else 0)
-    voxels = np.arange(size).reshape(shape)
-
-    terms: list[np.ndarray] = []
-    for i, one in enumerate(_filtrations(filtration)):
-        # columns of the voxels of the (padded) grid, in the prediction and in the target
-        pred = np.pad(voxels, 1, constant_values=2 * size + 2 * i).ravel() if relative else voxels.ravel()
-        target = np.where(pred < size, pred + size, pred + 1)
+    filtrations = _filtrations(filtration)
+    terms = []
+    for i, one in enumerate(filtrations):
         matchings = match_voxels(
-            *host, filtration=one, construction=construction, comparison=comparison, relative=relative, reduced=reduced
+            *host,
+            filtration=cast(Filtration, one),
+            construction=cast(Construction, construction),
+            comparison=cast(Comparison, comparison),
+            relative=relative,
+            reduced=reduced,
         )
-        lists = [matching[k] for matching in matchings for k in dims]
-        owner = np.repeat(np.arange(len(matchings)), len(dims))
-        matched, alone, missed = (np.concatenate(rows) for rows in zip(*lists, strict=True))
-        of_matched, of_alone, of_missed = (np.repeat(owner, list(map(len, rows))) for rows in zip(*lists, strict=True))
-        finite = matched[:, 1] >= 0
-        left = (pred[matched[:, 0]], pred[matched[finite, 1]], pred[alone[:, 0]], target[missed[:, 0]])
-        right = (target[matched[:, 2]], target[matched[finite, 3]], pred[alone[:, 1]], target[missed[:, 1]])
-        image = np.concatenate((of_matched, of_matched[finite], of_alone, of_missed))
-        weight = np.repeat((2, 1), (len(matched) + finite.sum(), len(alone) + len(missed)))
-        ends = np.stack((np.concatenate(left), np.concatenate(right))) + image * width
-        terms.append(np.concatenate((ends, image[None], weight[None])))
+        chosen = [[matching[k] for k in dims] for matching in matchings]
+        frames = {"frame": i, "frames": len(filtrations)} if relative else {}
+        terms.append(square_terms(chosen, host.shape[2:], **frames))
     return torch.from_numpy(np.concatenate(terms, axis=1)).to(stacked.device)
 
 

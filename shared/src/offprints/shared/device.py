@@ -1,0 +1,248 @@
+"""Devices, seeds, precision and memory: one spelling for every package."""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from offprints.shared.validation import check_choice, check_number, check_same_length
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def resolve_device(device: str | torch.device | None = None, *, like: Tensor | None = None) -> torch.device:
+    """The device to use. ``None`` and ``"auto"`` mean that of ``like``, else CUDA, then MPS, then the CPU.
+
+    Raises:
+        TypeError: ``device`` is neither a string nor a device.
+        ValueError: ``device`` is unknown or not available here.
+    """
+    if device is None or device == "auto":
+        if like is not None:
+            return like.device
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a string or a torch.device, got {type(device).__name__}")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps', got {device!r}") from None
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (resolved.index or 0) >= count:
+            raise ValueError(f"device {str(device)!r} is not available: {count} CUDA devices here")
+    elif resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {str(device)!r} is not available here")
+    return resolved
+
+
+def seed_everything(seed: int, *, deterministic: bool = False) -> None:
+    """Seed Python, NumPy, torch and all devices; ``deterministic`` also asks torch for deterministic algorithms.
+
+    Raises:
+        ValueError: ``seed`` is not in [0, 2**32).
+    """
+    check_number(seed, "seed", low=0, high=2**32, open_high=True, integer=True)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global stream is the one to seed
+    torch.manual_seed(seed)
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def rng_state(device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """States of the global random streams of Python, NumPy, torch and ``device``; safetensors can store them."""
+    _, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = {
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "numpy_keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_position": torch.tensor([position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+    }
+    device = torch.device(device)
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+        state["cuda_index"] = torch.tensor([torch.cuda.current_device() if device.index is None else device.index])
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`rng_state` returned.
+
+    Raises:
+        ValueError: ``state`` lacks a stream.
+    """
+    needed = ("python", "python_gauss", "numpy_keys", "numpy_position", "numpy_gauss", "torch")
+    if missing := [name for name in needed if name not in state]:
+        raise ValueError(f"state lacks {', '.join(missing)}")
+    gauss = state["python_gauss"].tolist()
+    random.setstate((3, tuple(state["python"].tolist()), gauss[0] if gauss else None))
+    position, has_gauss = state["numpy_position"].tolist()
+    keys = state["numpy_keys"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, position, has_gauss, float(state["numpy_gauss"][0])))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu(), int(state["cuda_index"][0]))
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+
+
+@contextmanager
+def local_seed(seed: int | None) -> Iterator[None]:
+    """Seed every global stream inside, put them all back outside; ``None`` does nothing."""
+    if seed is None:
+        yield
+        return
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    before = rng_state("mps" if torch.backends.mps.is_available() else "cpu")
+    cuda = [torch.cuda.get_rng_state(index) for index in devices]
+    try:
+        seed_everything(seed)
+        yield
+    finally:
+        set_rng_state(before)
+        for index, state in zip(devices, cuda, strict=True):
+            torch.cuda.set_rng_state(state, index)
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A seeded generator. Draws that must be equal on every rank are made on the CPU and moved.
+
+    Raises:
+        ValueError: ``seed`` is negative.
+    """
+    check_number(seed, "seed", low=0, high=2**63 - 1, integer=True)
+    return torch.Generator(device=device).manual_seed(int(seed))
+
+
+def autocast(precision: Precision, device: torch.device | str) -> AbstractContextManager[None]:
+    """Region in which torch computes in ``precision``; ``"float32"`` changes nothing. float16 trains with a GradScaler.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    check_choice(precision, "precision", ("float32", "bfloat16", "float16"))
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=getattr(torch, precision))
+
+
+def float32_region(device: torch.device | str) -> AbstractContextManager[None]:
+    """Region in which autocast is off; the inputs are for the caller to convert."""
+    return torch.autocast(torch.device(device).type, enabled=False)
+
+
+def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callable[..., Any]:
+    """``torch.compile(fn, **options)`` when enabled; where compilation fails, ``fn`` itself, with one warning.
+
+    For a module the result is a function to call; parameters, mode and state stay those of the module.
+    """
+    if not enabled:
+        return fn
+    compiled = torch.compile(fn, **options)
+    failed = False
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal failed
+        if not failed:
+            try:
+                return compiled(*args, **kwargs)
+            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+                failed = True
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                warnings.warn(f"torch.compile failed, running uncompiled: {reason}", RuntimeWarning, stacklevel=2)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def peak_memory_mib(device: torch.device | str = "cpu") -> float:
+    """Largest memory in use since :func:`reset_peak_memory`, in MiB: of the device, or of the process on the CPU.
+
+    On a CPU whose system does not allow the reset (other than Linux), since the process began.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def reset_peak_memory(device: torch.device | str = "cpu") -> None:
+    """Start a new measurement of :func:`peak_memory_mib`."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:  # not Linux, or not permitted: the peak is then that of the whole process
+            return
+
+
+@contextmanager
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def map_batches(
+    fn: Callable[..., Tensor], *tensors: Tensor, batch_size: int, device: torch.device | str | None = None
+) -> Tensor:
+    """Apply ``fn`` to batches along the first axis, without gradients; join the results on the first tensor's device.
+
+    A module (or a method of one) runs in evaluation mode and gets the mode of each of its parts back.
+
+    Args:
+        fn: Function or module of as many tensors as are given.
+        tensors: Tensors of equal length.
+        batch_size: Rows at a time.
+        device: Where ``fn`` runs; default: where the tensors are.
+
+    Raises:
+        ValueError: no tensor, unequal lengths, no rows, ``batch_size`` < 1.
+    """
+    check_number(batch_size, "batch_size", low=1, integer=True)
+    if not tensors:
+        raise ValueError("tensors must hold at least one tensor")
+    for other in tensors[1:]:
+        check_same_length(tensors[0], other, ("tensors[0]", "tensors[i]"))
+    if len(tensors[0]) == 0:
+        raise ValueError("tensors must not be empty")
+    target = resolve_device(device, like=tensors[0])
+    owner = getattr(fn, "__self__", fn)
+    with _evaluating([owner] if isinstance(owner, nn.Module) else []), torch.no_grad():
+        batches = zip(*(tensor.split(batch_size) for tensor in tensors), strict=True)
+        results = [fn(*(part.to(target) for part in batch)).to(tensors[0].device) for batch in batches]
+    return torch.cat(results)

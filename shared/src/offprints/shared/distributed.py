@@ -1,0 +1,230 @@
+"""One process or many: rank, one-collective reductions, moments of groups. One process alone communicates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
+
+
+def _active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process, 0 in a single one."""
+    return dist.get_rank() if _active() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if _active() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and prints."""
+    return rank() == 0
+
+
+def _communicable(tensor: Tensor, group: Any) -> Tensor:
+    """NCCL reduces on a GPU only."""
+    if tensor.device.type == "cpu" and dist.get_backend(group) == "nccl":
+        return tensor.cuda()
+    return tensor
+
+
+def all_reduce_(*tensors: Tensor, op: Literal["sum", "max", "mean"] = "sum", group: Any = None) -> None:
+    """Reduce tensors over all processes, in place, with one collective per type of number, whatever their count.
+
+    Every process must pass the same shapes in the same order.
+
+    Raises:
+        TypeError: something that is not a tensor.
+        ValueError: an unknown ``op``, or the mean of integers.
+    """
+    check_choice(op, "op", ("sum", "max", "mean"))
+    for tensor in tensors:
+        check_tensor(tensor, "tensors", floating=op == "mean", finite=False, allow_empty=True)
+    if not _active() or dist.get_world_size(group) == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = _communicable(torch.cat([tensor.detach().reshape(-1).to(same[0].device) for tensor in same]), group)
+        dist.all_reduce(flat, op=dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=group)
+        if op == "mean":
+            flat /= dist.get_world_size(group)
+        with torch.no_grad():
+            for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+
+class GroupMoments:
+    """Count, mean and sum of squared deviations of each group, streaming and mergeable (Chan, Golub and LeVeque 1979).
+
+    A batch takes two passes (means, then deviations from them) and is merged pairwise, so that no precision is lost
+    to large means; there is no loop over groups.
+
+    Attributes:
+        count: Samples per group, ``[groups]`` float64.
+        mean: ``[groups, *shape]``.
+        m2: Sums of squared deviations from the mean, ``[groups, *shape]``.
+
+    Args:
+        num_groups: Number of groups; None lets it grow as labels appear.
+        shape: Shape of one sample.
+        dtype: Type of the accumulators.
+        device: Their device; default: that of the first batch.
+
+    Raises:
+        ValueError: ``num_groups`` < 1.
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+
+    def __init__(
+        self,
+        num_groups: int | None,
+        shape: Sequence[int],
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if num_groups is not None:
+            check_number(num_groups, "num_groups", low=1, integer=True)
+        self.num_groups = num_groups
+        self.shape = tuple(shape)
+        self._placed = device is not None
+        groups = num_groups or 0
+        self.count = torch.zeros(groups, dtype=dtype, device=device)
+        self.mean = torch.zeros(groups, *self.shape, dtype=dtype, device=device)
+        self.m2 = torch.zeros_like(self.mean)
+
+    def _columns(self, values: Tensor) -> Tensor:
+        return values.view(-1, *[1] * len(self.shape))
+
+    def _grow(self, groups: int) -> None:
+        missing = groups - len(self.count)
+        if missing > 0:
+            self.count = torch.cat([self.count, self.count.new_zeros(missing)])
+            self.mean = torch.cat([self.mean, self.mean.new_zeros(missing, *self.shape)])
+            self.m2 = torch.cat([self.m2, self.m2.new_zeros(missing, *self.shape)])
+
+    def _to(self, device: torch.device) -> None:
+        self.count, self.mean, self.m2 = self.count.to(device), self.mean.to(device), self.m2.to(device)
+
+    @torch.no_grad()
+    def update(self, x: Tensor, groups: Tensor | None = None) -> None:
+        """Add samples ``[N, *shape]`` with their groups ``[N]`` (default: all in group 0). An empty batch adds nothing.
+
+        Raises:
+            TypeError: ``x`` not floating, ``groups`` not of an integer type.
+            ValueError: shapes that do not fit, a group out of range, NaN or infinite values.
+        """
+        check_tensor(x, "x", shape=(None, *self.shape), allow_empty=True)
+        if len(x) == 0:
+            return
+        if not self._placed:
+            self._to(x.device)
+            self._placed = True
+        x = x.to(device=self.count.device, dtype=self.count.dtype)
+        if groups is None:
+            labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        else:
+            labels = check_labels(groups, "groups", length=len(x), num_classes=self.num_groups).to(x.device)
+        if self.num_groups is None:
+            if int(labels.min()) < 0:
+                raise ValueError(f"groups must not be negative, got {int(labels.min())}")
+            self._grow(int(labels.max()) + 1)
+        count = torch.zeros_like(self.count).index_add_(0, labels, torch.ones_like(labels, dtype=x.dtype))
+        mean = torch.zeros_like(self.mean).index_add_(0, labels, x) / self._columns(count.clamp(min=1))
+        m2 = torch.zeros_like(self.m2).index_add_(0, labels, (x - mean[labels]).square())
+        self._merge(count, mean, m2)
+
+    def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
+        total = self.count + count
+        share = self._columns(count / total.clamp(min=1))
+        delta = mean - self.mean
+        self.m2 = self.m2 + m2 + delta.square() * self._columns(self.count) * share
+        self.mean = self.mean + delta * share
+        self.count = total
+
+    @torch.no_grad()
+    def merge_(self, other: GroupMoments) -> GroupMoments:
+        """Add another's samples; where the number of groups is open, the larger one holds.
+
+        Raises:
+            TypeError: ``other`` is not a GroupMoments.
+            ValueError: of another shape or another fixed number of groups.
+        """
+        if not isinstance(other, GroupMoments):
+            raise TypeError(f"other must be a GroupMoments, got {type(other).__name__}")
+        if other.shape != self.shape:
+            raise ValueError(f"other must hold samples of shape {self.shape}, got {other.shape}")
+        if self.num_groups is not None and len(other.count) > self.num_groups:
+            raise ValueError(f"other must have at most {self.num_groups} groups, got {len(other.count)}")
+        self._grow(len(other.count))
+        missing = len(self.count) - len(other.count)
+        parts = []
+        for mine, theirs in ((self.count, other.count), (self.mean, other.mean), (self.m2, other.m2)):
+            padding = theirs.new_zeros(missing, *theirs.shape[1:])
+            parts.append(torch.cat([theirs, padding]).to(device=mine.device, dtype=mine.dtype))
+        self._merge(parts[0], parts[1], parts[2])
+        return self
+
+    @torch.no_grad()
+    def all_reduce_(self, group: Any = None) -> GroupMoments:
+        """Merge the samples of all processes; each may have seen other groups."""
+        if not _active() or dist.get_world_size(group) == 1:
+            return self
+        groups = torch.tensor([len(self.count)], device=self.count.device)
+        all_reduce_(groups, op="max", group=group)
+        self._grow(int(groups))
+        # Deviations are taken from one common center, so that the sums lose no digits to large means.
+        weight = self._columns(self.count)
+        total, center = self.count.clone(), self.mean * weight
+        all_reduce_(total, center, group=group)
+        center = center / self._columns(total.clamp(min=1))
+        shift = self.mean - center
+        correction, m2 = shift * weight, self.m2 + shift.square() * weight
+        all_reduce_(correction, m2, group=group)
+        correction = correction / self._columns(total.clamp(min=1))
+        self.count, self.mean = total, center + correction
+        self.m2 = m2 - correction.square() * self._columns(total)
+        return self
+
+    def std(self, ddof: int = 0) -> Tensor:
+        """Standard deviation per group, ``[groups, *shape]``; NaN where a group has no more than ``ddof`` samples."""
+        check_number(ddof, "ddof", low=0, integer=True)
+        degrees = self._columns(self.count - ddof)
+        variance = self.m2.clamp(min=0) / degrees
+        return torch.where(degrees > 0, variance, torch.nan).sqrt()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The three accumulators."""
+        return {"count": self.count.clone(), "mean": self.mean.clone(), "m2": self.m2.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: a missing accumulator, or one of the wrong shape.
+        """
+        for name in ("count", "mean", "m2"):
+            if name not in state:
+                raise ValueError(f"state lacks {name}")
+        groups = len(state["count"])
+        if self.num_groups is not None and groups != self.num_groups:
+            raise ValueError(f"state must have {self.num_groups} groups, got {groups}")
+        for name in ("mean", "m2"):
+            check_tensor(state[name], f"state[{name!r}]", shape=(groups, *self.shape), allow_empty=True)
+        device, dtype = self.count.device, self.count.dtype
+        self.count, self.mean, self.m2 = (
+            state[name].to(device=device, dtype=dtype, copy=True) for name in ("count", "mean", "m2")
+        )
