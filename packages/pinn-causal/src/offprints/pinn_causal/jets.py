@@ -61,7 +61,9 @@ def jet(
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"direction must be broadcastable to x of shape {tuple(x.shape)}, got {tuple(direction.shape)}")
+        raise ValueError(
+            f"direction must be broadcastable to x of shape {tuple(x.shape)}, got {tuple(direction.shape)}"
+        )
     if order == 0:
         return (fn(x),)
     curve = [x, direction.to(x).expand_as(x), *(torch.zeros_like(x) for _ in range(order - 1))]
@@ -104,7 +106,7 @@ def derivatives(
         series = net.forward_series([ring.variable(i, c) for i, c in enumerate(coordinates)], ring)  # type: ignore[attr-defined]
         coefficients = (series if isinstance(series, Tensor) else stack(series)).unbind(0)
         factors = dict(zip(ring.indices, zip(ring.factorials, coefficients, strict=True), strict=True))
-        return {index: c if (f := factors[index][0]) == 1 else f * c for index in indices for c in [factors[index][1]]}
+        return {index: f * c if f > 1 else c for index in indices for f, c in [factors[index]]}
     points = torch.stack(torch.broadcast_tensors(*coordinates), dim=-1)
     return _along_directions(net, points, tuple(indices))
 

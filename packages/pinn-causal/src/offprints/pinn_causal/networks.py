@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -76,8 +77,12 @@ class _Network(nn.Module):
         """Return the stacked coefficients ``(monomials, ..., out_features)`` of the outputs."""
         raise NotImplementedError
 
+    def _linears(self) -> list[nn.Linear]:
+        return cast("list[nn.Linear]", list(self.layers))
+
     def _last(self, z: Tensor | Series) -> Tensor:
-        last = self.layers[-1]
+        last = self._linears()[-1]
+        # A network without hidden layers has applied its only weights already.
         out = F.linear(z, last.weight) if isinstance(z, Tensor) else stack(z)
         return torch.cat([out[:1] + last.bias, out[1:]])
 
@@ -101,9 +106,8 @@ def _linear(n: int, m: int) -> nn.Linear:
     return layer
 
 
-def _first(layer: nn.Module, groups: list[Group]) -> Series:
+def _first(layer: nn.Linear, groups: list[Group]) -> Series:
     """Apply the weights (not the bias) of a layer to features in parts: on a grid the parts meet in a sum alone."""
-    assert isinstance(layer, nn.Linear)
     total: Series | None = None
     for columns, part in groups:
         weight = layer.weight[:, columns]
@@ -141,12 +145,11 @@ class MLP(_Network):
 
     def _pass(self, groups: list[Group], ring: Algebra) -> Tensor:
         _, act = ACTIVATIONS[self.activation]
-        h: Tensor | Series = _first(self.layers[0], groups)
-        if len(self.layers) == 1:
-            return self._last(h)
-        for layer, following in pairwise(self.layers):
+        layers = self._linears()
+        h: Tensor | Series = _first(layers[0], groups)
+        for layer, following in pairwise(layers):
             h = act(ring, h, layer.bias)
-            if following is not self.layers[-1]:
+            if following is not layers[-1]:
                 h = F.linear(h, following.weight)
         return self._last(h)
 
@@ -192,10 +195,11 @@ class ModifiedMLP(_Network):
         _, act = ACTIVATIONS[self.activation]
         v = act(ring, _first(self.gate_v, groups), self.gate_v.bias)
         d = act(ring, _first(self.gate_u, groups), self.gate_u.bias) - v
-        h: Tensor | Series = _first(self.layers[0], groups)
-        for layer, following in pairwise(self.layers):
+        layers = self._linears()
+        h: Tensor | Series = _first(layers[0], groups)
+        for layer, following in pairwise(layers):
             h = series.gate(ring, act(ring, h, layer.bias), d, v)
-            if following is not self.layers[-1]:
+            if following is not layers[-1]:
                 h = F.linear(h, following.weight)
         return self._last(h)
 
@@ -261,7 +265,7 @@ class ExactInitialCondition(nn.Module):
         """Return the solution at points ``(..., 1 + d)``."""
         start = self.initial if isinstance(self.initial, Tensor) else self.initial(self._space(x))
         elapsed = x[..., self.time_index, None] - self.t0
-        return torch.addcmul(start, elapsed, self.net(x))
+        return start + elapsed * self.net(x)
 
     def forward_jet(self, coeffs: list[Tensor]) -> list[Tensor]:
         """Return the normalized Taylor coefficients along a curve."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -63,16 +63,17 @@ class _Equation:
         raise NotImplementedError
 
     def temporal_losses(
-        self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, "n_x *d"] | None = None
+        self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, " n_x *d"] | None = None
     ) -> Float[Tensor, " n_t"]:
         """Return ``L_i = mean_j sum_e c_e r_e(t_i, x_j)^2``; the equations of a system of ODEs are summed alone.
 
         Raises:
             TypeError, ValueError: as `residual`.
         """
-        squares = [r.square() if c == 1 else c * r.square() for c, r in zip(
-            self.equation_weights, self.residual(net, t, x), strict=True
-        )]
+        squares = [
+            r.square() if c == 1 else c * r.square()
+            for c, r in zip(self.equation_weights, self.residual(net, t, x), strict=True)
+        ]
         total = sum(squares[1:], squares[0])
         return total if total.ndim == 1 else total.mean(-1)
 
@@ -110,9 +111,7 @@ class _OnLine(_Equation):
     n_outputs = 1
     domain: tuple[tuple[float, float], ...]
 
-    def initial_loss(
-        self, net: Net, x: Float[Tensor, " n"], state: Float[Tensor, " n"]
-    ) -> Float[Tensor, ""]:
+    def initial_loss(self, net: Net, x: Float[Tensor, " n"], state: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Return the mean of ``(u(0, x) - state)^2``.
 
         Raises:
@@ -131,8 +130,8 @@ class AllenCahn(_OnLine):
         ValueError: ``nu`` is negative, or a parameter is not finite.
     """
 
-    equation_weights = (1.0,)
-    domain = ((-1.0, 1.0),)
+    equation_weights: tuple[float, ...] = (1.0,)
+    domain: tuple[tuple[float, float], ...] = ((-1.0, 1.0),)
 
     def __init__(self, *, nu: float = 1e-4, reaction: float = 5.0) -> None:
         check_number(nu, "nu", low=0)
@@ -141,7 +140,7 @@ class AllenCahn(_OnLine):
         self.initial_weight = 100.0
 
     def residual(
-        self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, "n_x *d"] | None = None
+        self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, " n_x *d"] | None = None
     ) -> tuple[Float[Tensor, "n_t n_x"]]:
         """Return the residual on the product of ``t`` and ``x``.
 
@@ -169,7 +168,7 @@ class KuramotoSivashinsky(_OnLine):
         ValueError: ``gamma`` is negative, or a parameter is not finite.
     """
 
-    equation_weights = (1.0,)
+    equation_weights: tuple[float, ...] = (1.0,)
 
     def __init__(self, *, alpha: float, beta: float, gamma: float) -> None:
         check_number(alpha, "alpha")
@@ -195,7 +194,7 @@ class KuramotoSivashinsky(_OnLine):
         return problem
 
     def residual(
-        self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, "n_x *d"] | None = None
+        self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, " n_x *d"] | None = None
     ) -> tuple[Float[Tensor, "n_t n_x"]]:
         """Return the residual on the product of ``t`` and ``x``; errors as for `AllenCahn.residual`."""
         _check_times(t)
@@ -216,7 +215,7 @@ class Lorenz(_Equation):
         ValueError: ``state0`` does not have three entries, or a parameter is not finite.
     """
 
-    equation_weights = (1.0, 1.0, 1.0)
+    equation_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
     n_outputs = 3
     domain: tuple[tuple[float, float], ...] = ()
 
@@ -260,11 +259,11 @@ class Lorenz(_Equation):
             c_t - a * b + self.beta * c,
         )
 
-    def initial(self, x: Tensor) -> Float[Tensor, "3"]:
+    def initial(self, x: Tensor) -> Float[Tensor, " 3"]:
         """Return the state at time 0, in the dtype and on the device of ``x``."""
         return torch.tensor(self.state0, dtype=x.dtype, device=x.device)
 
-    def initial_loss(self, net: Net, x: Tensor, state: Float[Tensor, "3"]) -> Float[Tensor, ""]:
+    def initial_loss(self, net: Net, x: Tensor, state: Float[Tensor, " 3"]) -> Float[Tensor, ""]:
         """Return the mean of ``(u(0) - state)^2``; ``x`` is not used."""
         check_tensor(state, "state", shape=(3,))
         return (net(state.new_zeros(1)) - state).square().mean()
@@ -279,9 +278,9 @@ class NavierStokes2d(_Equation):
         ValueError: ``viscosity`` is negative or not finite.
     """
 
-    equation_weights = (1.0, 100.0)
+    equation_weights: tuple[float, ...] = (1.0, 100.0)
     n_outputs = 2
-    domain = ((0.0, 2 * math.pi), (0.0, 2 * math.pi))
+    domain: tuple[tuple[float, float], ...] = ((0.0, 2 * math.pi), (0.0, 2 * math.pi))
 
     def __init__(self, *, viscosity: float = 0.01) -> None:
         check_number(viscosity, "viscosity", low=0)
@@ -332,9 +331,7 @@ class NavierStokes2d(_Equation):
         fields = stream_fields(*random_stream_function(0), x.detach().cpu().double().numpy())
         return torch.stack([torch.from_numpy(f) for f in fields]).to(x)
 
-    def initial_loss(
-        self, net: Net, x: Float[Tensor, " n"], state: Float[Tensor, "3 n n"]
-    ) -> Float[Tensor, ""]:
+    def initial_loss(self, net: Net, x: Float[Tensor, " n"], state: Float[Tensor, "3 n n"]) -> Float[Tensor, ""]:
         """Return the sum of the mean squared errors of u, v and w on the square of the grid ``x``.
 
         Raises:
@@ -344,7 +341,7 @@ class NavierStokes2d(_Equation):
         check_tensor(state, "state", shape=(3, len(x), len(x)))
         return self.initial_errors(net, x, state).sum()
 
-    def initial_errors(self, net: Net, x: Tensor, state: Tensor) -> Float[Tensor, "3"]:
+    def initial_errors(self, net: Net, x: Tensor, state: Tensor) -> Float[Tensor, " 3"]:
         """Return the mean squared errors of u, v and w at local time 0."""
         coordinates = [x.new_zeros(1, 1), x[None, :], x[:, None]]
         found = derivatives(net, coordinates, [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
@@ -353,17 +350,30 @@ class NavierStokes2d(_Equation):
         return (predicted - state).square().mean((1, 2))
 
 
-def grid_size(problem: Problem) -> int:
-    """Return the points per axis of the grid of initial states: 512 in one dimension, 64 in two."""
-    return (1, 512, 64)[len(problem.domain)]
+def state_grid(problem: Problem, state: Tensor | None, like: Tensor) -> Tensor:
+    """Return the uniform grid of initial states, left end included, right end not: that of ``state``, or the default.
+
+    One grid serves every axis: 512 points in one space dimension, 64 in two; a single 0 for ODEs.
+    """
+    if not problem.domain:
+        return like.new_zeros(1)
+    n = (512 if len(problem.domain) == 1 else 64) if state is None else state.shape[-1]
+    low, high = problem.domain[0]
+    return low + (high - low) / n * torch.arange(n, dtype=like.dtype, device=like.device)
 
 
-def state_from(problem: Problem, net: Net, time: Tensor, x: Tensor) -> Tensor:
-    """Return the state that ``net`` predicts at one time, on the grid ``x``, as ``problem.initial`` lays it out."""
+def state_at(problem: Problem, net: Net, time: Tensor, x: Tensor) -> Tensor:
+    """Return what a window hands over: the state of ``net`` at one time on the grid, as ``problem.initial`` has it."""
+    if isinstance(problem, NavierStokes2d):
+        found = derivatives(net, [time.reshape(1, 1), x[None, :], x[:, None]], [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
+        value, along_x, along_y = found.values()
+        return torch.stack([value[..., 0], value[..., 1], along_x[..., 1] - along_y[..., 0]])
     if not problem.domain:
         return net(time.reshape(1))
-    if len(problem.domain) == 1:
-        return net(torch.stack([time.expand_as(x), x], dim=-1)).squeeze(-1)
-    found = derivatives(net, [time.reshape(1, 1), x[None, :], x[:, None]], [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
-    (u, v), (_, v_x), (u_y, _) = (cast(tuple[Tensor, Tensor], f.unbind(-1)) for f in found.values())
-    return torch.stack([u, v, v_x - u_y])
+    axes = (
+        torch.broadcast_tensors(time.reshape(1), x)
+        if len(problem.domain) == 1
+        else torch.broadcast_tensors(time.reshape(1, 1), x[None, :], x[:, None])
+    )
+    fields = net(torch.stack(axes, dim=-1)).movedim(-1, 0)
+    return fields[0] if problem.n_outputs == 1 else fields

@@ -22,7 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Reference(NamedTuple):
-    """A solution in one space dimension: ``u`` is ``(n_t, n_x)``, ``x`` uniform over one ``period``, right end left out."""
+    """A solution in one space dimension: ``u`` is ``(n_t, n_x)``, ``x`` uniform over one ``period``, without its end."""
 
     t: Array
     x: Array
@@ -48,7 +48,7 @@ class Reference(NamedTuple):
 
 
 class Reference2d(NamedTuple):
-    """A flow on the periodic square: velocity ``u, v`` and vorticity ``w``, each ``(n_t, n, n)`` indexed [t, iy, ix]."""
+    """A flow on the periodic square: velocity ``u, v``, vorticity ``w``, each ``(n_t, n, n)`` indexed [t, iy, ix]."""
 
     t: Array
     x: Array
@@ -89,8 +89,9 @@ def _phi_coefficients(linear: Array, h: float, points: int = 32) -> tuple[Array,
     roots = np.exp(1j * np.pi * (np.arange(1, points + 1) - 0.5) / points)  # upper half: linear is real
 
     def average(f: Callable[[Array], Array]) -> Array:
-        total = sum(f(h * linear + root) for root in roots)
-        return h * np.real(total) / points
+        values = np.stack([f(h * linear + root) for root in roots])
+        mean: Array = h * values.real.mean(0)
+        return mean
 
     q = average(lambda z: (np.exp(z / 2) - 1) / z)
     f1 = average(lambda z: (-4 - z + np.exp(z) * (4 - 3 * z + z**2)) / z**3)
@@ -99,9 +100,7 @@ def _phi_coefficients(linear: Array, h: float, points: int = 32) -> tuple[Array,
     return np.exp(h * linear), np.exp(h * linear / 2), q, f1, f2, f3
 
 
-def _etdrk4(
-    start: Array, linear: Array, nonlinear: Callable[[Array], Array], times: Array, dt: float
-) -> list[Array]:
+def _etdrk4(start: Array, linear: Array, nonlinear: Callable[[Array], Array], times: Array, dt: float) -> list[Array]:
     """Integrate ``v' = linear v + nonlinear(v)`` from time 0; return v at ``times``, whole steps of at most ``dt``."""
     coefficients: dict[float, tuple[Array, ...]] = {}
     v, now, states = start, 0.0, []
@@ -146,9 +145,7 @@ def _solve_1d(
     ik = 1j * k
     if n % 2 == 0:
         ik[-1] = 0  # the odd derivative of the highest mode vanishes on the grid
-    states = _etdrk4(
-        np.fft.rfft(initial(x)), linear(k), lambda v: nonlinear(np.fft.irfft(v, n), ik), times, dt
-    )
+    states = _etdrk4(np.fft.rfft(initial(x)), linear(k), lambda v: nonlinear(np.fft.irfft(v, n), ik), times, dt)
     return Reference(times, x, np.stack([np.fft.irfft(v, n) for v in states]), period)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -28,7 +29,7 @@ class EpsilonSchedule:
             raise ValueError("values must not be empty")
         for value in values:
             check_number(value, "values", low=0, open_low=True)
-        if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(values)):
             raise ValueError(f"values must be increasing, got {values}")
         check_number(threshold, "threshold", low=0, high=1, open_low=True, open_high=True)
         self.values = values

@@ -144,8 +144,8 @@ class _Tanh(torch.autograd.Function):
         slopes: list[Tensor] = []
         for a in range(1, ring.size):
             terms = [(w, b, c) for w, i, c in ring.chain[a] if (b := coefficients[i]) is not None]
-            for c in range(len(slopes), 1 + max((c for *_, c in terms), default=-1)):
-                slopes.append(_tanh_slope(ring, parts, c))
+            needed = 1 + max((c for *_, c in terms), default=-1)
+            slopes.extend(_tanh_slope(ring, parts, c) for c in range(len(slopes), needed))
             if terms:
                 _sum_of_products([(w, b.expand(shape), slopes[c]) for w, b, c in terms], parts[a])
             else:
@@ -169,9 +169,7 @@ class _Tanh(torch.autograd.Function):
         out: list[Tensor | None] = []
         for b in range(ring.size):
             terms = [(1.0, slopes[i], g[a]) for a, pairs in enumerate(ring.products) for i, j in pairs if j == b]
-            out.append(
-                _sum_of_products(terms, None if buffer is None else buffer[b]) if wanted[b] or b == 0 else None
-            )
+            out.append(_sum_of_products(terms, None if buffer is None else buffer[b]) if wanted[b] or b == 0 else None)
         first = out[0]
         assert first is not None
         bias = None if ctx.bias_shape is None else first.sum_to_size(ctx.bias_shape)

@@ -46,7 +46,6 @@ def causal_weights(
     _check_losses(losses)
     check_number(eps, "eps", low=0)
     detached = losses.detach()
-    # An exclusive sum by shifting: cumsum(l) - l would lose the small terms.
     start = torch.zeros_like(detached[..., :1])
     if isinstance(initial_loss, Tensor):
         check_tensor(initial_loss, "initial_loss")
@@ -56,7 +55,13 @@ def causal_weights(
     elif initial_loss is not None:
         check_number(initial_loss, "initial_loss", low=0)
         start = start + initial_loss
-    earlier = torch.cat([start, detached[..., :-1]], dim=-1).cumsum(-1)
+    return weights_after(start, detached, eps)
+
+
+def weights_after(start: Tensor, losses: Tensor, eps: float) -> Tensor:
+    """Return the weights, given what the times before have accumulated; unchecked."""
+    # An exclusive sum by shifting: cumsum(l) - l would lose the small terms.
+    earlier = torch.cat([start, losses[..., :-1]], dim=-1).cumsum(-1)
     return torch.exp(-eps * earlier)
 
 
