@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,17 +107,27 @@ def assert_equal(actual: Any, expected: Any, what: str) -> None:
 
 
 def assert_near(actual: Any, expected: Any, what: str, *, rtol: float, atol: float, dtype: bool = True) -> None:
-    """Compare the tensors of two nested results."""
+    """Compare the tensors of two nested results on the CPU; `dtype`: types have to agree too.
+
+    (torch's own ``assert_close`` spends seconds on imports at its first use.)
+    """
     left, right = tensors(actual), tensors(expected)
     if len(left) != len(right):
         raise AssertionError(f"{what}: {len(left)} tensors against {len(right)}")
     for a, b in zip(left, right, strict=True):
-        try:
-            torch.testing.assert_close(
-                a.detach(), b.detach(), rtol=rtol, atol=atol, equal_nan=True, check_dtype=dtype, check_device=False
+        a, b = a.detach().cpu(), b.detach().cpu()
+        if a.shape != b.shape or (dtype and a.dtype != b.dtype):
+            raise AssertionError(f"{what}: {a.dtype} {tuple(a.shape)} against {b.dtype} {tuple(b.shape)}")
+        common = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float64)
+        x, y = a.to_dense().to(common), b.to_dense().to(common)
+        differ = ~torch.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True)
+        if differ.any():
+            worst = int(torch.where(differ, (x - y).abs().nan_to_num(torch.inf), -1.0).argmax())
+            index = list(map(int, np.unravel_index(worst, a.shape))) if a.ndim else "the value"
+            values = f"got {x.flatten()[worst].item():.9g}, expected {y.flatten()[worst].item():.9g}"
+            raise AssertionError(
+                f"{what}: {int(differ.sum())} of {differ.numel()} entries differ, most {index}: {values}"
             )
-        except AssertionError as error:
-            raise AssertionError(f"{what}: {error}\n  got      {shorten(a)}\n  expected {shorten(b)}") from None
 
 
 def clone(value: Any) -> Any:
@@ -207,14 +218,23 @@ def generator(seed: int) -> torch.Generator:
 
 
 @contextmanager
-def foreign_default_device() -> Iterator[None]:
-    """Make the default device one that nothing can be computed with.
+def simulated_accelerator() -> Iterator[Callable[[Tensor], Tensor]]:
+    """Give a function that moves tensors to a CUDA device without kernels, on a machine that has none.
 
-    A tensor that code creates without saying where ("meta" then) cannot meet the user's: the error that the user of an
-    accelerator would get, on any machine.
+    Devices, types and shapes are followed, values are not. Where CPU and CUDA tensors meet as they may not, that is an
+    AssertionError. Other errors end the block in silence: the simulation cannot follow what depends on values, or goes
+    through NumPy or foreign kernels.
     """
-    with torch.device("meta"):
-        yield
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        try:
+            yield lambda tensor: mode.from_tensor(tensor.detach()).to("cuda")
+        except AssertionError:
+            raise
+        except Exception as error:
+            if re.search("two (different )?devices", str(error)):
+                raise AssertionError(f"CUDA tensors meet CPU tensors: {error}") from error
 
 
 def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,6 @@ from offprints.shared.testing._properties import (
     cast,
     clone,
     compiled,
-    foreign_default_device,
     generator,
     map_tensors,
     random_state_untouched,
@@ -31,6 +30,7 @@ from offprints.shared.testing._properties import (
     saved_and_loaded,
     seed_globally,
     shorten,
+    simulated_accelerator,
     strided,
     tensors,
 )
@@ -178,16 +178,22 @@ class _Case:
         self._near(result, self.run(self.copy()), "autocast to bfloat16 against plain", 5e-2)
 
     def check_device(self) -> None:
-        expected, inputs, module = self.run(self.copy()), self.inputs(), self.copy()
-        with foreign_default_device():
-            result = self.run(module, inputs)
-        self._near(result, expected, "with another default device", self.tolerance)
-        if torch.cuda.is_available():
-            result = self.run(self.copy().cuda(), map_tensors(lambda t: t.cuda(), inputs))
-            for t in tensors(result):
-                if not t.is_cuda and t.ndim > 0:
-                    raise AssertionError(f"a module and inputs on CUDA give a result on {t.device}")
-            self._near(map_tensors(lambda t: t.cpu(), result), expected, "CUDA against CPU", 10 * self.tolerance)
+        module, inputs = self.copy(), self.inputs()
+        if not torch.cuda.is_available():
+            with simulated_accelerator() as to_cuda:
+                state = {n: to_cuda(t) for n, t in (*module.named_parameters(), *module.named_buffers())}
+                result = torch.func.functional_call(module, state, map_tensors(to_cuda, inputs), self.kwargs)
+                self._on_cuda(result)
+            return
+        result = self.run(module.cuda(), map_tensors(Tensor.cuda, inputs))
+        self._on_cuda(result)
+        self._near(result, self.run(self.copy()), "CUDA against CPU", 10 * self.tolerance)
+
+    @staticmethod
+    def _on_cuda(result: Any) -> None:
+        for t in tensors(result):
+            if t.ndim > 0 and not t.is_cuda:
+                raise AssertionError(f"a module and inputs on CUDA give a result on {t.device}")
 
     def check_compile(self) -> None:
         module = self.copy()
@@ -206,7 +212,7 @@ class _Case:
             if not b.is_floating_point():
                 continue  # indices and masks may flip where two values round differently
             scale = float(b.detach().abs().max()) if b.numel() else 0.0
-            assert_near(a.to(b.dtype), b, what, rtol=tolerance, atol=tolerance * max(scale, 1e-3))
+            assert_near(a.cpu().to(b.dtype), b, what, rtol=tolerance, atol=tolerance * max(scale, 1e-3))
 
 
 def _flags(module: nn.Module) -> list[tuple[str, str, bool]]:

@@ -20,11 +20,11 @@ from offprints.shared.testing._properties import (
     assert_equal,
     assert_near,
     expect_error,
-    foreign_default_device,
     generator,
     random_state_untouched,
     run_properties,
     seed_globally,
+    simulated_accelerator,
     strided,
 )
 
@@ -41,7 +41,7 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
     ----------
     fn
         ``fn(noise)`` or, where it draws more, ``fn(noise, generator=...)``. Its model should have a parameter that
-        requires a gradient and follow the noise's dtype.
+        requires a gradient and follow the noise's dtype and device: ``lambda x, t: theta.to(x) * x``.
     noise
         ``[B, ...]`` with B >= 2, floating.
     skip
@@ -98,10 +98,16 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
         _near(sample(strided(noise)), sample(noise), "strided noise gives other samples")
 
     def check_device() -> None:
-        expected, options = sample(noise), {"generator": generator(0)} if draws else {}
-        with foreign_default_device():
-            result = fn(noise, **options)
-        _near(result, expected, "with another default device")
+        if torch.cuda.is_available():
+            result = sample(noise.cuda())
+            _near(result.cpu(), sample(noise), "CUDA against CPU")
+            if not result.is_cuda:
+                raise AssertionError(f"CUDA noise gives samples on {result.device}")
+            return
+        with simulated_accelerator() as to_cuda:
+            result = sample(to_cuda(noise))
+            if not result.is_cuda:
+                raise AssertionError(f"CUDA noise gives samples on {result.device}")
 
     def check_bad() -> None:
         spoiled = noise.clone()

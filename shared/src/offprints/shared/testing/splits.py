@@ -57,10 +57,10 @@ def check_split(
     skip
         Property to reason.
     """
-    labels = np.asarray(labels)
+    labels = np.array(labels)
 
-    def parts(seed: int = 0, of: Any = labels) -> list[np.ndarray]:
-        return [np.asarray(part) for part in _parts(fn(of, seed=seed))]
+    def parts(seed: int = 0, of: Any = None) -> list[np.ndarray]:
+        return _parts(fn(labels.copy() if of is None else of, seed=seed))
 
     def check_indices() -> None:
         for number, part in enumerate(parts()):
@@ -109,7 +109,7 @@ def check_split(
             raise AssertionError("the seeds 0, 1, 2 and 3 give the same split")
 
     def check_kinds() -> None:
-        for kind, other in (("a tensor", torch.as_tensor(labels)), ("a list", labels.tolist())):
+        for kind, other in (("a tensor", torch.tensor(labels)), ("a list", labels.tolist())):
             assert_equal(parts(of=other), parts(), f"labels as {kind} give another split")
 
     def check_unchanged() -> None:
@@ -139,10 +139,10 @@ def check_split(
     run_properties("check_split", fn, properties, skip)
 
 
-def _parts(result: Any) -> list[Any]:
-    found = [result] if isinstance(result, np.ndarray | Tensor) else list(result)
-    arrays = [np.asarray(part) for part in found if isinstance(part, np.ndarray | Tensor)]
-    found = [part for part in arrays if part.dtype.kind in "iu"]
-    if not found:
+def _parts(result: Any) -> list[np.ndarray]:
+    parts = [result] if isinstance(result, np.ndarray | Tensor) else list(result)
+    arrays = [np.asarray(part) for part in parts if isinstance(part, np.ndarray | Tensor)]
+    indices = [array for array in arrays if array.dtype.kind in "iu"]
+    if not indices:
         raise AssertionError(f"an integer array, or a sequence of them, expected; got {shorten(result)}")
-    return found
+    return indices

@@ -1,0 +1,105 @@
+"""The report of a run: Markdown on disk, a table of claims in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def shown(value: Any, *, apart_from: Any = None) -> str:
+    """A value for reading: four significant digits, more where it would look equal to ``apart_from`` and is not."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return str(value)
+    for digits in range(4, 18):
+        text = f"{value:.{digits}g}"
+        if not isinstance(apart_from, int | float) or value == apart_from or float(text) != apart_from:
+            break
+    return text
+
+
+def cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Statement, paper, measured, needed, holds."""
+    measured = shown(claim["measured"], apart_from=claim["threshold"])
+    if claim["spread"] is not None:
+        measured += f" ± {shown(claim['spread'])}"
+    needed = f"{claim['relation']} {shown(claim['threshold'])}"
+    return claim["statement"], shown(claim["paper_value"]), measured, needed, shown(claim["holds"])
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    lines = [" | ".join(row) for row in escaped]
+    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join(["---"] * len(header)), *lines[1:]])
+
+
+def markdown(
+    title: str, arxiv: str, result: Mapping[str, Any], settings: Mapping[str, Any], tables: Mapping[str, Any]
+) -> str:
+    """The content of ``report.md``."""
+    parts = [f"# {title}", f"[arXiv {arxiv}](https://arxiv.org/abs/{arxiv})"]
+    about = [f"preset `{result['preset']}`", f"seed {result['seed']}", f"device {result['device']}"]
+    about += [f"{result['wall_seconds']:.1f} s", f"peak memory {result['peak_memory_mib']:.0f} MiB"]
+    parts.append(", ".join(about))
+    if result["claims"]:
+        header = ("claim", "paper", "measured", "needed", "holds")
+        parts += ["## Claims", _markdown_table(header, [cells(claim) for claim in result["claims"]])]
+    if result["values"]:
+        rows = [(item["statement"], shown(item["paper_value"]), shown(item["value"])) for item in result["values"]]
+        parts += ["## Also measured", _markdown_table(("what", "paper", "measured"), rows)]
+    for name, rows in tables.items():
+        columns = list(dict.fromkeys(key for row in rows for key in row if key != "reference"))
+        body = []
+        for row in rows:
+            texts = [shown(row[column]) if column in row else "" for column in columns]
+            body.append([f"*{text}*" if text else "" for text in texts] if row.get("reference") else texts)
+        parts += [f"## {name}", _markdown_table(columns, body)]
+        if any(row.get("reference") for row in rows):
+            parts.append("In italics: for reference.")
+    for path in result["figures"]:
+        parts += [f"## {path.removeprefix('figures/').removesuffix('.png')}", f"![{path}]({path})"]
+    parts += [
+        "## Settings",
+        _markdown_table(("setting", "value"), [(key, f"`{shown(value)}`") for key, value in settings.items()]),
+    ]
+    parts += ["## Versions", ", ".join(f"{name} {version}" for name, version in result["versions"].items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """How many claims hold."""
+    claims = result["claims"]
+    smoke = " (preset smoke asserts none)" if result["preset"] == "smoke" else ""
+    return f"{sum(claim['holds'] for claim in claims)} of {len(claims)} claims hold{smoke}"
+
+
+def show(results: Sequence[Mapping[str, Any]], *, several: bool = False) -> None:
+    """The table of the claims of one run, or of several with the paper's name before each."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ["paper"] * several + ["claim"]:
+        table.add_column(name, ratio=None if name == "paper" else 1)
+    for name in ("in the paper", "measured", "needed", "holds"):
+        table.add_column(name, justify="left" if name == "holds" else "right", no_wrap=name == "holds")
+    for result in results:
+        for i, claim in enumerate(result["claims"]):
+            statement, paper, measured, needed, holds = cells(claim)
+            verdict = Text(holds, style="green" if claim["holds"] else "bold red")
+            table.add_row(*[result["paper"] if i == 0 else ""] * several, statement, paper, measured, needed, verdict)
+        for value in result["values"]:
+            table.add_row(
+                *[""] * several, value["statement"], shown(value["paper_value"]), shown(value["value"]), "", ""
+            )
+        if several:
+            table.add_section()
+    if table.row_count:
+        console.print(table)

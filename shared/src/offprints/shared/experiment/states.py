@@ -1,0 +1,253 @@
+"""Nested states of tensors and plain values, to and from JSON and safetensors; nothing executable is ever read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offprints.shared.experiment.files import digest, file_digest, replacing, to_json, write
+from offprints.shared.usage import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+Packed = tuple[Any, dict[str, "torch.Tensor"]]
+
+
+class _Packer:
+    """Collects the tensors of a state under readable names, each memory once."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._names: dict[Any, str] = {}  # of a view of a memory
+        self._memories: set[int] = set()  # already stored as they are
+        self._kept: list[torch.Tensor] = []  # so that no memory is given out twice while packing
+
+    def pack(self, value: Any, path: str) -> Any:
+        import numpy as np
+        import torch
+
+        kind = type(value)
+        if value is None or kind in (bool, int, str):
+            return value
+        if kind is float:
+            return value if math.isfinite(value) else {"float": str(value)}
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, path)
+        if kind is np.ndarray or isinstance(value, np.generic):
+            if value.dtype.kind not in "biufc":
+                raise TypeError(f"{path or 'the state'} is an array of {value.dtype}; only numbers can be stored")
+            # ascontiguousarray also brings foreign byte orders to the machine's own; it turns 0-d into 1-d
+            array = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")).reshape(np.shape(value))
+            name = self._tensor(torch.from_numpy(array.copy()), path)["tensor"]
+            return {"array" if kind is np.ndarray else "scalar": name, "dtype": array.dtype.name}
+        if kind is list:
+            return [self.pack(item, _join(path, i)) for i, item in enumerate(value)]
+        if kind is tuple or kind is torch.Size:
+            return {"tuple": [self.pack(item, _join(path, i)) for i, item in enumerate(value)]}
+        if kind is bytes:
+            return {"bytes": base64.b64encode(value).decode()}
+        if isinstance(value, Mapping):
+            items = [[self._key(key, path), self.pack(item, _join(path, key))] for key, item in value.items()]
+            return {"counter" if kind is Counter else "dict": items}
+        raise TypeError(
+            f"{path or 'the state'} is a {kind.__name__}; a state is made of dicts, lists, tuples, tensors, arrays,"
+            " numbers, strings, bytes and None"
+        )
+
+    def _key(self, key: Any, path: str) -> Any:
+        if isinstance(key, tuple) or key is None or type(key) in (bool, int, float, str):
+            return self.pack(key, path)
+        raise TypeError(f"{path or 'the state'} has the key {key!r}; keys are strings, numbers or tuples of them")
+
+    def _tensor(self, tensor: torch.Tensor, path: str) -> dict[str, Any]:
+        import torch
+
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+            raise TypeError(f"{path} is a {type(tensor).__name__} of layout {tensor.layout}; give a plain dense tensor")
+        if tensor.is_quantized or tensor.is_meta:
+            raise TypeError(f"{path} is a {'quantized' if tensor.is_quantized else 'meta'} tensor without plain values")
+        self._kept.append(tensor)
+        entry: dict[str, Any] = {}
+        if tensor.device.type != "cpu":
+            entry["accelerator"] = True
+        if tensor.is_complex():
+            entry["complex"] = True
+        memory = tensor.untyped_storage().data_ptr()
+        shape = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        view = (memory, *shape, tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg())
+        if memory and view in self._names:
+            return {"tensor": self._names[view]} | entry
+        dense = tensor.detach().resolve_conj().resolve_neg()
+        dense = torch.view_as_real(dense) if tensor.is_complex() else dense
+        stored = dense.to("cpu").contiguous()
+        place = stored.untyped_storage()
+        if place.data_ptr() in self._memories or place.nbytes() != stored.nbytes:
+            stored = stored.clone()
+        if stored.nbytes:
+            self._memories.add(stored.untyped_storage().data_ptr())
+        name = path
+        while name in self.tensors or name in ("", "__metadata__"):
+            name += "'"
+        self.tensors[name] = stored
+        self._names[view] = name
+        return {"tensor": name} | entry
+
+
+def _join(path: str, key: Any) -> str:
+    part = re.sub(r"[^\w.-]", "_", str(key))
+    return f"{path}.{part}" if path else part
+
+
+def pack(value: Any) -> Packed:
+    """``value`` as a JSON structure and named tensors on the CPU.
+
+    Tensors that are one memory are stored once and are one tensor again after :func:`unpack`. Gradients, subclasses of
+    mappings (but Counter) and the memory layout of tensors are not kept.
+
+    Raises:
+        TypeError: a part is of another kind than dicts, lists, tuples, dense tensors, numeric arrays, numbers, strings,
+            bytes and None; its path is named.
+    """
+    packer = _Packer()
+    return packer.pack(value, ""), packer.tensors
+
+
+def unpack(packed: Packed, device: torch.device | str = "cpu") -> Any:
+    """What :func:`pack` was given; tensors that were on an accelerator are put on ``device``.
+
+    Raises:
+        ValueError: the structure is not one that :func:`pack` makes, or a tensor is missing.
+    """
+    structure, tensors = packed
+    made: dict[str, torch.Tensor] = {}
+
+    def build(node: Any) -> Any:
+        import numpy as np
+        import torch
+
+        if isinstance(node, list):
+            return [build(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "tensor" in node:
+            name = node["tensor"]
+            if name not in made:
+                tensor = torch.view_as_complex(tensors[name]) if node.get("complex") else tensors[name]
+                made[name] = tensor.to(device) if node.get("accelerator") else tensor
+            return made[name]
+        if "array" in node or "scalar" in node:
+            tensor = tensors[node["array" if "array" in node else "scalar"]]
+            array = tensor.numpy()
+            if np.dtype(node["dtype"]).kind == "c":
+                array = array.view(node["dtype"])[..., 0]
+            array = array.astype(node["dtype"])
+            return array if "array" in node else array[()]
+        ((kind, content),) = node.items()
+        if kind in ("dict", "counter"):
+            mapping = {build(key): build(item) for key, item in content}
+            return Counter(mapping) if kind == "counter" else mapping
+        if kind == "tuple":
+            return tuple(build(item) for item in content)
+        if kind == "float":
+            return float(content)
+        if kind == "bytes":
+            return base64.b64decode(content)
+        raise ValueError(f"unknown kind {kind!r}")
+
+    try:
+        return build(structure)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"malformed state: {error!r}") from error
+
+
+def to_bytes(packed: Packed) -> bytes:
+    """For the way between processes."""
+    import safetensors.torch
+
+    structure = to_json(packed[0]).encode()
+    return len(structure).to_bytes(8, "little") + structure + safetensors.torch.save(packed[1])
+
+
+def from_bytes(data: bytes) -> Packed:
+    """The inverse of :func:`to_bytes`."""
+    import safetensors.torch
+
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), safetensors.torch.load(data[8 + length :])
+
+
+def save(path: Path, packed: Packed, **about: Any) -> list[Path]:
+    """Write ``path`` (JSON: the structure, ``about``, checksums) and, before it, the tensors beside it.
+
+    The JSON file's appearance makes the state complete: killed at any moment, there is a complete state or none.
+    Returns the files written.
+    """
+    structure, tensors = packed
+    record: dict[str, Any] = {"format": FORMAT, **about, "tensors": None, "state": structure}
+    files = []
+    if tensors:
+        file, sha256 = _save_tensors(path.with_suffix(""), tensors)
+        record["tensors"] = {"file": file.name, "sha256": sha256}
+        files.append(file)
+    write(path, to_json(record | {"sha256": digest(record)}))
+    return [*files, path]
+
+
+def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, str]:
+    """Write ``<stem>-<digest>.safetensors``, a name that no other content has, so that nothing is ever overwritten."""
+    import safetensors.torch
+
+    draft = stem.with_name(f".{stem.name}.draft")
+    try:
+        try:
+            safetensors.torch.save_file(tensors, draft)
+        except safetensors.SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), "cannot write", str(draft)) from error
+        sha256 = file_digest(draft)
+        path = stem.with_name(f"{stem.name}-{sha256[:16]}.safetensors")
+        with replacing(path) as temporary:
+            draft.replace(temporary)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path, sha256
+
+
+def read(path: Path, *, fingerprint: str) -> dict[str, Any]:
+    """The record that :func:`save` wrote, once it is sure that it and its tensors are whole.
+
+    Raises:
+        UsageError: it was half-written or changed, or belongs to a run with another ``fingerprint``.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        told = record.pop("sha256")
+        sound = told == digest(record) and record["format"] == FORMAT
+        if sound and record["tensors"] is not None:
+            sound = file_digest(path.with_name(record["tensors"]["file"])) == record["tensors"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UsageError(f"{path} is half-written or was changed; remove it to compute again what it held")
+    if record.get("fingerprint") != fingerprint:
+        raise UsageError(f"{path} belongs to a run with another configuration")
+    return dict(record)
+
+
+def load(path: Path, record: dict[str, Any]) -> Packed:
+    """The packed state of a record that :func:`read` returned."""
+    import safetensors.torch
+
+    if record["tensors"] is None:
+        return record["state"], {}
+    return record["state"], safetensors.torch.load_file(path.with_name(record["tensors"]["file"]))

@@ -1,0 +1,247 @@
+"""Units of work in parallel processes, with results that do not depend on how many there are.
+
+This module is what worker processes import first: it stays free of torch at the top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from offprints.shared.experiment import states
+from offprints.shared.usage import UsageError, as_usage_error
+
+Function = Callable[[], dict[str, Any]]
+
+
+class UnitError(RuntimeError):
+    """A unit failed; its cause is the original error."""
+
+
+class _WorkerTracebackError(Exception):
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker process does before its first unit, so that it computes as this one does."""
+
+    module: str  # of the paper; imported while other processes already work
+    deterministic: bool
+
+
+def unit_seed(seed: int, key: str) -> int:
+    """The seed of the global random streams in one unit: its own, whatever ran before it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "little")
+
+
+def compute(key: str, function: Function, seed: int) -> states.Packed:
+    """The unit's result, its random streams its own and those outside untouched.
+
+    Raises:
+        UnitError: the function failed or returned something that cannot be stored.
+        UsageError: it failed for want of data, an extra or space.
+    """
+    from offprints.shared.device import local_seed
+
+    try:
+        with local_seed(unit_seed(seed, key)):
+            value = function()
+        if not isinstance(value, dict):
+            raise TypeError(f"a unit returns a dict, got {type(value).__name__}")
+        return states.pack(value)
+    except Exception as error:
+        usage = as_usage_error(error)
+        if usage is not None:
+            raise usage from error
+        raise UnitError(f"unit {key!r} failed: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch and BLAS on one thread inside the block."""
+    import torch
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Pool:
+    """Computes units in this process and, beside it, in worker processes that live until :meth:`close`.
+
+    This process starts at once, while the workers still import torch: with short units none of them is waited for.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._workers: list[_Worker] = []
+
+    def run(
+        self, jobs: Mapping[str, Function], seed: int, workers: int, store: Callable[[str, states.Packed], None]
+    ) -> None:
+        """Compute all jobs and ``store`` each result, one at a time, as soon as it is there.
+
+        After a failure, or Ctrl-C, the workers are ended; what was stored remains.
+
+        Raises:
+            TypeError: there are to be several processes and a job cannot be pickled.
+            UnitError: a job failed.
+        """
+        helpers = min(workers, len(jobs), _cores()) - 1
+        pickled = {key: _pickle(key, function) for key, function in jobs.items()} if workers > 1 else {}
+        queue, lock = deque(jobs), threading.Lock()
+        errors: list[BaseException] = []
+
+        def take() -> str | None:
+            try:
+                return queue.popleft()
+            except IndexError:
+                return None
+
+        def serve(worker: _Worker) -> None:
+            try:
+                while queue and not worker.ready():
+                    pass
+                while (key := take()) is not None:
+                    result = worker.compute(key, pickled[key], seed)
+                    with lock:
+                        store(key, result)
+            except BaseException as error:
+                queue.clear()
+                errors.append(error)
+
+        while len(self._workers) < helpers:
+            self._workers.append(_Worker(self._setup))
+        threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in self._workers[:helpers]]
+        for thread in threads:
+            thread.start()
+        try:
+            with one_thread():
+                while (key := take()) is not None:
+                    result = compute(key, jobs[key], seed)
+                    with lock:
+                        store(key, result)
+            for thread in threads:
+                thread.join()
+            if errors:
+                raise errors[0]
+        except BaseException:
+            queue.clear()
+            self.close()
+            for thread in threads:
+                thread.join()
+            raise
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers.clear()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _pickle(key: str, function: Function) -> bytes:
+    try:
+        return pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            f"unit {key!r} cannot be sent to another process: use a function at the top of a module, with"
+            f" functools.partial for its arguments, or workers=1 ({error})"
+        ) from error
+
+
+class _Worker:
+    """One process, spawned so that it inherits no thread and no state of this one."""
+
+    def __init__(self, setup: Setup) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, setup), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._ready = False
+
+    def ready(self) -> bool:
+        """Whether it has imported the paper; looks for a moment."""
+        if not self._ready and self._connection.poll(0.02):
+            self._receive("its start")
+            self._ready = True
+        return self._ready
+
+    def compute(self, key: str, function: bytes, seed: int) -> states.Packed:
+        self._connection.send((key, function, seed))
+        return states.from_bytes(self._receive(f"unit {key!r}"))
+
+    def _receive(self, what: str) -> bytes:
+        try:
+            data, error, text = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise UnitError(f"{what} failed: its process ended with exit code {self._process.exitcode}") from None
+        if error is None:
+            return bytes(data)
+        raise error from _WorkerTracebackError(text)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+def _work(connection: Connection, setup: Setup) -> None:
+    """A worker process: import, then compute what comes until the connection ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"  # libraries read it when they are loaded, below
+    import torch
+
+    from offprints.shared.device import seed_everything
+
+    torch.set_num_threads(1)
+    seed_everything(0, deterministic=setup.deterministic)
+    if setup.module != "__main__":
+        importlib.import_module(setup.module)
+    connection.send((b"", None, ""))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            key, function, seed = connection.recv()
+            try:
+                answer: tuple[Any, ...] = (states.to_bytes(compute(key, pickle.loads(function), seed)), None, "")
+            except (UnitError, UsageError) as error:
+                shown = error.__cause__ if isinstance(error, UnitError) else error
+                answer = (b"", type(error)(str(error)), "".join(traceback.format_exception(shown)))
+            connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        sys.stderr.flush()
+        os._exit(1)
