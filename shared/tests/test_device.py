@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from offprints.shared.device import (
+    autocast,
+    compile,
+    float32_region,
+    local_seed,
+    make_generator,
+    map_batches,
+    peak_memory_mib,
+    reset_peak_memory,
+    resolve_device,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+)
+
+
+def draws() -> list[float]:
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(()).item()]  # noqa: NPY002
+
+
+def test_resolve_device() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_device(None, like=torch.zeros(1)) == torch.device("cpu")
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == resolve_device().type == best
+    with pytest.raises(ValueError, match="'toaster'"):
+        resolve_device("toaster")
+    with pytest.raises(ValueError, match="not available"):
+        resolve_device("cuda:77")
+    with pytest.raises(TypeError, match="int"):
+        resolve_device(0)  # type: ignore[arg-type]
+
+
+def test_seed_everything() -> None:
+    with local_seed(0):
+        seed_everything(3)
+        first = draws()
+        seed_everything(3)
+        assert draws() == first
+        seed_everything(4)
+        assert draws() != first
+    with pytest.raises(ValueError, match="seed"):
+        seed_everything(-1)
+
+
+def test_rng_state_survives_a_file(tmp_path: Path) -> None:
+    draws()  # leaves a Gaussian in reserve in Python's and NumPy's streams
+    save_file(rng_state(), tmp_path / "state.safetensors")
+    expected = draws()
+    draws()
+    set_rng_state(load_file(tmp_path / "state.safetensors"))
+    assert draws() == expected
+    with pytest.raises(ValueError, match="lacks python"):
+        set_rng_state({})
+
+
+def test_local_seed_restores_every_stream() -> None:
+    before = rng_state()
+    with local_seed(7):
+        inside = draws()
+    after = rng_state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(RuntimeError, match="inside"), local_seed(7):
+        assert draws() == inside
+        raise RuntimeError("inside")
+    assert all(torch.equal(value, rng_state()[name]) for name, value in before.items())
+    with local_seed(None):
+        draws()
+    assert not torch.equal(before["torch"], rng_state()["torch"])
+
+
+def test_make_generator() -> None:
+    assert torch.equal(torch.rand(3, generator=make_generator(1)), torch.rand(3, generator=make_generator(1)))
+    with pytest.raises(ValueError, match="seed"):
+        make_generator(-1)
+
+
+def test_autocast() -> None:
+    a = torch.ones(2, 2)
+    with autocast("bfloat16", "cpu"):
+        assert (a @ a).dtype == torch.bfloat16
+        with float32_region("cpu"):
+            assert (a @ a).dtype == torch.float32
+    with autocast("float32", "cpu"):
+        assert (a @ a).dtype == torch.float32
+    with pytest.raises(ValueError, match="precision"):
+        autocast("float8", "cpu")  # type: ignore[arg-type]
+
+
+def test_compile_equals_eager() -> None:
+    layer = nn.Linear(3, 2)
+    x = torch.randn(4, 3)
+    assert compile(layer, enabled=False) is layer
+    torch.testing.assert_close(compile(layer, enabled=True, backend="aot_eager")(x), layer(x))
+
+
+def test_compile_falls_back_with_one_warning() -> None:
+    def broken_backend(graph: object, inputs: object) -> object:
+        raise RuntimeError("no kernel for this")
+
+    call = compile(lambda t: t * 2, enabled=True, backend=broken_backend)
+    with pytest.warns(RuntimeWarning, match="uncompiled") as caught:
+        assert call(torch.ones(1)).item() == 2
+        assert call(torch.ones(1)).item() == 2
+    assert len(caught) == 1
+
+
+def test_compile_does_not_hide_errors_of_the_function() -> None:
+    def fails(t: torch.Tensor) -> torch.Tensor:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        compile(fails, enabled=True, backend="eager")(torch.ones(1))
+
+
+def test_peak_memory_counts_an_allocation() -> None:
+    reset_peak_memory("cpu")
+    before = peak_memory_mib("cpu")
+    block = np.ones(64 * 2**20, dtype=np.uint8)
+    assert peak_memory_mib("cpu") >= before + 32
+    del block
+
+
+@pytest.mark.gpu
+def test_gpu_streams_and_memory() -> None:
+    state = rng_state("cuda")
+    first = torch.rand(3, device="cuda")
+    set_rng_state(state)
+    assert torch.equal(torch.rand(3, device="cuda"), first)
+    with local_seed(5):
+        torch.rand(3, device="cuda")
+    reset_peak_memory("cuda")
+    block = torch.ones(2**20, device="cuda")
+    assert peak_memory_mib("cuda") >= 4
+    del block
+
+
+class TwoModes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.frozen = nn.BatchNorm1d(3).eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.frozen(self.norm(x))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_map_batches(batch_size: int) -> None:
+    model = TwoModes().double()
+    x = torch.randn(10, 3, dtype=torch.float64)
+    result = map_batches(model, x, batch_size=batch_size, device="cpu")
+    expected = x / math.sqrt(1 + 1e-5) ** 2
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=0)
+    assert not result.requires_grad
+    assert model.norm.training
+    assert not model.frozen.training
+    assert int(model.norm.num_batches_tracked) == 0
+    torch.testing.assert_close(map_batches(torch.add, x, x, batch_size=batch_size), x + x)
+
+
+def test_map_batches_refuses() -> None:
+    x = torch.zeros(2, 3)
+    for call, word in (
+        (lambda: map_batches(torch.neg, batch_size=1), "at least one"),
+        (lambda: map_batches(torch.add, x, x[:1], batch_size=1), "length"),
+        (lambda: map_batches(torch.neg, x[:0], batch_size=1), "empty"),
+        (lambda: map_batches(torch.neg, x, batch_size=0), "batch_size"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            call()
+
+
+def test_map_batches_restores_the_mode_after_an_error() -> None:
+    model = TwoModes()
+    with pytest.raises(ValueError, match="2D or 3D"):
+        map_batches(model, torch.zeros(2, 3, 1, 1), batch_size=1)
+    assert model.norm.training

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError as SklearnNotFittedError
+
+from offprints.shared import validation
+from offprints.shared.testing import check_errors
+from offprints.shared.validation import (
+    as_features,
+    check_choice,
+    check_fitted,
+    check_labels,
+    check_monotone,
+    check_number,
+    check_probabilities,
+    check_same_device,
+    check_same_length,
+    check_same_shape,
+    check_tensor,
+    like_input,
+    reduce,
+    require,
+    should_check,
+)
+
+x = torch.zeros(2, 3)
+nan = torch.tensor([[0.0, math.nan]])
+labels = torch.tensor([0, 2, -100])
+
+BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: check_tensor([1.0], "x"), TypeError, "x"),  # type: ignore[arg-type]
+    (lambda: check_tensor(x.long(), "x"), TypeError, "int64"),
+    (lambda: check_tensor(x, "x", ndim=3), ValueError, "3 dimensions"),
+    (lambda: check_tensor(x, "x", ndim=(3, 4)), ValueError, "3 or 4"),
+    (lambda: check_tensor(x, "x", shape=(None, 4)), ValueError, "(*, 4)"),
+    (lambda: check_tensor(x, "x", shape=(2, 3, 1)), ValueError, "shape"),
+    (lambda: check_tensor(x[:0], "x"), ValueError, "empty"),
+    (lambda: check_tensor(nan, "x"), ValueError, "finite"),
+    (lambda: check_tensor(nan / 0, "x"), ValueError, "finite"),
+    (lambda: check_same_shape(x, x.T, ("a", "b")), ValueError, "a and b"),
+    (lambda: check_same_length(x, [1], ("a", "b")), ValueError, "2 and 1"),
+    (lambda: check_same_device(x, x.to("meta"), names=("a", "b")), ValueError, "meta"),
+    (lambda: check_labels([0], "y"), TypeError, "list"),  # type: ignore[arg-type]
+    (lambda: check_labels(labels.double(), "y"), TypeError, "float64"),
+    (lambda: check_labels(labels > 0, "y"), TypeError, "bool"),
+    (lambda: check_labels(labels, "y", num_classes=3), ValueError, "got -100"),
+    (lambda: check_labels(labels, "y", num_classes=2, ignore_index=-100), ValueError, "[0, 2) or -100, got 2"),
+    (lambda: check_labels(labels, "y", length=2), ValueError, "length 2"),
+    (lambda: check_labels(labels[:0], "y"), ValueError, "empty"),
+    (lambda: check_number(True, "v"), TypeError, "v"),
+    (lambda: check_number("1", "v"), TypeError, "str"),  # type: ignore[arg-type]
+    (lambda: check_number(1.5, "v", integer=True), TypeError, "integer"),
+    (lambda: check_number(math.nan, "v", low=0), ValueError, "nan"),
+    (lambda: check_number(math.inf, "v", low=0), ValueError, "[0, inf)"),
+    (lambda: check_number(math.inf, "v"), ValueError, "finite"),
+    (lambda: check_number(0, "v", low=0, open_low=True), ValueError, "(0"),
+    (lambda: check_number(1, "v", high=1, open_high=True), ValueError, "1)"),
+    (lambda: check_choice("x", "v", ("a", "b")), ValueError, "'a', 'b'"),
+    (lambda: check_choice([], "v", {"a"}), ValueError, "v"),
+    (lambda: check_probabilities(torch.tensor([0.5, 0.4]), "p"), ValueError, "sum to 1"),
+    (lambda: check_probabilities(torch.tensor([1.5, -0.5]), "p"), ValueError, "negative"),
+    (lambda: check_probabilities(torch.tensor(1.0), "p"), ValueError, "scalar"),
+    (lambda: check_monotone(torch.tensor([0.0, 0.0]), "t"), ValueError, "strictly increasing"),
+    (lambda: check_monotone(torch.tensor([0.0, 1.0]), "t", increasing=False), ValueError, "decreasing"),
+    (lambda: check_monotone(x, "t"), ValueError, "1 dimensions"),
+    (lambda: reduce(x, "max"), ValueError, "reduction"),  # type: ignore[arg-type]
+    (lambda: reduce(x, "sum", weight=x.T), ValueError, "weight"),
+    (lambda: as_features(np.zeros((2, 2), dtype=int), "X"), TypeError, "int64"),
+    (lambda: as_features(None, "X"), TypeError, "NoneType"),
+    (lambda: as_features(np.zeros(3), "X"), ValueError, "2 dimensions"),
+    (lambda: as_features(np.full((1, 1), np.nan), "X"), ValueError, "finite"),
+]
+
+
+def test_bad_input() -> None:
+    check_errors(BAD)
+
+
+def test_good_input_passes() -> None:
+    assert check_tensor(x, "x", ndim=2, shape=(2, None)) is x
+    check_tensor(nan, "x", finite=False)
+    check_tensor(x[:0], "x", allow_empty=True)
+    checked = check_labels(labels.to(torch.int16), "y", length=3, num_classes=3, ignore_index=-100)
+    assert checked.dtype == torch.int64
+    check_number(np.float32(0.5), "v", low=0, high=1)
+    check_number(math.inf, "v", low=0, high=math.inf)
+    check_number(np.int64(3), "v", low=3, high=3, integer=True)
+    check_probabilities(torch.tensor([0.3333, 0.6666]), "p")
+    check_monotone(torch.tensor([0.0, 0.0, 1.0]), "t", strict=False)
+
+
+def test_probabilities_tolerance_goes_by_the_type() -> None:
+    off = torch.tensor([0.5, 0.5001])
+    check_probabilities(off, "p")
+    with pytest.raises(ValueError, match="sum"):
+        check_probabilities(off.double(), "p")
+    with pytest.raises(ValueError, match="sum"):
+        check_probabilities(off, "p", atol=1e-6)
+
+
+def test_values_are_not_checked_where_they_would_cost() -> None:
+    # A tensor on the meta device has no values: only the structure can have been checked.
+    elsewhere = x.to("meta")
+    assert should_check(x)
+    assert not should_check(x, elsewhere)
+    assert not should_check(x, validate=False)
+    assert should_check(elsewhere, validate=True)
+    check_tensor(nan, "x", validate=False)
+
+
+def test_values_are_left_out_under_compile() -> None:
+    def checked(t: torch.Tensor) -> torch.Tensor:
+        return check_tensor(t, "t", ndim=1) * 2
+
+    compiled = torch.compile(checked, backend="eager", fullgraph=True)
+    assert compiled(torch.ones(2)).tolist() == [2, 2]
+    assert compiled(torch.full((2,), math.nan)).isnan().all()
+
+
+def test_reduce() -> None:
+    values = torch.tensor([1.0, 2.0])
+    weight = torch.tensor([3.0, 1.0])
+    assert reduce(values, "mean") == 1.5
+    assert reduce(values, "sum", weight=weight) == 5
+    assert reduce(values, "none") is values
+
+
+def test_missing_extra_names_the_command() -> None:
+    assert require("math", package="shared", extra="vision") is math
+    with pytest.raises(ImportError, match=r"pip install 'offprints-lct\[fid\]'"):
+        require("no_such_module.inner", package="lct", extra="fid")
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_features_round_trip(writeable: bool) -> None:
+    array = np.arange(6.0).reshape(2, 3)[:, ::-1]
+    array.flags.writeable = writeable
+    features = as_features(array, "X", dtype=torch.float32)
+    assert features.dtype == torch.float32
+    np.testing.assert_array_equal(like_input(features, array), array)
+    assert isinstance(like_input(features, features), torch.Tensor)
+
+
+def test_not_fitted() -> None:
+    class Estimator:
+        weights_ = None
+
+    with pytest.raises(validation.NotFittedError, match="Estimator is not fitted") as caught:
+        check_fitted(Estimator(), "weights_")
+    assert isinstance(caught.value, SklearnNotFittedError)
+    assert isinstance(caught.value, RuntimeError)
+    assert type(pickle.loads(pickle.dumps(caught.value))) is validation.NotFittedError
+    with pytest.raises(AttributeError):
+        _ = validation.no_such_name
