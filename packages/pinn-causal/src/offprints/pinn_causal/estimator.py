@@ -140,7 +140,7 @@ class CausalPINN(BaseEstimator):
         else:
             eps = tuple(self.eps)
         try:
-            EpsilonSchedule((1.0,) if eps == (0,) else eps, threshold=self.threshold)
+            EpsilonSchedule(eps if any(eps) or not eps else (1.0,), threshold=self.threshold)
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("values", "eps", 1)) from None
         for name, low in (("n_t", 2), ("n_x", 1), ("n_windows", 1), ("decay_steps", 1), ("max_steps", 1)):
@@ -214,7 +214,7 @@ class CausalPINN(BaseEstimator):
             for name in ("nets_", "edges_"):
                 self.__dict__.pop(name, None)
             raise
-        if settings.eps != (0,) and not all(self.converged_):
+        if any(settings.eps) and not all(self.converged_):
             failed = [i for i, converged in enumerate(self.converged_) if not converged]
             warnings.warn(
                 f"{len(failed)} of {len(self.converged_)} windows did not reach min w > {self.threshold} within "
@@ -343,38 +343,38 @@ class _Progress:
         while self.pending:
             if self.trainer is None:
                 self.trainer = self._make_trainer()
-            trainer, (length, halved) = self.trainer, self.pending[0]
-            while not trainer.done:
-                eps = trainer.eps
-                try:
-                    trainer.step()
-                    self.steps += 1
-                    if not trainer.due:
-                        continue
-                    record, weights = trainer.check()
-                except FloatingPointError:
-                    raise FloatingPointError(
-                        f"the loss is NaN or infinite in window {len(self.nets)} at eps={eps:g}, step {self.steps}"
-                    ) from None
-                self.elapsed = time.monotonic() - started
-                record = {"step": self.steps, "window": len(self.nets)} | record | {"seconds": self.elapsed}
-                self.history.append(record)
-                self.weights.append(weights.cpu())
-                if trainer.done:
-                    self._finish_window(trainer, length, halved)
-                self._show()
-                if self.run is not None:
-                    numbers = {k: v for k, v in record.items() if k not in ("step", "seconds")}
-                    self.run.log(self.steps, **numbers)
-                    self.run.checkpoint(self.steps, self.state_dict())
-                if self.estimator.callback is not None:
-                    self.estimator.callback(self.estimator)
+            trainer, window = self.trainer, len(self.nets)
+            numbers, weights = self._until_check(trainer)
+            self.elapsed = time.monotonic() - started
+            self.history.append({"step": self.steps, "window": window} | numbers | {"seconds": self.elapsed})
+            self.weights.append(weights.cpu())
+            if trainer.done:
+                self._finish_window(trainer)
+            self._show()
+            if self.run is not None:
+                self.run.log(self.steps, window=window, **numbers)
+                self.run.checkpoint(self.steps, self.state_dict())
+            if self.estimator.callback is not None:
+                self.estimator.callback(self.estimator)
         self._show()
 
-    def _finish_window(self, trainer: WindowTrainer, length: float, halved: int) -> None:
+    def _until_check(self, trainer: WindowTrainer) -> tuple[dict[str, float], Tensor]:
+        eps = trainer.eps
+        try:
+            while True:
+                self.steps += 1
+                trainer.step()
+                if trainer.due:
+                    return trainer.check()
+        except FloatingPointError:
+            raise FloatingPointError(
+                f"the loss is NaN or infinite in window {len(self.nets)} at eps={eps:g}, step {self.steps}"
+            ) from None
+
+    def _finish_window(self, trainer: WindowTrainer) -> None:
         """Hand the end state over; or, where the window failed and may be halved, begin it again as two."""
         self.trainer = None
-        self.pending.pop(0)
+        length, halved = self.pending.pop(0)
         if not trainer.converged and trainer.schedule is not None and halved < self.estimator.max_halvings:
             self.pending[:0] = [(length / 2, halved + 1)] * 2
             return

@@ -82,7 +82,7 @@ def compose(fn: Callable[[Tensor], Tensor], coefficients: list[Tensor]) -> list[
         lower = all_orders(order - 1)
 
         def upper(s: Tensor) -> tuple[Tensor, ...]:
-            values, tangents = torch.func.jvp(lower, (s,), (torch.ones_like(s),))
+            values, tangents, *_ = torch.func.jvp(lower, (s,), (torch.ones_like(s),))
             return (*values, tangents[-1])
 
         return upper

@@ -22,7 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Reference(NamedTuple):
-    """A solution in one space dimension: ``u`` is ``(n_t, n_x)``, ``x`` uniform over one ``period``, without its end."""
+    """A solution in one space dimension: ``u`` is ``(n_t, n_x)``, ``x`` uniform over a ``period``, without its end."""
 
     t: Array
     x: Array

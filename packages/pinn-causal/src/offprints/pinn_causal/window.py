@@ -59,7 +59,9 @@ class WindowTrainer:
         self.problem, self.net, self.state, self.grid = problem, net, state, grid
         self.length, self.settings = length, settings
         self.like = grid
-        self.schedule = None if settings.eps == (0,) else EpsilonSchedule(settings.eps, threshold=settings.threshold)
+        self.schedule: EpsilonSchedule | None = None
+        if any(settings.eps):
+            self.schedule = EpsilonSchedule(settings.eps, threshold=settings.threshold)
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         fused = grid.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, betas=(0.9, 0.999), eps=1e-8, fused=fused)
@@ -76,7 +78,9 @@ class WindowTrainer:
         per_time = -(-settings.n_x // world_size()) if problem.domain else 1
         chunks = -(-settings.n_t * per_time // points)
         self.chunk = -(-settings.n_t // min(chunks, settings.n_t))
-        self.fixed = self._grid_batch(self.length * (1 + settings.extend if settings.sampling == "grid" else 1))
+        self.fixed: tuple[Tensor, Tensor | None] = self._grid_batch(
+            self.length * (1 + settings.extend if settings.sampling == "grid" else 1)
+        )
         self.batch = self.fixed
 
     @property
@@ -180,7 +184,7 @@ class WindowTrainer:
         s = self.settings
         return self.step_count % s.check_every == 0 or self.steps_of_eps >= s.max_steps
 
-    def check(self) -> tuple[dict[str, Any], Tensor]:
+    def check(self) -> tuple[dict[str, float], Tensor]:
         """Return losses and smallest weight on the batch just used, and the weights on the fixed grid; advance eps.
 
         Raises:
