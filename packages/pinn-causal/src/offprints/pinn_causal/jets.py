@@ -8,6 +8,7 @@ normalized coefficients; any other callable is differentiated by nested `torch.f
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
@@ -88,7 +89,11 @@ def compose(fn: Callable[[Tensor], Tensor], coefficients: list[Tensor]) -> list[
         return upper
 
     start = coefficients[0].new_zeros(())
-    return [c / math.factorial(k) for k, c in enumerate(all_orders(len(coefficients) - 1)(start))]
+    with warnings.catch_warnings():
+        # The first use of forward mode makes torch warn of its own scripted decompositions.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+        values = all_orders(len(coefficients) - 1)(start)
+    return [c / math.factorial(k) for k, c in enumerate(values)]
 
 
 def derivatives(

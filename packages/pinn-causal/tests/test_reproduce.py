@@ -1,8 +1,0 @@
-import json
-
-
-def test_smoke(cli, tmp_path) -> None:
-    run = cli("run", "pinn-causal", "--preset", "smoke", "--out", str(tmp_path))
-    assert run.returncode == 0, run.stderr
-    (result,) = tmp_path.glob("pinn-causal/*/result.json")
-    assert json.loads(result.read_text())["paper"] == "pinn-causal"
