@@ -8,7 +8,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from offprints.shared.testing import check_estimator
-from offprints.shared.validation import as_features, check_fitted, like_input
+from offprints.shared.validation import as_features, check_fitted, check_labels, like_input
 
 
 class Good(ClassifierMixin, BaseEstimator):
@@ -20,9 +20,9 @@ class Good(ClassifierMixin, BaseEstimator):
 
     def check(self, X, y):
         X = as_features(X, "X")
-        labels = torch.as_tensor(y)
-        if len(labels) != len(X):
-            raise ValueError("X and y must have the same length")
+        labels = check_labels(torch.as_tensor(y), "y", length=len(X))
+        if labels.ndim != 1:
+            raise ValueError(f"y must have one dimension, got shape {tuple(labels.shape)}")
         return X, labels
 
     def learn(self, X, labels):
@@ -51,7 +51,8 @@ class Good(ClassifierMixin, BaseEstimator):
         return like_input(self.scores(X).softmax(1), X)
 
     def predict(self, X):
-        return like_input(torch.from_numpy(self.classes_)[self.scores(X).argmax(1)], X)
+        best = self.scores(X).argmax(1)
+        return like_input(torch.from_numpy(self.classes_)[best], X)
 
 
 class Converts(Good):
@@ -132,7 +133,8 @@ class NotNormalized(Good):
 
 class PredictsLeast(Good):
     def predict(self, X):
-        return like_input(torch.from_numpy(self.classes_)[self.scores(X).argmin(1)], X)
+        worst = self.scores(X).argmin(1)
+        return like_input(torch.from_numpy(self.classes_)[worst], X)
 
 
 class BatchNormalized(Good):
@@ -167,6 +169,24 @@ class CutsLabels(Good):
         return super().check(X[: len(y)], y)
 
 
+class RoundsLabels(Good):
+    def check(self, X, y):
+        return super().check(X, torch.as_tensor(y).long())
+
+
+class FlattensLabels(Good):
+    def check(self, X, y):
+        return super().check(X, y[:, 0] if y.ndim == 2 else y)
+
+
+class TakesTargets(Good):
+    """Regression that lets NaN through."""
+
+    def fit(self, X, y):
+        super().fit(X, torch.as_tensor(y).nan_to_num().round().long())
+        return self
+
+
 class CutsFeatures(Good):
     def scores(self, X):
         check_fitted(self, "means_")
@@ -178,6 +198,12 @@ class ForgetsFirst(Good):
         if hasattr(self, "means_"):
             self.means_ = self.means_ * 0
         return super().fit(X, y)
+
+
+class Verbose(Good):
+    def learn(self, X, labels):
+        self.history = [len(X)]
+        return super().learn(X, labels)
 
 
 BROKEN = [
@@ -200,6 +226,8 @@ BROKEN = [
     ("bad data", TakesNaN),
     ("bad data", TakesIntegers),
     ("bad data", CutsLabels),
+    ("bad data", RoundsLabels),
+    ("bad data", FlattensLabels),
     ("bad data", CutsFeatures),
     ("rejected fit", ForgetsFirst),
 ]
@@ -223,14 +251,17 @@ def test_good_estimator_passes(data) -> None:
     check_estimator(Good(random_state=3), (data[0].numpy(), data[1].numpy()), methods=["predict"])
 
 
+def test_targets_are_checked(data) -> None:
+    with pytest.raises(AssertionError, match="bad data: fit with y with NaN: ValueError expected"):
+        check_estimator(TakesTargets(), (data[0], data[1].float()))
+
+
 def test_scikit_learns_checks_run(data) -> None:
-    expected = {
-        "check_classifiers_one_label": "text labels",
-        "check_estimators_dtypes": "integers are refused",
-    }
-    with pytest.raises(AssertionError, match="Good: scikit-learn: raised") as caught:
-        check_estimator(Good(), data, expected_failed_checks=expected)
-    assert caught.value.__cause__ is not None
+    check_estimator(Good(), data, expected_failed_checks={})
+    with pytest.raises(AssertionError, match="checks fail: check_dont_overwrite_parameters"):
+        check_estimator(Verbose(), data, expected_failed_checks={})
+    with pytest.raises(AssertionError, match="expected to fail, but not failing: check_dict_unchanged"):
+        check_estimator(Good(), data, expected_failed_checks={"check_dict_unchanged": "thought so"})
 
 
 def test_estimator_without_methods_is_refused() -> None:

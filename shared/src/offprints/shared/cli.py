@@ -39,6 +39,11 @@ def guarded(run: Callable[[], int]) -> int:
     """The exit status of ``run``, what it raises told on stderr: in one line where the error is the user's."""
     try:
         return run()
+    except SystemExit as stop:  # tyro's --help
+        return stop.code if isinstance(stop.code, int) else 0
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt as interrupt:
         folder = str(interrupt)
         _say("interrupted" + (f"; --resume {folder} goes on from what is stored" if folder else ""))
@@ -110,14 +115,14 @@ def _info(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    if "--all" in argv and not (argv and not argv[0].startswith("-")):
-        from offprints.shared.experiment.everything import run_all
-
-        return run_all([argument for argument in argv if argument != "--all"])
-    if argv and argv[0] in ("-h", "--help"):
-        _write(HELP)
-        return 0
     if not argv or argv[0].startswith("-"):
+        if "-h" in argv or "--help" in argv:
+            _write(HELP)
+            return 0
+        if "--all" in argv:
+            from offprints.shared.experiment.everything import run_all
+
+            return run_all([argument for argument in argv if argument != "--all"])
         raise UsageError("the paper's name comes first: offprints run NAME [flags], or offprints run --all")
     outcome = run_one(argv[0], argv[1:])
     if _speaks():

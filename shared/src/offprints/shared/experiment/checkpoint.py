@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ def save(folder: Path, state: Any, *, step: int, **about: Any) -> None:
     folder.mkdir(exist_ok=True)
     last = newest(folder)
     serial = 1 + (0 if last is None else int(last.name.partition("-")[0]))
-    kept = states.save(folder / f"{serial:09d}-step{step}.json", packed, step=step, **about)
-    others = [file for file in folder.iterdir() if file not in kept]  # also what a killed writer left
+    tidy(folder, states.save(folder / f"{serial:09d}-step{step}.json", packed, step=step, **about))
+
+
+def tidy(folder: Path, kept: Sequence[Path]) -> None:
+    """Remove all but the files ``kept``: older checkpoints and what a killed writer left."""
+    others = [file for file in folder.glob("*") if file not in kept]
     for file in sorted(others, key=lambda file: file.suffix != ".json"):  # first what makes a state complete
         file.unlink(missing_ok=True)

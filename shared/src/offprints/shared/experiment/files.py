@@ -7,23 +7,24 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, name: Callable[[], Path] | None = None) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; what was written there is on disk before it gets its name.
 
-    Whoever looks finds the old file or the whole new one. On an error the temporary file is removed.
+    That name is ``path``, or ``name()`` where it depends on what was written. Whoever looks finds the old file or the
+    whole new one. On an error the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, path if name is None else name())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -83,7 +83,7 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any]:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(f"{_first_sentence(said.getvalue())} (see {prog} --help)") from None
+        raise UsageError(f"{_one_line(said.getvalue())} (see {prog} --help)") from None
     except (TypeError, ValueError) as error:  # the config's own checks
         raise UsageError(str(error)) from error
     sys.stderr.write(said.getvalue())  # warnings
@@ -101,20 +101,31 @@ def _value(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
-def _first_sentence(box: str) -> str:
+# tyro's words, and ours for people who do not read Python
+_PLAINER = (
+    (r"Unrecognized options?: (--?[^\s,]+).*", r"there is no flag \1"),
+    (r"Unrecognized options?: ([^\s,]+).*", r"\1 belongs to no flag"),
+    (r"Error parsing (\S+): invalid literal for int\(\).*: (.+)", r"\1 must be an integer, got \2"),
+    (r"Error parsing (\S+): could not convert string to float: (.+)", r"\1 must be a number, got \2"),
+    (r"Error parsing (\S+): Could not find valid parse for arguments: (.+)", r"\1 cannot be \2"),
+    (r"invalid choice (.+) for argument '(.+)'. Expected one of \((.+?),?\)", r"\2 must be one of \3, got \1"),
+    (r"Missing value for argument '(.+)'.*", r"\1 needs a value"),
+)
+
+
+def _one_line(box: str) -> str:
     """What tyro says in a box of several paragraphs, as one line."""
     lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in box.splitlines()]
-    told, meant = [], ""
-    rules = 0
+    paragraphs: list[list[str]] = [[]]
     for line in lines:
-        if re.match(r"[╭╰]", line):
-            continue
         if re.match(r"─+$", line):
-            rules += 1
-        elif rules == 0:
-            told.append(line)
-        elif not meant and line.startswith("--") and "Perhaps you meant:" in lines:
-            meant = line.split()[0].rstrip(",")
-    sentence = " ".join(" ".join(told).split()).rstrip(".")
-    sentence = sentence[:1].lower() + sentence[1:]
-    return f"{sentence}; did you mean {meant}?" if meant else sentence
+            paragraphs.append([])
+        elif not re.match(r"[╭╰]", line):
+            paragraphs[-1].append(line)
+    told = " ".join(" ".join(paragraphs[0]).split()).rstrip(".")
+    for pattern, plainer in _PLAINER:
+        told = re.sub(f"^{pattern}$", plainer, told)
+    for paragraph in paragraphs[1:]:
+        if paragraph[0] == "Perhaps you meant:":
+            return f"{told}; did you mean {paragraph[1].split()[0].rstrip(',')}?"
+    return told

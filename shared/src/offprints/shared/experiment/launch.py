@@ -20,6 +20,7 @@ from offprints.shared.experiment import files, ranks, report
 from offprints.shared.experiment.configs import encode
 from offprints.shared.experiment.run import SEEDS_PER_RUN, Run
 from offprints.shared.experiment.settings import Settings
+from offprints.shared.experiment.units import seed_process
 from offprints.shared.usage import UsageError
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ def execute(
 
     import torch
 
-    from offprints.shared.device import reset_peak_memory, resolve_device, seed_everything
+    from offprints.shared.device import reset_peak_memory, resolve_device
     from offprints.shared.distributed import world_size
 
     with ranks.group(device), contextlib.ExitStack() as held:
         try:
             place = resolve_device(device)
         except ValueError as error:
-            raise UsageError(f"--device: {error}") from error
+            raise UsageError(f"--{error}") from error  # "device ..."
         settings = Settings(
             paper=experiment.name,
             version=paper_version(experiment.name),
@@ -98,7 +99,7 @@ def execute(
         folder, threads, result = ranks.on_main(take)
         if result is None:
             torch.set_num_threads(threads)
-            seed_everything(seed, deterministic=place.type == "cpu")
+            seed_process(seed, deterministic=place.type == "cpu")
             reset_peak_memory(place)
             module = experiment.function.__module__
             run = Run(folder, settings, module=module, device=place, resumed=resume is not None)
@@ -143,7 +144,7 @@ def check(folder: Path, settings: Settings) -> int:
     stored = Settings.load(folder)
     free = ("config", "device", "threads")
     differences = {
-        name: (getattr(stored, name), getattr(settings, name))
+        name.replace("_", " "): (getattr(stored, name), getattr(settings, name))
         for name in [field.name for field in dataclasses.fields(Settings)]
         if name not in free
     }

@@ -324,6 +324,9 @@ class Run:
         self._before = max((record["elapsed"] for record in records), default=0.0)
         self._restores = newest is not None
         self._open_log(records[-1]["log_bytes"] if self._restores else 0)
+        if newest is not None:
+            tensors = records[-1]["tensors"]
+            checkpoint.tidy(newest.parent, [newest, newest.with_name(tensors["file"])] if tensors else [newest])
 
     def _open_log(self, length: int = 0) -> None:
         path = self.dir / "metrics.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -205,22 +206,21 @@ def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, s
     """Write ``<stem>-<digest>.safetensors``, a name that no other content has, so that nothing is ever overwritten."""
     import safetensors.torch
 
-    draft = stem.with_name(f".{stem.name}.draft")
-    try:
+    sha256 = ""
+
+    def name() -> Path:
+        return stem.with_name(f"{stem.name}-{sha256[:16]}.safetensors")
+
+    with replacing(stem, name) as temporary:
         try:
-            safetensors.torch.save_file(tensors, draft)
+            safetensors.torch.save_file(tensors, temporary)
         except safetensors.SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
                 raise
-            raise OSError(int(code[1]), "cannot write", str(draft)) from error
-        sha256 = file_digest(draft)
-        path = stem.with_name(f"{stem.name}-{sha256[:16]}.safetensors")
-        with replacing(path) as temporary:
-            draft.replace(temporary)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path, sha256
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(temporary)) from error
+        sha256 = file_digest(temporary)
+    return name(), sha256
 
 
 def read(path: Path, *, fingerprint: str) -> dict[str, Any]:

@@ -49,6 +49,18 @@ def unit_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "little")
 
 
+def seed_process(seed: int, *, deterministic: bool) -> None:
+    """Seed every global random stream, and ask torch for its deterministic algorithms."""
+    import torch
+
+    from offprints.shared.device import seed_everything
+
+    seed_everything(seed)
+    if deterministic:
+        # As use_deterministic_algorithms(True, warn_only=True), which imports torch's compiler: seconds.
+        torch.set_deterministic_debug_mode("warn")
+
+
 def compute(key: str, function: Function, seed: int) -> states.Packed:
     """The unit's result, its random streams its own and those outside untouched.
 
@@ -181,7 +193,7 @@ class _Worker:
     def __init__(self, setup: Setup) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, setup), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, setup))  # no daemon: units may start processes
         self._process.start()
         theirs.close()
         self._ready = False
@@ -194,11 +206,12 @@ class _Worker:
         return self._ready
 
     def compute(self, key: str, function: bytes, seed: int) -> states.Packed:
-        self._connection.send((key, function, seed))
-        return states.from_bytes(self._receive(f"unit {key!r}"))
+        return states.from_bytes(self._receive(f"unit {key!r}", (key, function, seed)))
 
-    def _receive(self, what: str) -> bytes:
+    def _receive(self, what: str, job: tuple[str, bytes, int] | None = None) -> bytes:
         try:
+            if job is not None:
+                self._connection.send(job)
             data, error, text = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -221,10 +234,8 @@ def _work(connection: Connection, setup: Setup) -> None:
         os.environ[f"{library}_NUM_THREADS"] = "1"  # libraries read it when they are loaded, below
     import torch
 
-    from offprints.shared.device import seed_everything
-
     torch.set_num_threads(1)
-    seed_everything(0, deterministic=setup.deterministic)
+    seed_process(0, deterministic=setup.deterministic)
     if setup.module != "__main__":
         importlib.import_module(setup.module)
     connection.send((b"", None, ""))

@@ -133,7 +133,12 @@ def assert_near(actual: Any, expected: Any, what: str, *, rtol: float, atol: flo
 def clone(value: Any) -> Any:
     """Copy a nested value; tensors leave the graph and keep strides and requires_grad."""
     if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_(value.requires_grad)
+        copied = value.detach().clone()
+        if value.layout == torch.strided and 0 not in value.stride():  # clone closes gaps
+            copied = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(
+                copied
+            )
+        return copied.requires_grad_(value.requires_grad)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(clone, value))
     if isinstance(value, list | tuple):

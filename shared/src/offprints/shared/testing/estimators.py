@@ -35,14 +35,32 @@ from offprints.shared.testing._properties import (
     strided,
 )
 
-METHODS = (
-    "predict",
-    "predict_proba",
-    "predict_log_proba",
-    "decision_function",
-    "score_samples",
-    "transform",
-)
+METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform")
+
+_WORDS = "the same error, in other words"
+_TYPE = "a TypeError here"
+# Where offprints' conventions part from scikit-learn's; what the checks are about is covered by *bad data* above.
+DEPARTURES = {
+    "check_estimators_dtypes": f"integers as features: {_TYPE}",
+    "check_classifier_data_not_an_array": f"integers as features: {_TYPE}",
+    "check_regressor_data_not_an_array": f"integers as features: {_TYPE}",
+    "check_transformer_data_not_an_array": f"integers as features: {_TYPE}",
+    "check_dtype_object": f"objects as features: {_TYPE}",
+    "check_complex_data": f"complex features: {_TYPE}",
+    "check_classifiers_classes": f"text as labels: {_TYPE}",
+    "check_classifiers_regression_target": f"fractions as labels: {_TYPE}",
+    "check_supervised_y_no_nan": f"fractions as labels: {_TYPE}",
+    "check_estimators_nan_inf": f"floating labels: {_TYPE}",
+    "check_classifiers_one_label": f"floating labels: {_TYPE}",
+    "check_supervised_y_2d": "a column of labels: a ValueError here",
+    "check_estimator_sparse_tag": _WORDS,
+    "check_estimator_sparse_array": _WORDS,
+    "check_estimator_sparse_matrix": _WORDS,
+    "check_estimators_empty_data_messages": _WORDS,
+    "check_fit2d_predict1d": _WORDS,
+    "check_n_features_in_after_fitting": _WORDS,
+    "check_requires_y_none": _WORDS,
+}
 
 
 def check_estimator(
@@ -61,9 +79,10 @@ def check_estimator(
     self, leaves parameters and data alone), *determinism* (with an integer `random_state`, whatever the global seeds,
     which are left alone), *refit* (forgets), *NumPy and tensors* (the kind that came in comes out, with the same
     values), *probabilities* (rows sum to one; the largest is the prediction), *rows* (results do not depend on the
-    batch), *strided and double* (any strides; float32 and float64), *pickle* (and deepcopy), *bad data* (NaN, infinity,
-    integers, no rows, one axis, y too short, another number of features), *rejected fit* (changes nothing), *device*
-    (CUDA), *scikit-learn* (its own ``check_estimator``, only where `expected_failed_checks` is given).
+    batch), *strided and double* (any strides; float32 and float64), *pickle* (and deepcopy), *bad data* (X with NaN,
+    infinity, integers, no rows, one axis, another number of features; y too short; labels with two axes or fractions;
+    targets with NaN), *rejected fit* (changes nothing), *device* (CUDA), *scikit-learn* (its own ``check_estimator``,
+    only where `expected_failed_checks` is given).
 
     Parameters
     ----------
@@ -77,8 +96,8 @@ def check_estimator(
         Default: those of predict, predict_proba, predict_log_proba, decision_function, score_samples, transform that
         the estimator has.
     expected_failed_checks
-        Name of scikit-learn's check to the reason why it cannot hold; ``{}`` runs all. None runs none: right for X that
-        is not a table.
+        Name of scikit-learn's check to the reason why it cannot hold, beyond `DEPARTURES`; one that holds after all is
+        reported. ``{}`` runs all. None runs none: right for X that is not a table.
     rtol
         How closely float32 results of the same numbers agree, relative to the largest.
     skip
@@ -284,8 +303,15 @@ class _Case:
                 for name, bad, error in cases:
                     expect_error(error, f"{method} with {name} in X", getattr(fitted, method), bad)
         if len(self.numpy) > 1 and isinstance(self.numpy[1], np.ndarray):
-            short = (self.numpy[0], self.numpy[1][:-1], *self.numpy[2:])
-            expect_error(ValueError, "fit with y one row short", self.new().fit, *short)
+            y = self.numpy[1]
+            wrong: list[tuple[str, Any, Any]] = [("one row short", y[:-1], ValueError)]
+            if y.dtype.kind in "iu":
+                wrong += [("with two axes", np.stack([y, y], 1), ValueError)]
+                wrong += [("of fractions", y + 0.5, (TypeError, ValueError))]
+            elif y.dtype.kind == "f":
+                wrong += [("with NaN", np.full_like(y, np.nan), ValueError)]
+            for name, bad, errors in wrong:
+                expect_error(errors, f"fit with y {name}", self.new().fit, x, bad, *self.numpy[2:])
 
     def check_rejected_fit(self) -> None:
         estimator = self.fitted()
@@ -306,8 +332,15 @@ class _Case:
     def check_scikit_learn(self, expected_failed_checks: Mapping[str, str] | None) -> None:
         if expected_failed_checks is None:
             return
+        expected = {**DEPARTURES, **expected_failed_checks}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # convergence on data made to be awkward; checks that do not apply
-            estimator_checks.check_estimator(
-                sklearn_clone(self.estimator), expected_failed_checks=dict(expected_failed_checks), on_skip=None
+            results = estimator_checks.check_estimator(
+                sklearn_clone(self.estimator), expected_failed_checks=expected, on_fail=None, on_skip=None
             )
+        failed = [f"{r['check_name']} ({shorten(r['exception'])})" for r in results if r["status"] == "failed"]
+        if failed:
+            raise AssertionError(f"{len(failed)} of {len(results)} checks fail: {'; '.join(failed)}")
+        failing = {r["check_name"] for r in results if r["status"] == "xfail"}
+        if stale := sorted(expected_failed_checks.keys() - failing):
+            raise AssertionError(f"expected to fail, but not failing: {', '.join(stale)}")

@@ -153,7 +153,7 @@ class _Case:
             raise AssertionError("no result has a gradient, but there are trainable parameters")
         draws = generator(1)
         total = torch.stack([(t * torch.rand(t.shape, generator=draws).to(t)).sum() for t in outputs]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         for name, parameter in trainable.items():
             if parameter.grad is None:
                 raise AssertionError(f"no gradient reaches the parameter {name!r}")

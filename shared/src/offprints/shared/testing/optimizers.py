@@ -81,7 +81,7 @@ class _Problem:
         for parameter in self.params.values():
             parameter.grad = None
         loss = self.loss()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach()
 
     def steps(self, optimizer: torch.optim.Optimizer, count: int) -> None:

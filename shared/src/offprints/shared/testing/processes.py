@@ -55,7 +55,9 @@ def _run(count: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[s
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([__name__])
-    payload = _dumps((fn, args, kwargs, warnings.filters))
+    # A filter of some library's own category would import that library over there.
+    filters = [one for one in warnings.filters if one[2].__module__ == "builtins"]
+    payload = _dumps((fn, args, kwargs, filters))
     children, receivers = [], {}
     with tempfile.TemporaryDirectory() as folder:
         try:

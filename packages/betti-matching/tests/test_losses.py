@@ -1,0 +1,258 @@
+"""The Betti matching loss and its sum with Dice, beyond the golden data and the conformance suite."""
+
+import copy
+import pickle
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from offprints.betti_matching import (
+    BettiMatchingLoss,
+    DiceBettiMatchingLoss,
+    betti_matching_error,
+    betti_matching_loss,
+)
+from offprints.betti_matching.losses import dice_loss
+
+SHAPES = {1: (17,), 2: (8, 9), 3: (5, 4, 5)}
+
+
+def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    pred, target = torch.rand(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    return pred, target
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("construction", ["V", "T"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_every_image_of_a_batch_is_one_loss(ndim: int, construction: str, relative: bool, oracle: ModuleType) -> None:
+    pred, target = images(2, 3, *SHAPES[ndim], seed=ndim)
+    opts: dict[str, Any] = {"construction": construction, "relative": relative, "filtration": "sublevel"}
+    losses = betti_matching_loss(pred, target, reduction="none", **opts)
+    expected = [
+        oracle.oracle_loss(f, g, **opts).sum() for f, g in zip(pred.flatten(0, 1), target.flatten(0, 1), strict=True)
+    ]
+    torch.testing.assert_close(losses, torch.tensor(expected).view(2, 3))
+    torch.testing.assert_close(betti_matching_loss(pred, target, reduction="sum", **opts), losses.sum())
+    torch.testing.assert_close(betti_matching_loss(pred, target, **opts), losses.mean())
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("relative", [False, True])
+def test_bothlevel_is_the_sum_of_both_filtrations(ndim: int, relative: bool) -> None:
+    pred, target = images(1, 2, *SHAPES[ndim])
+    pred.requires_grad_()
+    values = [
+        betti_matching_loss(pred, target, filtration=filtration, relative=relative)
+        for filtration in ("bothlevel", "superlevel", "sublevel")
+    ]
+    torch.testing.assert_close(values[0], values[1] + values[2])
+    gradients = [torch.autograd.grad(value, pred)[0] for value in values]
+    torch.testing.assert_close(gradients[0], gradients[1] + gradients[2])
+
+
+def test_dims_select_terms_of_the_sum() -> None:
+    pred, target = images(2, 1, 5, 5, 4)
+    parts = [betti_matching_loss(pred, target, dims=[k]) for k in range(3)]
+    torch.testing.assert_close(betti_matching_loss(pred, target), sum(parts))
+    torch.testing.assert_close(betti_matching_loss(pred, target, dims=(2, 0)), parts[0] + parts[2])
+
+
+@pytest.mark.parametrize(("filtration", "extreme"), [("superlevel", torch.amax), ("sublevel", torch.amin)])
+def test_reduced_drops_the_essential_bar(filtration: Any, extreme: Any) -> None:
+    pred, target = images(1, 1, 7, 7)
+    whole = betti_matching_loss(pred, target, filtration=filtration)
+    rest = betti_matching_loss(pred, target, filtration=filtration, reduced=True)
+    torch.testing.assert_close(whole - rest, 2 * (extreme(pred) - extreme(target)).square())
+
+
+def test_equal_images_have_no_loss_and_no_gradient() -> None:
+    pred = images(2, 2, 9, 9)[0].requires_grad_()
+    loss = betti_matching_loss(pred, pred.detach().clone(), filtration="bothlevel")
+    loss.backward()
+    assert loss.item() == 0
+    assert pred.grad is not None
+    assert not pred.grad.any()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_constant_prediction_feels_the_essential_bar_only(relative: bool) -> None:
+    target = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
+    target[..., 1:4, 1:4] = 1
+    target[..., 2, 2] = 0
+    target[..., 6:8, 6:8] = 1
+    pred = torch.full_like(target, 0.25, requires_grad=True)
+    loss = betti_matching_loss(pred, target, relative=relative)
+    loss.backward()
+    # The target has two components and a loop; the frame is a third component and closes another loop around them.
+    unmatched = 4 if relative else 2
+    assert loss.item() == pytest.approx(unmatched * 1.0 + 2 * 0.75**2)
+    expected = torch.zeros_like(target)
+    if relative:  # the frame, which all voxels share
+        expected[:] = 4 * (0.25 - 1) / 81
+    else:  # the first voxel
+        expected[..., 0, 0] = 4 * (0.25 - 1)
+    torch.testing.assert_close(pred.grad, expected)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("filtration", ["superlevel", "sublevel", "bothlevel"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_gradient_is_that_of_central_differences(ndim: int, filtration: Any, relative: bool) -> None:
+    # distinct values, far further apart than the differences
+    shape = {1: (9,), 2: (4, 5), 3: (3, 3, 3)}[ndim]
+    generator = torch.Generator().manual_seed(ndim)
+    values = torch.randperm(2 * int(np.prod(shape)), generator=generator).double() / 100
+    pred, target = values.view(2, 1, 1, *shape)
+    pred.requires_grad_()
+    target.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda f, g: betti_matching_loss(f, g, filtration=filtration, relative=relative), (pred, target)
+    )
+
+
+def test_target_gets_a_gradient_only_if_it_asks() -> None:
+    pred, target = images(1, 1, 6, 6)
+    betti_matching_loss(pred.requires_grad_(), target).backward()
+    assert target.grad is None
+    assert not betti_matching_loss(pred.detach(), target).requires_grad
+    betti_matching_loss(pred.detach(), target.requires_grad_()).backward()
+    assert target.grad is not None
+    assert target.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_single_precision(dtype: torch.dtype) -> None:
+    pred, target = images(2, 1, 12, 12, dtype=dtype)
+    pred.requires_grad_()
+    loss = betti_matching_loss(pred, target)
+    loss.backward()
+    assert loss.dtype == dtype
+    assert pred.grad is not None
+    assert pred.grad.dtype == dtype
+    exact = betti_matching_loss(pred.detach().float(), target.float())
+    assert exact.dtype == torch.float32
+    assert loss == exact.to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(betti_matching_loss(pred, target), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_masks_may_be_of_any_integer_type(dtype: torch.dtype) -> None:
+    pred, target = images(2, 1, 8, 8)
+    mask = target > 0.5
+    expected = betti_matching_loss(pred, mask.double())
+    torch.testing.assert_close(betti_matching_loss(pred, mask.to(dtype)), expected, rtol=0, atol=0)
+
+
+def test_modules_apply_the_sigmoid() -> None:
+    logits, target = images(2, 2, 8, 8)
+    logits = 4 * (logits - 0.5)
+    expected = betti_matching_loss(logits.sigmoid(), target, comparison="intersection", dims=(1,))
+    module = BettiMatchingLoss(comparison="intersection", dims=(1,))
+    torch.testing.assert_close(module(logits, target), expected)
+    module = BettiMatchingLoss(comparison="intersection", dims=(1,), from_logits=False)
+    torch.testing.assert_close(module(logits.sigmoid(), target), expected)
+    assert "intersection" in repr(module)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_dice_betti_is_the_weighted_sum(reduction: Any) -> None:
+    logits, target = images(2, 3, 8, 8)
+    target = (target > 0.5).double()
+    loss = DiceBettiMatchingLoss(alpha=0.3, reduction=reduction)
+    assert np.isnan(loss.last_dice)
+    assert np.isnan(loss.last_betti)
+    value = loss(logits, target)
+
+    p = logits.sigmoid()
+    axes = (2, 3)
+    dice = 1 - (2 * (p * target).sum(axes) + 1e-5) / (p.sum(axes) + target.sum(axes) + 1e-5)
+    betti = betti_matching_loss(p, target, reduction="none")
+    each = dice + 0.3 * betti
+    torch.testing.assert_close(value, {"mean": each.mean(), "sum": each.sum(), "none": each}[reduction])
+    torch.testing.assert_close(dice_loss(p, target, reduction="none"), dice)
+    scale = 6 if reduction == "sum" else 1
+    assert isinstance(loss.last_dice, float)
+    assert loss.last_dice == pytest.approx(scale * dice.mean().item())
+    assert loss.last_betti == pytest.approx(scale * betti.mean().item())
+
+
+def test_alpha_may_change_during_training() -> None:
+    logits, target = images(1, 1, 8, 8)
+    loss = DiceBettiMatchingLoss(alpha=0.0)
+    alone = loss(logits, target)
+    assert alone.item() == pytest.approx(loss.last_dice)
+    loss.alpha = 2.0
+    assert loss(logits, target).item() == pytest.approx(loss.last_dice + 2 * loss.last_betti)
+    loss.alpha = -1.0
+    with pytest.raises(ValueError, match="alpha"):
+        loss(logits, target)
+
+
+def test_modules_survive_copies_and_pickles_after_use() -> None:
+    logits, target = images(1, 1, 8, 8)
+    loss = DiceBettiMatchingLoss(relative=True)
+    value = loss(logits.requires_grad_(), target)
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert twin.last_betti == loss.last_betti
+        assert torch.equal(twin(logits, target), value)
+
+
+def test_a_compiled_training_step_has_no_graph_break() -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    loss = DiceBettiMatchingLoss(relative=True, filtration="bothlevel")
+
+    def step(x: Tensor, mask: Tensor) -> Tensor:
+        return loss(model(x), mask)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for seed in range(3):  # another number of bars each time
+        x, mask = images(2, 1, 10, 10, seed=seed, dtype=torch.float32)
+        results = []
+        for function in (step, compiled):
+            model.zero_grad()
+            value = function(x, mask > 0.5)
+            value.backward()
+            assert model.weight.grad is not None
+            results.append((value.detach(), model.weight.grad.clone(), loss.last_betti))
+        torch.testing.assert_close(results[1], results[0])
+
+
+def test_gradient_descent_on_pixels_repairs_a_broken_ring() -> None:
+    axis = torch.arange(24) - 11.5
+    radius = (axis[:, None].square() + axis.square()).sqrt()
+    ring = ((radius > 6) & (radius < 9)).double()[None, None]
+    broken = 0.1 + 0.8 * ring
+    broken[..., 11:13, :] -= 0.6 * ring[..., 11:13, :]  # two gaps, where the ring is faint
+    assert betti_matching_error(broken, ring).item() == 2  # a component too many, no loop
+    pixels = nn.Parameter(broken)
+    optimizer = torch.optim.Adam([pixels], lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        betti_matching_loss(pixels, ring).backward()
+        optimizer.step()
+    assert betti_matching_error(pixels.detach(), ring).item() == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_device_gives_what_the_host_gives(relative: bool) -> None:
+    logits, target = images(4, 2, 24, 24)
+    results = []
+    for device in ("cpu", "cuda"):
+        x = logits.detach().to(device).requires_grad_()
+        loss = DiceBettiMatchingLoss(relative=relative)
+        value = loss(x, (target > 0.5).to(device))
+        value.backward()
+        assert x.grad is not None
+        assert value.device.type == device
+        results.append((value.detach().cpu(), x.grad.cpu()))
+    torch.testing.assert_close(results[1], results[0])

@@ -1,0 +1,104 @@
+"""A small experiment that uses everything a run offers, and fails in the ways that it is asked to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from offprints.shared.distributed import rank
+from offprints.shared.experiment import Experiment, Run
+from offprints.shared.validation import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the trial."""
+
+    steps: int = 12
+    """Steps of training."""
+    learning_rate: float = 0.05
+    """Step size of AdamW."""
+    widths: tuple[int, ...] = (4, 6, 8)
+    """One unit each."""
+    workers: int = 1
+    hidden: int = 8
+    figure: bool = False
+    threshold: float = 10.0
+    trace: Path | None = None
+    """Where to note what was computed."""
+    fail: Literal["", "unit", "function", "rank 1", "nan", "extra", "interrupt"] = ""
+
+
+def note(config: Config, text: str) -> None:
+    if config.trace is not None:
+        with open(config.trace, "a") as file:
+            file.write(f"{text}\n")
+
+
+def unit(config: Config, width: int) -> dict[str, Any]:
+    note(config, f"unit {width} in {os.getpid()}")
+    if config.fail == "unit" and width == 6:
+        raise ArithmeticError("six is too many")
+    product = torch.randn(200, 50 * width) @ torch.randn(50 * width, 10)
+    return {"mean": product.mean().item(), "rows": product[:2], "threads": torch.get_num_threads()}
+
+
+def reproduce(config: Config, run: Run) -> None:
+    run.log(0, loss=1.5)
+    units = run.units({f"width/{width}": partial(unit, config, width) for width in config.widths}, config.workers)
+    model = nn.Sequential(nn.Linear(8, config.hidden), nn.Dropout(0.3), nn.Linear(config.hidden, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+    inputs, targets = torch.randn(32, 8), torch.randn(32, 1)
+    start, average = 0, torch.zeros((), dtype=torch.bfloat16)
+    if (found := run.restore()) is not None:
+        start, state = found
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = state["average"]
+    note(config, f"start {start}")
+    loss = torch.zeros(())
+    for step in run.progress(range(start, config.steps), description="training"):
+        optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+        average = average * 0.5 + loss.detach().bfloat16() * 0.5
+        run.log(step + 1, loss=loss)
+        if (step + 1) % 3 == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            run.checkpoint(step + 1, state)
+            note(config, f"checkpoint {step + 1}")
+    if config.fail == "function" or (config.fail == "rank 1" and rank() == 1):
+        raise ArithmeticError("the function fails")
+    if config.fail == "extra":
+        require("no_such_module", package="offprints-trial", extra="trial")
+    if config.fail == "interrupt":
+        raise KeyboardInterrupt
+    weight = sum(parameter.double().sum().item() for parameter in model.parameters())
+    run.claim("average", "the loss falls", average, "<", config.threshold, paper_value=0.1)
+    run.claim("weight", "the weights stay finite", float("nan") if config.fail == "nan" else weight, "<", 1e9)
+    run.claim("mean", "the units' means", sum(result["mean"] for result in units.values()), "<", 10, spread=0.5)
+    run.claim("rows", "the units' rows", sum(result["rows"].sum() for result in units.values()), ">", -1e9)
+    run.claim("draw", "the global stream goes on", torch.rand(()), "<=", 1)
+    run.claim("threads", "units have one thread", max(result["threads"] for result in units.values()), "==", 1)
+    run.report_value("seeds", "seeds tried", run.seeds(3)[-1], paper_value="5")
+    run.table("widths", [{"width": key, **result, "rows": None} for key, result in units.items()])
+    if config.figure:
+        with run.figure("line", ncols=2) as (_, axes):
+            axes[0].plot([1, 2, 3])
+
+
+experiment = Experiment(
+    name="trial",
+    title="A trial of the command line",
+    arxiv="2400.00001",
+    config=Config,
+    presets={"smoke": Config(threshold=-1.0, figure=True), "quick": Config(), "paper": Config(steps=1000)},
+    function=reproduce,
+)
