@@ -7,7 +7,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +25,21 @@ from offprints.shared.device import local_seed, resolve_device
 from offprints.shared.distributed import world_size
 from offprints.shared.validation import as_features, check_choice, check_fitted, check_number, like_input
 
-if TYPE_CHECKING:
-    from offprints.shared.experiment import Run
-
 Self = TypeVar("Self", bound="CausalPINN")
 _PREDICT_POINTS = 1 << 14
+
+
+class Store(Protocol):
+    """What `CausalPINN.fit` asks of a run of `offprints.shared.experiment`."""
+
+    def log(self, step: int, **scalars: float) -> None:
+        """Write down numbers."""
+
+    def checkpoint(self, step: int, state: Any) -> None:
+        """Store a state."""
+
+    def restore(self) -> tuple[int, Any] | None:
+        """Return the newest step and state."""
 
 
 class CausalPINN(BaseEstimator):
@@ -171,7 +181,7 @@ class CausalPINN(BaseEstimator):
 
     # Fitting
 
-    def fit(self: Self, initial: Tensor | ArrayLike | None = None, *, run: Run | None = None) -> Self:
+    def fit(self: Self, initial: Tensor | ArrayLike | None = None, *, run: Store | None = None) -> Self:
         """Train all windows, one after the other.
 
         Args:
@@ -308,7 +318,7 @@ class _Progress:
     """The march through the windows, and all that a resumed one needs."""
 
     def __init__(
-        self, estimator: CausalPINN, settings: WindowSettings, grid: Tensor, run: Run | None, seed: int
+        self, estimator: CausalPINN, settings: WindowSettings, grid: Tensor, run: Store | None, seed: int
     ) -> None:
         self.estimator, self.settings, self.grid, self.run, self.seed = estimator, settings, grid, run, seed
         self.pending: list[tuple[float, int]] = []  # lengths of the windows to come, times halved
