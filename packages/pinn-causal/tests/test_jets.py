@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -88,6 +88,7 @@ def test_grid_derivatives_and_their_gradients_equal_directional_ones(name) -> No
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8 * float(b.abs().max() + 1))
 
 
+@settings(max_examples=12)
 @given(coefficients=st.lists(st.floats(-3, 3), min_size=1, max_size=6), x=st.floats(-2, 2), direction=st.floats(-2, 2))
 def test_jet_of_a_polynomial_is_exact(coefficients, x, direction) -> None:
     c = torch.tensor(coefficients, dtype=torch.float64)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -63,6 +63,7 @@ def test_two_dimensional_features_in_order() -> None:
     assert SpaceTimeEmbedding(periods=[1.0] * 2, modes=[5, 5], time_powers=(0, 1, 2)).out_features == 124
 
 
+@settings(max_examples=20)
 @given(x=st.floats(-3, 3), t=st.floats(0, 1), period=st.floats(0.5, 7), turns=st.integers(-2, 2))
 def test_networks_are_periodic_with_all_derivatives(x, t, period, turns) -> None:
     torch.manual_seed(0)
@@ -114,6 +115,7 @@ def test_glorot_normal_weights_and_zero_biases() -> None:
     assert not torch.equal(net.gate_u.weight, net.gate_v.weight)
 
 
+@settings(max_examples=20)
 @given(t0=st.floats(-1, 1), seed=st.integers(0, 20))
 def test_initial_condition_is_exact(t0, seed) -> None:
     torch.manual_seed(seed)
