@@ -78,6 +78,9 @@ class WindowTrainer:
         per_time = -(-settings.n_x // world_size()) if problem.domain else 1
         chunks = -(-settings.n_t * per_time // points)
         self.chunk = -(-settings.n_t // min(chunks, settings.n_t))
+        # On an accelerator looking at the weights means waiting, and there a chunk is large anyway.
+        self.looks_ahead = grid.device.type == "cpu"
+        self.reach = settings.n_t
         self.fixed: tuple[Tensor, Tensor | None] = self._grid_batch(
             self.length * (1 + settings.extend if settings.sampling == "grid" else 1)
         )
@@ -146,19 +149,20 @@ class WindowTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         before = t.new_zeros(1)
         total = t.new_zeros(())
+        counted = 0
         if (initial := self._initial_loss()) is not None:
             (initial / world_size()).backward()
             total = total + initial.detach()
             if self.settings.weight_by_initial:
                 before = initial.detach().reshape(1)
-        chunks = t.split(self.chunk)
-        for i, times in enumerate(chunks):
+        for i, times in enumerate(t.split(self._chunk_sizes())):
             if i and float(torch.exp(-self.eps * before)) == 0:
                 break
             losses = share * self.losses(times, x)
             known = losses.detach().clone()
             all_reduce_(known)
             weights = weights_after(before, known, self.eps)
+            counted += int((weights > 0).sum()) if self.looks_ahead else len(times)
             part = (weights * losses).sum() / len(t)
             part.backward()
             total = total + (weights * known).sum() / len(t)
@@ -170,6 +174,14 @@ class WindowTrainer:
         self.optimizer.step()
         self.step_count += 1
         self.steps_of_eps += 1
+        self.reach = max(1, counted)
+
+    def _chunk_sizes(self) -> list[int]:
+        """Return how many times go through the network at once: first those that counted in the step before."""
+        sizes = []
+        for part in (self.reach, self.settings.n_t - self.reach):
+            sizes += [self.chunk] * (part // self.chunk) + [part % self.chunk] * (part % self.chunk > 0)
+        return sizes
 
     def _refuse_nan(self, loss: Tensor) -> None:
         # On an accelerator, where looking means waiting, the checks look.
@@ -244,6 +256,7 @@ class WindowTrainer:
             "generator": self.generator.get_state(),
             "step_count": self.step_count,
             "steps_of_eps": self.steps_of_eps,
+            "reach": self.reach,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -254,6 +267,7 @@ class WindowTrainer:
             self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"].cpu())
         self.step_count, self.steps_of_eps = state["step_count"], state["steps_of_eps"]
+        self.reach = state["reach"]
 
 
 def start_from(net: nn.Module, problem: Problem, state: Tensor) -> None:
