@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 from offprints.shared.datasets import (
+    Name,
     class_subset,
     data_root,
     digits,
@@ -58,6 +61,18 @@ def test_pictures() -> None:
         pictures("retina")
 
 
+def test_every_picture_of_the_documentation_is_in_the_wheel() -> None:
+    text = " ".join((pictures.__doc__ or "").split())
+    names = re.search(r"Photographs and scans: (.*?)\. Drawings: (.*?)\.", text)
+    assert names is not None
+    listed = re.sub(r"\(.*?\)|,| and ", " ", " ".join(names.groups())).split()
+    loaded = pictures(listed)
+    assert len(loaded) == 26
+    with pytest.raises(ValueError, match="names must be one of") as caught:
+        pictures(["none"])
+    assert sorted(re.findall(r"'(\w+)'", str(caught.value))) == sorted([*listed, "none"])
+
+
 def test_class_subset() -> None:
     labels = np.arange(60) % 3
 
@@ -75,7 +90,13 @@ def test_class_subset_counts() -> None:
     np.testing.assert_array_equal(chosen, np.sort(chosen))
     assert np.bincount(labels[class_subset(labels, 2, seed=1)]).tolist() == [2, 2, 2]
     assert class_subset(labels, 2, seed=1).tolist() != class_subset(labels, 2, seed=2).tolist()
+    assert set(class_subset(labels, 2, seed=1)) < set(class_subset(labels, 5, seed=1))
+    np.testing.assert_array_equal(
+        class_subset(labels, {2: 3, 0: 4}, seed=1), class_subset(labels, {0: 4, 2: 3}, seed=1)
+    )
+    assert class_subset(np.array([-1, 1, 1, -1]), {-1: 2}, seed=0).tolist() == [0, 3]
     for call, error, word in (
+        (lambda: class_subset(labels, 2.0, seed=0), TypeError, "counts"),  # type: ignore[arg-type]
         (lambda: class_subset(labels, 21, seed=0), ValueError, "21 samples of class 0, labels has 20"),
         (lambda: class_subset(labels, {7: 1}, seed=0), ValueError, "class 7"),
         (lambda: class_subset(labels, [-1], seed=0), ValueError, "counts"),
@@ -103,23 +124,47 @@ def test_require_folder(tmp_path: Path) -> None:
             require_folder(tmp_path / name, "images/<number>.png")
 
 
-def test_vision_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_vision_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: Name, folder: str) -> None:
     monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="download=True"):
-        vision_dataset("mnist", "train")
-    raw = tmp_path / "mnist" / "MNIST" / "raw"
+        vision_dataset(name, "train")
+    raw = tmp_path / name / folder / "raw"
     raw.mkdir(parents=True)
     images, labels = np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28), np.array([7, 0, 1], dtype=np.uint8)
-    for prefix in ("train", "t10k"):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 3, 28, 28) + images.tobytes())
+    for prefix, pixels in (("train", images), ("t10k", images[::-1])):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 3, 28, 28) + pixels.tobytes())
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 3) + labels.tobytes())
         (raw / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(b""))
-    dataset = vision_dataset("mnist", "test", transform=np.asarray)
-    picture, label = dataset[0]
-    np.testing.assert_array_equal(picture, images[0])
-    assert label == 7
-    with pytest.raises(ValueError, match="'train', 'test'"):
-        vision_dataset("mnist", "validation")
+    for split, expected in (("train", images[0]), ("test", images[2])):
+        picture, label = vision_dataset(name, split, transform=np.asarray)[0]
+        np.testing.assert_array_equal(picture, expected)
+        assert label == 7
+
+
+def test_vision_dataset_without_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path))
+    for name in ("Forest", "River"):
+        folder = tmp_path / "eurosat" / "eurosat" / "2750" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(folder / f"{name}_1.jpg")
+    picture, label = vision_dataset("eurosat", "all", transform=np.asarray)[1]
+    assert picture.shape == (64, 64, 3)
+    assert label == 1
+
+
+@pytest.mark.parametrize("name", get_args(Name))
+def test_vision_dataset_downloads_nothing_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: Name) -> None:
+    monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="split must be one of") as caught:
+        vision_dataset(name, "validation")
+    for split in re.findall(r"'([a-z0-9+]+)'", str(caught.value).partition(", got")[0]):
+        with pytest.raises(FileNotFoundError, match=f"data set '{name}' is not in"):
+            vision_dataset(name, split)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_vision_dataset_unknown() -> None:
     with pytest.raises(ValueError, match="'cifar10'"):
         vision_dataset("imagenet", "train")  # type: ignore[arg-type]
 
@@ -132,9 +177,11 @@ def test_image_folder(tmp_path: Path) -> None:
     picture, label = dataset[1]
     assert picture.shape == (5, 4, 3)
     assert label == 1
-    (tmp_path / "b" / "picture.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"b/picture\.png is not a readable image"):
-        dataset[1]
+    whole = (tmp_path / "b" / "picture.png").read_bytes()
+    for damaged in (b"not a picture", whole[:50], whole[:40] + b"?" + whole[41:]):
+        (tmp_path / "b" / "picture.png").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"b/picture\.png is not a readable image"):
+            dataset[1]
     with pytest.raises(FileNotFoundError, match="one subfolder a class"):
         image_folder(tmp_path / "missing")
 
@@ -149,6 +196,8 @@ def test_tensor_batches() -> None:
     assert [len(batch[0]) for batch in first] == [4, 4]
     assert all(torch.equal(batch[0] * 2, batch[1]) for batch in first)
     assert not torch.equal(first[0][0], second[0][0])
+    shuffled = list(tensor_batches(x, batch_size=4, generator=generator))
+    assert torch.cat([batch[0] for batch in shuffled]).sort()[0].tolist() == x.tolist()
     before = torch.get_rng_state()
     list(tensor_batches(x, batch_size=3, generator=generator))
     assert torch.equal(before, torch.get_rng_state())

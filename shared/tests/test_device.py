@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +37,14 @@ def test_resolve_device() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device(torch.device("cpu")) == torch.device("cpu")
     assert resolve_device(None, like=torch.zeros(1)) == torch.device("cpu")
+    assert resolve_device(None, like=np.zeros(1)) == resolve_device()
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert resolve_device("auto").type == resolve_device().type == best
     with pytest.raises(ValueError, match="'toaster'"):
         resolve_device("toaster")
-    with pytest.raises(ValueError, match="not available"):
-        resolve_device("cuda:77")
+    for missing in ("cuda:77", "xla"):
+        with pytest.raises(ValueError, match="not available"):
+            resolve_device(missing)
     with pytest.raises(TypeError, match="int"):
         resolve_device(0)  # type: ignore[arg-type]
 
@@ -54,6 +59,22 @@ def test_seed_everything() -> None:
         assert draws() != first
     with pytest.raises(ValueError, match="seed"):
         seed_everything(-1)
+    with pytest.raises(TypeError, match="seed"):
+        seed_everything(0.5)  # type: ignore[arg-type]
+
+
+def test_deterministic_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        with local_seed(0):
+            seed_everything(0, deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def test_rng_state_survives_a_file(tmp_path: Path) -> None:
@@ -94,6 +115,8 @@ def test_autocast() -> None:
         assert (a @ a).dtype == torch.bfloat16
         with float32_region("cpu"):
             assert (a @ a).dtype == torch.float32
+    with float32_region("meta"):  # a device without autocast
+        assert (a.to("meta") @ a.to("meta")).dtype == torch.float32
     with autocast("float32", "cpu"):
         assert (a @ a).dtype == torch.float32
     with pytest.raises(ValueError, match="precision"):
@@ -122,8 +145,9 @@ def test_compile_does_not_hide_errors_of_the_function() -> None:
     def fails(t: torch.Tensor) -> torch.Tensor:
         raise KeyError("mine")
 
-    with pytest.raises(KeyError, match="mine"):
-        compile(fails, enabled=True, backend="eager")(torch.ones(1))
+    for fullgraph in (False, True):
+        with pytest.raises(KeyError, match="mine"):
+            compile(fails, enabled=True, backend="eager", fullgraph=fullgraph)(torch.ones(1))
 
 
 def test_peak_memory_counts_an_allocation() -> None:
@@ -135,13 +159,36 @@ def test_peak_memory_counts_an_allocation() -> None:
 
 
 @pytest.mark.gpu
+def test_local_seed_does_not_start_cuda() -> None:
+    program = """
+import torch
+from offprints.shared.device import local_seed
+torch.manual_seed(3)
+with local_seed(5):
+    pass
+assert not torch.cuda.is_initialized()
+with local_seed(5):
+    torch.rand(2, device="cuda")
+left = torch.rand(2, device="cuda")
+torch.manual_seed(3)
+assert torch.equal(left, torch.rand(2, device="cuda"))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.gpu
 def test_gpu_streams_and_memory() -> None:
     state = rng_state("cuda")
     first = torch.rand(3, device="cuda")
     set_rng_state(state)
     assert torch.equal(torch.rand(3, device="cuda"), first)
+    before = rng_state("cuda")
     with local_seed(5):
-        torch.rand(3, device="cuda")
+        inside = torch.rand(3, device="cuda")
+    assert torch.equal(before["cuda"], rng_state("cuda")["cuda"])
+    with local_seed(5):
+        assert torch.equal(torch.rand(3, device="cuda"), inside)
+    assert resolve_device("cuda") == first.device
     reset_peak_memory("cuda")
     block = torch.ones(2**20, device="cuda")
     assert peak_memory_mib("cuda") >= 4
@@ -179,6 +226,8 @@ def test_map_batches_refuses() -> None:
         (lambda: map_batches(torch.add, x, x[:1], batch_size=1), "length"),
         (lambda: map_batches(torch.neg, x[:0], batch_size=1), "empty"),
         (lambda: map_batches(torch.neg, x, batch_size=0), "batch_size"),
+        (lambda: map_batches(torch.sum, x, batch_size=1), "1 rows"),
+        (lambda: map_batches(lambda rows: rows.T, x, batch_size=2), r"2 rows for as many, got shape \(3, 2\)"),
     ):
         with pytest.raises(ValueError, match=word):
             call()

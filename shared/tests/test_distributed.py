@@ -37,6 +37,8 @@ def test_a_single_process_is_the_main_one() -> None:
         all_reduce_(x, op="min")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="floating"):
         all_reduce_(torch.ones(2, dtype=torch.int64), op="mean")
+    with pytest.raises(TypeError, match="bool"):
+        all_reduce_(torch.ones(2, dtype=torch.bool))
     with pytest.raises(TypeError, match="tensors"):
         all_reduce_([1.0])  # type: ignore[arg-type]
 
@@ -64,7 +66,11 @@ def reduce_and_merge(number: int) -> dict[str, Any]:
     moments = GroupMoments(None, (2, 3))
     moments.update(x, groups)
     moments.all_reduce_()
+    alone = torch.distributed.new_group([0])  # the second process is outside
+    own = torch.tensor([float(number)])
+    all_reduce_(own, op="mean", group=alone)
     return {
+        "own": own,
         "a": a,
         "b": b,
         "c": c,
@@ -88,6 +94,7 @@ def test_two_processes(two_processes: Callable[..., Any]) -> None:
         assert result["collectives"] == 2  # one a type, whatever the number of tensors
         assert result["largest"].tolist() == [3]
         assert result["mean"].tolist() == [0.5]
+        assert result["own"].tolist() == [result["place"][0]]
         moments = GroupMoments(None, (2, 3))
         moments.load_state_dict(result["moments"])
         assert_moments(moments, x, groups)
@@ -147,12 +154,13 @@ def test_bad_moments() -> None:
         (lambda: moments.update(x / 0, groups), ValueError, "finite"),
         (lambda: moments.update(x, groups[:3]), ValueError, "groups"),
         (lambda: moments.update(x, groups + 4), ValueError, "groups"),
+        (lambda: GroupMoments(4, ()).update(x[:, 0, 0], groups.view(5, 1)), ValueError, "1 dimension"),
         (lambda: GroupMoments(None, (2, 3)).update(x, groups - 5), ValueError, "groups"),
         (lambda: moments.merge_(GroupMoments(4, ())), ValueError, "shape"),
         (lambda: moments.merge_(GroupMoments(5, (2, 3))), ValueError, "at most 4"),
         (lambda: moments.merge_(moments.state_dict()), TypeError, "dict"),
         (lambda: moments.load_state_dict({}), ValueError, "count"),
-        (lambda: moments.load_state_dict(GroupMoments(2, (2, 3)).state_dict()), ValueError, "4 groups"),
+        (lambda: moments.load_state_dict(GroupMoments(2, (2, 3)).state_dict()), ValueError, r"shape \(4\)"),
         (lambda: moments.std(-1), ValueError, "ddof"),
     ):
         with pytest.raises(error, match=word):

@@ -204,6 +204,15 @@ def test_gradients_are_checked_where_they_are_required() -> None:
         check_loss(one_sided, both)
 
 
+def test_a_failure_shows_the_values() -> None:
+    with pytest.raises(AssertionError, match=r"'mean' is not the mean of 7 terms: got \d+\.\d+, expected \d+\.\d+$"):
+        check_loss(sum_for_mean, inputs)
+    with pytest.raises(
+        AssertionError, match=r"\d+ of 21 entries differ, most of all \[\d, \d\]: got -?\d.*, expected -?\d"
+    ):
+        check_loss(in_place, inputs)
+
+
 def test_skip_needs_a_property_and_a_reason() -> None:
     with pytest.raises(ValueError, match="the properties of check_loss are output, inputs unchanged"):
         check_loss(good, inputs, skip={"speed": "slow"})
@@ -232,11 +241,14 @@ def test_check_errors() -> None:
 
     right = (lambda: fail(ValueError("tau must be positive")), ValueError, "tau")
     check_errors([right])
-    with pytest.raises(AssertionError, match=r"case 1 .*expected, got the result 3") as caught:
+    with pytest.raises(
+        AssertionError, match=r"case 1 \(ValueError with 'tau'\): ValueError expected, got the result 3"
+    ) as caught:
         check_errors([right, (lambda: 3, ValueError, "tau"), (lambda: fail(KeyError("tau")), ValueError, "tau")])
     assert "case 2" in str(caught.value)
     assert "got KeyError" in str(caught.value)
     with pytest.raises(AssertionError, match="lacks the word: tau"):
         check_errors([(lambda: fail(ValueError("tau")), ValueError, "rho")])
-    with pytest.raises(ValueError, match="nothing would be checked"):
-        check_errors([])
+    for nothing in ([], [(lambda: fail(ValueError("tau")), ValueError, "")]):
+        with pytest.raises(ValueError, match="at least one case, each with a word"):
+            check_errors(nothing)

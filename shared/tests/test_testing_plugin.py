@@ -67,10 +67,11 @@ def test_markers_skip_with_a_reason(project: pytest.Pytester) -> None:
 
 
 def test_hypothesis_profile_is_loaded() -> None:
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
     assert settings.default.derandomize
     assert settings.default.deadline is None
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
 
 
 def test_golden(project: pytest.Pytester) -> None:
@@ -268,6 +269,14 @@ def test_broken_package_is_caught(number, package) -> None:
     skip = {} if property_name == "light import" else {"light import": "checked in one case"}
     with pytest.raises(AssertionError, match=f"^check_package of offprints-{name}: {property_name}: "):
         check_package(name, skip=skip)
+
+
+def test_an_offprints_module_that_is_no_namespace_is_caught(package, monkeypatch) -> None:
+    import offprints
+
+    monkeypatch.setattr(offprints, "__file__", "offprints/__init__.py")
+    with pytest.raises(AssertionError, match="namespace: offprints has an __init__"):
+        check_package(package("spaced"))
 
 
 def test_good_package_passes(package) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 from offprints.shared import validation
@@ -42,7 +43,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: check_tensor(x, "x", shape=(None, 4)), ValueError, "(*, 4)"),
     (lambda: check_tensor(x, "x", shape=(2, 3, 1)), ValueError, "shape"),
     (lambda: check_tensor(x[:0], "x"), ValueError, "empty"),
-    (lambda: check_tensor(nan, "x"), ValueError, "finite"),
+    (lambda: check_tensor(nan, "x"), ValueError, "x must be finite, got nan (1 of 2 entries refused)"),
     (lambda: check_tensor(nan / 0, "x"), ValueError, "finite"),
     (lambda: check_same_shape(x, x.T, ("a", "b")), ValueError, "a and b"),
     (lambda: check_same_length(x, [1], ("a", "b")), ValueError, "2 and 1"),
@@ -50,7 +51,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: check_labels([0], "y"), TypeError, "list"),  # type: ignore[arg-type]
     (lambda: check_labels(labels.double(), "y"), TypeError, "float64"),
     (lambda: check_labels(labels > 0, "y"), TypeError, "bool"),
-    (lambda: check_labels(labels, "y", num_classes=3), ValueError, "got -100"),
+    (lambda: check_labels(labels, "y", num_classes=3), ValueError, "got -100 (1 of 3"),
     (lambda: check_labels(labels, "y", num_classes=2, ignore_index=-100), ValueError, "[0, 2) or -100, got 2"),
     (lambda: check_labels(labels, "y", length=2), ValueError, "length 2"),
     (lambda: check_labels(labels[:0], "y"), ValueError, "empty"),
@@ -59,20 +60,27 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: check_number(1.5, "v", integer=True), TypeError, "integer"),
     (lambda: check_number(math.nan, "v", low=0), ValueError, "nan"),
     (lambda: check_number(math.inf, "v", low=0), ValueError, "[0, inf)"),
-    (lambda: check_number(math.inf, "v"), ValueError, "finite"),
+    (lambda: check_number(math.inf, "v"), ValueError, "v must be a number in (-inf, inf), got inf"),
     (lambda: check_number(0, "v", low=0, open_low=True), ValueError, "(0"),
     (lambda: check_number(1, "v", high=1, open_high=True), ValueError, "1)"),
     (lambda: check_choice("x", "v", ("a", "b")), ValueError, "'a', 'b'"),
     (lambda: check_choice([], "v", {"a"}), ValueError, "v"),
-    (lambda: check_probabilities(torch.tensor([0.5, 0.4]), "p"), ValueError, "sum to 1"),
-    (lambda: check_probabilities(torch.tensor([1.5, -0.5]), "p"), ValueError, "negative"),
+    (
+        lambda: check_probabilities(torch.tensor([0.5, 0.4]), "p"),
+        ValueError,
+        "sum to 1 along the last axis within 0.001, got a sum off by 0.1",
+    ),
+    (lambda: check_probabilities(torch.tensor([1.5, -0.5]), "p"), ValueError, "negative, got -0.5"),
     (lambda: check_probabilities(torch.tensor(1.0), "p"), ValueError, "scalar"),
-    (lambda: check_monotone(torch.tensor([0.0, 0.0]), "t"), ValueError, "strictly increasing"),
+    (lambda: check_monotone(torch.tensor([0.0, 0.0]), "t"), ValueError, "strictly increasing, got 0.0 before 0.0"),
+    (lambda: check_monotone(torch.tensor([3, 1], dtype=torch.uint8), "t"), ValueError, "got 3 before 1"),
     (lambda: check_monotone(torch.tensor([0.0, 1.0]), "t", increasing=False), ValueError, "decreasing"),
     (lambda: check_monotone(x, "t"), ValueError, "1 dimensions"),
     (lambda: reduce(x, "max"), ValueError, "reduction"),  # type: ignore[arg-type]
     (lambda: reduce(x, "sum", weight=x.T), ValueError, "weight"),
     (lambda: as_features(np.zeros((2, 2), dtype=int), "X"), TypeError, "int64"),
+    (lambda: as_features(np.zeros((2, 2), dtype=np.longdouble), "X"), TypeError, "X"),
+    (lambda: as_features(sparse.eye_array(2), "X"), TypeError, "dia_array"),
     (lambda: as_features(None, "X"), TypeError, "NoneType"),
     (lambda: as_features(np.zeros(3), "X"), ValueError, "2 dimensions"),
     (lambda: as_features(np.full((1, 1), np.nan), "X"), ValueError, "finite"),
@@ -115,13 +123,39 @@ def test_values_are_not_checked_where_they_would_cost() -> None:
     check_tensor(nan, "x", validate=False)
 
 
-def test_values_are_left_out_under_compile() -> None:
-    def checked(t: torch.Tensor) -> torch.Tensor:
-        return check_tensor(t, "t", ndim=1) * 2
+def every_check(t: torch.Tensor, y: torch.Tensor, scale: float) -> torch.Tensor:
+    check_number(scale, "scale", low=0)
+    check_tensor(t, "t", ndim=2, shape=(None, 2))
+    check_probabilities(t, "t")
+    check_monotone(t[:, 0], "t")
+    check_labels(y, "y", length=len(t), num_classes=2, ignore_index=-100)
+    check_same_length(t, y, ("t", "y"))
+    return reduce(t.sum(1) * scale, "mean")
 
-    compiled = torch.compile(checked, backend="eager", fullgraph=True)
-    assert compiled(torch.ones(2)).tolist() == [2, 2]
-    assert compiled(torch.full((2,), math.nan)).isnan().all()
+
+def test_values_are_left_out_under_compile() -> None:
+    compiled = torch.compile(every_check, backend="eager", fullgraph=True)
+    y = torch.tensor([0, 1])
+    assert compiled(torch.eye(2), y, 2.0) == 2
+    assert compiled(torch.full((2, 2), math.nan), y + 5, 2.0).isnan()
+    with pytest.raises(ValueError, match=r"shape \(\*, 2\)"):
+        torch.compile(every_check, backend="eager")(torch.eye(3), y, 2.0)
+
+
+def test_values_are_left_out_under_vmap() -> None:
+    gradient = torch.func.grad(lambda t, y: every_check(t, y, 2.0))
+    many = torch.func.vmap(gradient)(torch.zeros(3, 2, 2), torch.zeros(3, 2, dtype=torch.int64))
+    assert torch.equal(many, torch.ones(3, 2, 2))
+    with pytest.raises(ValueError, match="must sum to 1"):
+        gradient(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64))
+
+
+def test_structure_is_checked_without_values() -> None:
+    # On the meta device the assertions are made, and hold nothing back.
+    t, y = torch.empty(2, 2, device="meta"), torch.empty(2, dtype=torch.int32, device="meta")
+    assert every_check(t, y, 1.0).device.type == "meta"
+    with pytest.raises(ValueError, match="length 2"):
+        every_check(t, y[:1], 1.0)
 
 
 def test_reduce() -> None:
@@ -142,6 +176,8 @@ def test_missing_extra_names_the_command() -> None:
 def test_features_round_trip(writeable: bool) -> None:
     array = np.arange(6.0).reshape(2, 3)[:, ::-1]
     array.flags.writeable = writeable
+    features = as_features(array.astype(">f8"), "X")
+    np.testing.assert_array_equal(features, array)
     features = as_features(array, "X", dtype=torch.float32)
     assert features.dtype == torch.float32
     np.testing.assert_array_equal(like_input(features, array), array)

@@ -18,7 +18,7 @@ from offprints.betti_matching import (
 )
 from offprints.betti_matching.losses import dice_loss
 
-SHAPES = {1: (17,), 2: (8, 9), 3: (5, 4, 5)}
+SHAPES = {1: (17,), 2: (8, 9), 3: (4, 3, 4)}
 
 
 def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -101,9 +101,8 @@ def test_a_constant_prediction_feels_the_essential_bar_only(relative: bool) -> N
 
 
 @pytest.mark.parametrize("relative", [False, True])
-@pytest.mark.parametrize("filtration", ["superlevel", "sublevel", "bothlevel"])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_gradient_is_that_of_central_differences(ndim: int, filtration: Any, relative: bool) -> None:
+def test_gradient_is_that_of_central_differences(ndim: int, relative: bool) -> None:
     # distinct values, far further apart than the differences
     shape = {1: (9,), 2: (4, 5), 3: (3, 3, 3)}[ndim]
     generator = torch.Generator().manual_seed(ndim)
@@ -112,7 +111,7 @@ def test_gradient_is_that_of_central_differences(ndim: int, filtration: Any, rel
     pred.requires_grad_()
     target.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda f, g: betti_matching_loss(f, g, filtration=filtration, relative=relative), (pred, target)
+        lambda f, g: betti_matching_loss(f, g, filtration="bothlevel", relative=relative), (pred, target)
     )
 
 

@@ -63,13 +63,17 @@ def digits(
 
 
 def pictures(names: Sequence[str]) -> dict[str, UInt8[Tensor, "channels height width"]]:
-    """Pictures that come inside the scikit-image wheel, by name (``"retina"``, ``"astronaut"``, ``"horse"`` ...).
+    """Pictures that come inside the scikit-image wheel, by the name of their file.
 
-    Grey pictures have one channel; a transparency channel is dropped. ``"motorcycle_left"`` is the first picture of
-    ``skimage.data.stereo_motorcycle``.
+    Photographs and scans: astronaut, brick, camera, cell, chelsea, clock_motion, coffee, coins, grass, gravel,
+    hubble_deep_field, ihc, microaneurysms, moon, motorcycle_left and motorcycle_right (the two pictures of
+    ``skimage.data.stereo_motorcycle``), page, retina, rocket, text. Drawings: chessboard_GRAY, chessboard_RGB, color,
+    horse, logo, phantom. Gray pictures have one channel; a transparency channel is dropped. The faces of
+    ``skimage.data.lfw_subset()`` are in the wheel too, as one array.
 
     Raises:
         ImportError: scikit-image is not installed (extra ``images``).
+        TypeError: a string instead of a sequence of names.
         ValueError: a name that is not in the wheel; nothing is downloaded.
     """
     if isinstance(names, str):
@@ -97,7 +101,7 @@ def class_subset(
     Args:
         labels: Integer labels ``[N]``, array or tensor.
         counts: One number for every class present, a sequence by class, or a mapping; classes left out get none.
-        seed: Seed of the draw.
+        seed: Seed of the draw. With the same seed and labels, a class's smaller subset lies in its larger one.
 
     Raises:
         TypeError: labels or counts that are not integers.
@@ -110,11 +114,11 @@ def class_subset(
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"labels must be one-dimensional and not empty, got shape {values.shape}")
     if isinstance(counts, Mapping):
-        wanted = dict(counts)
-    elif isinstance(counts, (int, np.integer)):
-        wanted = {int(label): int(counts) for label in np.unique(values)}
-    else:
+        wanted = dict(sorted(counts.items()))
+    elif isinstance(counts, Sequence):
         wanted = dict(enumerate(counts))
+    else:
+        wanted = dict.fromkeys(np.unique(values).tolist(), counts)
     generator = np.random.default_rng(seed)
     chosen = []
     for label, count in wanted.items():
@@ -163,8 +167,9 @@ def vision_dataset(
 
     Args:
         name: The data set.
-        split: ``"train"`` or ``"test"``; for svhn also ``"extra"``, for stl10 also ``"unlabeled"``. Omniglot's
-            background alphabets are ``"train"``; eurosat has no split of its own, its whole is ``"all"``.
+        split: ``"train"`` or ``"test"``; for svhn also ``"extra"``, for stl10 also ``"unlabeled"`` and
+            ``"train+unlabeled"``, for lfw_pairs also ``"10fold"``, the standard protocol. Omniglot's background
+            alphabets are ``"train"``; eurosat has no split of its own, its whole is ``"all"``.
         download: Fetch it if it is missing.
         transform: Applied to each picture.
 
@@ -174,7 +179,12 @@ def vision_dataset(
         FileNotFoundError: the data is not there and ``download`` is off.
     """
     splits: dict[str, tuple[str, ...]] = dict.fromkeys(Name.__args__, ("train", "test"))  # type: ignore[attr-defined]
-    splits |= {"svhn": ("train", "test", "extra"), "stl10": ("train", "test", "unlabeled"), "eurosat": ("all",)}
+    splits |= {
+        "svhn": ("train", "test", "extra"),
+        "stl10": ("train", "test", "unlabeled", "train+unlabeled"),
+        "eurosat": ("all",),
+        "lfw_pairs": ("train", "test", "10fold"),
+    }
     check_choice(name, "name", tuple(splits))
     check_choice(split, "split", splits[name])
     sets = require("torchvision.datasets", package="shared", extra="vision")
@@ -208,6 +218,7 @@ def image_folder(path: str | os.PathLike[str], *, transform: Callable[[Any], Any
     Raises:
         ImportError: torchvision is not installed (extra ``vision``).
         FileNotFoundError: no such folder, or no class in it.
+        ValueError: (when it is read) a file that is not an image or is damaged.
     """
     sets = require("torchvision.datasets", package="shared", extra="vision")
     folder = require_folder(path, "<folder>/<class>/<image>.png (or .jpg, .bmp, .webp ...), one subfolder a class")
@@ -215,7 +226,7 @@ def image_folder(path: str | os.PathLike[str], *, transform: Callable[[Any], Any
     def load(file: str) -> Any:
         try:
             return sets.folder.default_loader(file)
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow has no one error for damage
             raise ValueError(f"{file} is not a readable image: {error}") from error
 
     return sets.ImageFolder(str(folder), transform=transform, loader=load)
@@ -224,7 +235,7 @@ def image_folder(path: str | os.PathLike[str], *, transform: Callable[[Any], Any
 def tensor_batches(
     *tensors: Tensor, batch_size: int, generator: torch.Generator | None = None, drop_last: bool = False
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of tensors that already lie on their device: in order, or shuffled when a generator is given.
+    """Batches of tensors that already lie on their device: views in order, shuffled copies when a generator is given.
 
     Args:
         tensors: Tensors of equal length.
@@ -249,13 +260,13 @@ def tensor_batches(
 def _batches(
     tensors: tuple[Tensor, ...], length: int, batch_size: int, generator: torch.Generator | None, drop_last: bool
 ) -> Iterator[tuple[Tensor, ...]]:
-    order = None
-    if generator is not None:
-        order = torch.randperm(length, generator=generator, device=generator.device)
     stop = length - length % batch_size if drop_last else length
+    if generator is None:
+        for start in range(0, stop, batch_size):
+            yield tuple(tensor[start : min(start + batch_size, stop)] for tensor in tensors)
+        return
+    order = torch.randperm(length, generator=generator, device=generator.device)
+    orders = {tensor.device: order.to(tensor.device) for tensor in tensors}
     for start in range(0, stop, batch_size):
         part = slice(start, min(start + batch_size, stop))
-        if order is None:
-            yield tuple(tensor[part] for tensor in tensors)
-        else:
-            yield tuple(tensor[order[part].to(tensor.device)] for tensor in tensors)
+        yield tuple(tensor.index_select(0, orders[tensor.device][part]) for tensor in tensors)

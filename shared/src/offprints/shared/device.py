@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,15 +20,18 @@ from offprints.shared.validation import check_choice, check_number, check_same_l
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-def resolve_device(device: str | torch.device | None = None, *, like: Tensor | None = None) -> torch.device:
-    """The device to use. ``None`` and ``"auto"`` mean that of ``like``, else CUDA, then MPS, then the CPU.
+def resolve_device(device: str | torch.device | None = None, *, like: object = None) -> torch.device:
+    """The device to use. ``None`` and ``"auto"`` mean that of the tensor ``like``, else CUDA, then MPS, then the CPU.
+
+    ``like`` may be any data: what is not a tensor (a NumPy array) has no device to offer. ``"cuda"`` is resolved to the
+    current CUDA device, so that the result equals the ``device`` of what is put there.
 
     Raises:
         TypeError: ``device`` is neither a string nor a device.
         ValueError: ``device`` is unknown or not available here.
     """
     if device is None or device == "auto":
-        if like is not None:
+        if isinstance(like, Tensor):
             return like.device
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -43,22 +46,33 @@ def resolve_device(device: str | torch.device | None = None, *, like: Tensor | N
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (resolved.index or 0) >= count:
             raise ValueError(f"device {str(device)!r} is not available: {count} CUDA devices here")
-    elif resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {str(device)!r} is not available here")
+        return torch.device("cuda", torch.cuda.current_device() if resolved.index is None else resolved.index)
+    if resolved.type != "cpu":
+        try:
+            torch.empty(0, device=resolved)
+        except (RuntimeError, AssertionError, ImportError) as error:  # torch has no one error for this
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"device {str(device)!r} is not available here: {reason}") from None
     return resolved
 
 
 def seed_everything(seed: int, *, deterministic: bool = False) -> None:
     """Seed Python, NumPy, torch and all devices; ``deterministic`` also asks torch for deterministic algorithms.
 
+    An operation that has no deterministic algorithm warns. CUDA's matrix products read their setting when CUDA starts:
+    ask for determinism before the first use of a GPU.
+
     Raises:
+        TypeError: ``seed`` is not an integer.
         ValueError: ``seed`` is not in [0, 2**32).
     """
     check_number(seed, "seed", low=0, high=2**32, open_high=True, integer=True)
+    seed = int(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the global stream is the one to seed
     torch.manual_seed(seed)
     if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
 
@@ -111,30 +125,38 @@ def local_seed(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    # A CUDA that has not started stays so: starting it takes seconds and forbids forks. Its streams then still follow
+    # torch's own seed.
+    started = torch.cuda.is_initialized()
     before = rng_state("mps" if torch.backends.mps.is_available() else "cpu")
-    cuda = [torch.cuda.get_rng_state(index) for index in devices]
+    cuda = torch.cuda.get_rng_state_all() if started else []
     try:
         seed_everything(seed)
         yield
     finally:
         set_rng_state(before)
-        for index, state in zip(devices, cuda, strict=True):
-            torch.cuda.set_rng_state(state, index)
+        if started:
+            torch.cuda.set_rng_state_all(cuda)
+        else:
+            torch.cuda.manual_seed_all(torch.initial_seed())
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A seeded generator. Draws that must be equal on every rank are made on the CPU and moved.
 
     Raises:
-        ValueError: ``seed`` is negative.
+        TypeError: ``seed`` is not an integer.
+        ValueError: ``seed`` is not in [0, 2**63).
     """
-    check_number(seed, "seed", low=0, high=2**63 - 1, integer=True)
+    check_number(seed, "seed", low=0, high=2**63, open_high=True, integer=True)
     return torch.Generator(device=device).manual_seed(int(seed))
 
 
 def autocast(precision: Precision, device: torch.device | str) -> AbstractContextManager[None]:
-    """Region in which torch computes in ``precision``; ``"float32"`` changes nothing. float16 trains with a GradScaler.
+    """Region in which torch computes in ``precision``. float16 trains with a GradScaler.
+
+    ``"float32"`` changes nothing: matrix products then have torch's float32 precision, which is ``"highest"`` unless
+    ``torch.set_float32_matmul_precision`` asked for less.
 
     Raises:
         ValueError: an unknown precision.
@@ -147,13 +169,18 @@ def autocast(precision: Precision, device: torch.device | str) -> AbstractContex
 
 def float32_region(device: torch.device | str) -> AbstractContextManager[None]:
     """Region in which autocast is off; the inputs are for the caller to convert."""
-    return torch.autocast(torch.device(device).type, enabled=False)
+    kind = torch.device(device).type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callable[..., Any]:
     """``torch.compile(fn, **options)`` when enabled; where compilation fails, ``fn`` itself, with one warning.
 
-    For a module the result is a function to call; parameters, mode and state stay those of the module.
+    For a module the result is a function to call; parameters, mode and state stay those of the module. A call whose
+    compilation fails is made again as a whole: ``fn`` must not depend on what it changed before.
+
+    Raises:
+        Whatever ``fn`` raises.
     """
     if not enabled:
         return fn
@@ -162,14 +189,16 @@ def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callabl
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal failed
-        if not failed:
-            try:
-                return compiled(*args, **kwargs)
-            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-                failed = True
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(f"torch.compile failed, running uncompiled: {reason}", RuntimeWarning, stacklevel=2)
-        return fn(*args, **kwargs)
+        if failed:
+            return fn(*args, **kwargs)
+        try:
+            return compiled(*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:  # also the base of Inductor's
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        result = fn(*args, **kwargs)  # an error of its own, seen while compiling, is the caller's
+        failed = True
+        warnings.warn(f"torch.compile failed, running uncompiled: {reason}", RuntimeWarning, stacklevel=2)
+        return result
 
     return call
 
@@ -177,7 +206,8 @@ def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callabl
 def peak_memory_mib(device: torch.device | str = "cpu") -> float:
     """Largest memory in use since :func:`reset_peak_memory`, in MiB: of the device, or of the process on the CPU.
 
-    On a CPU whose system does not allow the reset (other than Linux), since the process began.
+    On a CPU whose system does not allow the reset (other than Linux), since the process began; MPS keeps no peak, what
+    is allocated now is given. 0 where the system does not tell (Windows).
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -189,6 +219,10 @@ def peak_memory_mib(device: torch.device | str = "cpu") -> float:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**10
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -225,13 +259,13 @@ def map_batches(
     A module (or a method of one) runs in evaluation mode and gets the mode of each of its parts back.
 
     Args:
-        fn: Function or module of as many tensors as are given.
+        fn: Function or module of as many tensors as are given; its result has as many rows as they.
         tensors: Tensors of equal length.
         batch_size: Rows at a time.
         device: Where ``fn`` runs; default: where the tensors are.
 
     Raises:
-        ValueError: no tensor, unequal lengths, no rows, ``batch_size`` < 1.
+        ValueError: no tensor, unequal lengths, no rows, ``batch_size`` < 1, ``fn`` returns another number of rows.
     """
     check_number(batch_size, "batch_size", low=1, integer=True)
     if not tensors:
@@ -244,5 +278,10 @@ def map_batches(
     owner = getattr(fn, "__self__", fn)
     with _evaluating([owner] if isinstance(owner, nn.Module) else []), torch.no_grad():
         batches = zip(*(tensor.split(batch_size) for tensor in tensors), strict=True)
-        results = [fn(*(part.to(target) for part in batch)).to(tensors[0].device) for batch in batches]
+        results = []
+        for batch in batches:
+            result = fn(*(part.to(target) for part in batch))
+            if result.ndim == 0 or len(result) != len(batch[0]):
+                raise ValueError(f"fn must return {len(batch[0])} rows for as many, got shape {tuple(result.shape)}")
+            results.append(result.to(tensors[0].device))
     return torch.cat(results)

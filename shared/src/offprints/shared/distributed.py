@@ -31,6 +31,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def _alone(group: Any) -> bool:
+    """Whether there is nobody to communicate with; a process outside ``group`` has size -1 there."""
+    return not _active() or dist.get_world_size(group) <= 1
+
+
 def _communicable(tensor: Tensor, group: Any) -> Tensor:
     """NCCL reduces on a GPU only."""
     if tensor.device.type == "cpu" and dist.get_backend(group) == "nccl":
@@ -44,13 +49,15 @@ def all_reduce_(*tensors: Tensor, op: Literal["sum", "max", "mean"] = "sum", gro
     Every process must pass the same shapes in the same order.
 
     Raises:
-        TypeError: something that is not a tensor.
-        ValueError: an unknown ``op``, or the mean of integers.
+        TypeError: something that is not a tensor, a boolean one, or the mean of integers.
+        ValueError: an unknown ``op``.
     """
     check_choice(op, "op", ("sum", "max", "mean"))
     for tensor in tensors:
         check_tensor(tensor, "tensors", floating=op == "mean", finite=False, allow_empty=True)
-    if not _active() or dist.get_world_size(group) == 1:
+        if tensor.dtype == torch.bool:
+            raise TypeError("tensors must hold numbers, got torch.bool")
+    if _alone(group):
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         same = [tensor for tensor in tensors if tensor.dtype == dtype]
@@ -70,15 +77,15 @@ class GroupMoments:
     to large means; there is no loop over groups.
 
     Attributes:
-        count: Samples per group, ``[groups]`` float64.
-        mean: ``[groups, *shape]``.
+        count: Samples per group, ``[groups]``, in ``dtype`` as the others.
+        mean: ``[groups, *shape]``; 0 where there is no sample.
         m2: Sums of squared deviations from the mean, ``[groups, *shape]``.
 
     Args:
-        num_groups: Number of groups; None lets it grow as labels appear.
+        num_groups: Number of groups; None lets it grow as labels appear (each batch then waits for its device).
         shape: Shape of one sample.
         dtype: Type of the accumulators.
-        device: Their device; default: that of the first batch.
+        device: Their device; default: that of the first batch, or the CPU if that is MPS, which has no float64.
 
     Raises:
         ValueError: ``num_groups`` < 1.
@@ -124,28 +131,30 @@ class GroupMoments:
         """Add samples ``[N, *shape]`` with their groups ``[N]`` (default: all in group 0). An empty batch adds nothing.
 
         Raises:
-            TypeError: ``x`` not floating, ``groups`` not of an integer type.
+            TypeError: ``x`` not a floating tensor, ``groups`` not of an integer type.
             ValueError: shapes that do not fit, a group out of range, NaN or infinite values.
         """
         check_tensor(x, "x", shape=(None, *self.shape), allow_empty=True)
         if len(x) == 0:
             return
-        if not self._placed:
-            self._to(x.device)
-            self._placed = True
-        x = x.to(device=self.count.device, dtype=self.count.dtype)
         if groups is None:
             labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         else:
-            labels = check_labels(groups, "groups", length=len(x), num_classes=self.num_groups).to(x.device)
+            labels = check_labels(groups, "groups", length=len(x), num_classes=self.num_groups)
+        if labels.ndim != 1:
+            raise ValueError(f"groups must have 1 dimension, got shape {tuple(labels.shape)}")
+        if self.num_groups is None and (lowest := int(labels.min())) < 0:
+            raise ValueError(f"groups must not be negative, got {lowest}")
+        if not self._placed:
+            self._to(torch.device("cpu") if x.device.type == "mps" else x.device)
+            self._placed = True
         if self.num_groups is None:
-            if int(labels.min()) < 0:
-                raise ValueError(f"groups must not be negative, got {int(labels.min())}")
             self._grow(int(labels.max()) + 1)
+        x, labels = x.to(self.mean.device).to(self.mean.dtype), labels.to(self.mean.device)
         count = torch.zeros_like(self.count).index_add_(0, labels, torch.ones_like(labels, dtype=x.dtype))
         mean = torch.zeros_like(self.mean).index_add_(0, labels, x) / self._columns(count.clamp(min=1))
-        m2 = torch.zeros_like(self.m2).index_add_(0, labels, (x - mean[labels]).square())
-        self._merge(count, mean, m2)
+        squares = mean.index_select(0, labels).sub_(x).square_()
+        self._merge(count, mean, torch.zeros_like(self.m2).index_add_(0, labels, squares))
 
     def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
         total = self.count + count
@@ -180,12 +189,16 @@ class GroupMoments:
 
     @torch.no_grad()
     def all_reduce_(self, group: Any = None) -> GroupMoments:
-        """Merge the samples of all processes; each may have seen other groups."""
-        if not _active() or dist.get_world_size(group) == 1:
+        """Merge the samples of all processes, which may have seen different groups.
+
+        All then hold the whole: call it once, for another call would count everything again.
+        """
+        if _alone(group):
             return self
-        groups = torch.tensor([len(self.count)], device=self.count.device)
-        all_reduce_(groups, op="max", group=group)
-        self._grow(int(groups))
+        if self.num_groups is None:
+            groups = torch.tensor([len(self.count)], device=self.count.device)
+            all_reduce_(groups, op="max", group=group)
+            self._grow(int(groups))
         # Deviations are taken from one common center, so that the sums lose no digits to large means.
         weight = self._columns(self.count)
         total, center = self.count.clone(), self.mean * weight
@@ -214,16 +227,14 @@ class GroupMoments:
         """Put back what :meth:`state_dict` returned.
 
         Raises:
+            TypeError: an accumulator that is not a floating tensor.
             ValueError: a missing accumulator, or one of the wrong shape.
         """
-        for name in ("count", "mean", "m2"):
-            if name not in state:
-                raise ValueError(f"state lacks {name}")
-        groups = len(state["count"])
-        if self.num_groups is not None and groups != self.num_groups:
-            raise ValueError(f"state must have {self.num_groups} groups, got {groups}")
+        if missing := [name for name in ("count", "mean", "m2") if name not in state]:
+            raise ValueError(f"state lacks {', '.join(missing)}")
+        check_tensor(state["count"], "state['count']", shape=(self.num_groups,), allow_empty=True)
         for name in ("mean", "m2"):
-            check_tensor(state[name], f"state[{name!r}]", shape=(groups, *self.shape), allow_empty=True)
+            check_tensor(state[name], f"state[{name!r}]", shape=(len(state["count"]), *self.shape), allow_empty=True)
         device, dtype = self.count.device, self.count.dtype
         self.count, self.mean, self.m2 = (
             state[name].to(device=device, dtype=dtype, copy=True) for name in ("count", "mean", "m2")

@@ -2,7 +2,8 @@
 
 Structure (type, number of axes, shapes, options, hyperparameters) is always checked. Values (finite, ranges, row sums)
 are checked at once on the CPU; on an accelerator they are asserted asynchronously, without waiting for the device;
-under ``torch.compile`` they are left out. A package's ``validate=True`` forces the eager check, ``False`` drops it.
+under ``torch.compile`` and inside ``torch.vmap``, where there are no values to look at, they are left out. A package's
+``validate=True`` forces the eager check on an accelerator too, ``False`` drops it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 
 if TYPE_CHECKING:
     from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
@@ -43,26 +45,31 @@ def __getattr__(name: str) -> Any:
 def should_check(*tensors: Tensor, validate: bool | None = None) -> bool:
     """Whether values of these tensors are to be checked eagerly now: one place decides.
 
-    Never under ``torch.compile``; otherwise as ``validate`` says, by default when all are on the CPU.
+    Never under ``torch.compile`` or ``torch.vmap``; otherwise as ``validate`` says, by default when all are on the CPU.
     """
-    if torch.compiler.is_compiling():
+    if validate is False or _abstract():
         return False
-    if validate is not None:
-        return validate
-    return all(tensor.device.type == "cpu" for tensor in tensors)
+    return validate is True or all(tensor.device.type == "cpu" for tensor in tensors)
 
 
-def _require(condition: Tensor, message: str, validate: bool | None = None) -> None:
-    """Values tier: raise at once, or assert on the device, or do nothing."""
+def _abstract() -> bool:
+    """Whether tensors stand for many or for future values, so that none can be read."""
+    if torch.compiler.is_compiling():
+        return True
+    return any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
+
+
+def _values_wanted(validate: bool | None) -> bool:
+    return validate is not False and not _abstract()
+
+
+def _require(condition: Tensor, message: str, got: Callable[[], object], validate: bool | None) -> None:
+    """Values tier, where values are wanted: raise at once, or assert on the device without waiting."""
     if should_check(condition, validate=validate):
         if not bool(condition):
-            raise ValueError(message)
-    elif validate is None and not torch.compiler.is_compiling() and condition.device.type != "cpu":
+            raise ValueError(f"{message}, got {got()}")
+    elif condition.device.type != "mps":  # not every torch release can assert there
         torch._assert_async(condition, message)
-
-
-def _values_wanted(x: Tensor, validate: bool | None) -> bool:
-    return validate is not False and not torch.compiler.is_compiling()
 
 
 def check_tensor(
@@ -108,9 +115,15 @@ def check_tensor(
         raise ValueError(f"{name} must have shape ({expected}), got {tuple(x.shape)}")
     if not allow_empty and x.numel() == 0:
         raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
-    if finite and (x.is_floating_point() or x.is_complex()) and _values_wanted(x, validate):
-        _require(x.detach().isfinite().all(), f"{name} must be finite, got NaN or infinite values", validate)
+    if finite and (x.is_floating_point() or x.is_complex()) and _values_wanted(validate):
+        finite_entries = x.detach().isfinite()
+        _require(finite_entries.all(), f"{name} must be finite", lambda: _first(x, ~finite_entries), validate)
     return x
+
+
+def _first(x: Tensor, bad: Tensor) -> str:
+    """The first offending entry and how many there are."""
+    return f"{x.detach()[bad][0].item()} ({int(bad.sum())} of {bad.numel()} entries refused)"
 
 
 def check_same_shape(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
@@ -168,21 +181,18 @@ def check_labels(
     if y.numel() == 0:
         raise ValueError(f"{name} must not be empty, got shape {tuple(y.shape)}")
     y = y.to(torch.int64)
-    if num_classes is not None and _values_wanted(y, validate):
+    if num_classes is not None and _values_wanted(validate):
         inside = (y >= 0) & (y < num_classes)
         extra = [value for value in (ignore_index, unlabeled) if value is not None]
         for value in extra:
             inside = inside | (y == value)
         allowed = f"[0, {num_classes})" + "".join(f" or {value}" for value in extra)
-        got = ""
-        if should_check(y, validate=validate) and not bool(inside.all()):
-            got = f", got {int(y[~inside].flatten()[0])}"
-        _require(inside.all(), f"{name} must hold labels in {allowed}{got}", validate)
+        _require(inside.all(), f"{name} must hold labels in {allowed}", lambda: _first(y, ~inside), validate)
     return y
 
 
 def check_number(
-    v: float,
+    v: float | np.integer | np.floating,
     name: str,
     *,
     low: float | None = None,
@@ -203,17 +213,13 @@ def check_number(
     accepted = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     if isinstance(v, (bool, np.bool_)) or not isinstance(v, accepted):
         raise TypeError(f"{name} must be {kind}, got {v!r} ({type(v).__name__})")
-    if low is None and high is None:
-        allowed = kind if integer else "a finite number"
-    else:
-        left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
-        right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
-        allowed = f"{kind} in {left}, {right}"
     too_low = low is not None and (v <= low if open_low else v < low)
     too_high = high is not None and (v >= high if open_high else v > high)
     infinite = math.isinf(v) and not (v == low and not open_low) and not (v == high and not open_high)
     if math.isnan(v) or too_low or too_high or infinite:
-        raise ValueError(f"{name} must be {allowed}, got {v}")
+        left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
+        right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
+        raise ValueError(f"{name} must be {kind} in {left}, {right}, got {v}")
 
 
 def check_choice(v: Any, name: str, choices: Collection[Any]) -> None:
@@ -240,11 +246,12 @@ def check_probabilities(p: Tensor, name: str, *, atol: float | None = None, vali
         raise ValueError(f"{name} must have at least one dimension, got a scalar")
     if atol is None:
         atol = {torch.float64: 1e-6, torch.float32: 1e-3}.get(p.dtype, 2e-2)
-    if _values_wanted(p, validate):
+    if _values_wanted(validate):
         values = p.detach()
-        _require((values >= 0).all(), f"{name} must not be negative", validate)
-        sums = values.to(torch.promote_types(p.dtype, torch.float32)).sum(-1)
-        _require(((sums - 1).abs() <= atol).all(), f"{name} must sum to 1 along the last axis within {atol}", validate)
+        _require((values >= 0).all(), f"{name} must not be negative", lambda: values.min().item(), validate)
+        off = values.to(torch.promote_types(p.dtype, torch.float32)).sum(-1) - 1
+        message = f"{name} must sum to 1 along the last axis within {atol:g}"
+        _require((off.abs() <= atol).all(), message, lambda: f"a sum off by {off.abs().max().item():.3g}", validate)
     return p
 
 
@@ -258,15 +265,23 @@ def check_monotone(
         ValueError: not 1-D, empty, NaN, or not sorted as asked.
     """
     check_tensor(x, name, ndim=1, floating=False, validate=validate)
-    if _values_wanted(x, validate):
-        step = x.detach().diff() if increasing else -x.detach().diff()
+    if _values_wanted(validate):
+        left, right = (x.detach()[:-1], x.detach()[1:]) if increasing else (x.detach()[1:], x.detach()[:-1])
+        good = left < right if strict else left <= right
         word = ("strictly " if strict else "") + ("increasing" if increasing else "decreasing")
-        _require((step > 0 if strict else step >= 0).all(), f"{name} must be {word}", validate)
+
+        def neighbors() -> str:
+            at = int(good.logical_not().nonzero()[0])
+            return f"{x[at].item()} before {x[at + 1].item()}"
+
+        _require(good.all(), f"{name} must be {word}", neighbors, validate)
     return x
 
 
 def reduce(values: Tensor, reduction: Literal["mean", "sum", "none"], *, weight: Tensor | None = None) -> Tensor:
     """Reduce per-sample values: their mean or sum, or as they are, times ``weight`` first if given.
+
+    The mean divides by the number of values, not by the sum of the weights.
 
     Raises:
         ValueError: an unknown reduction, a weight of another shape.
@@ -309,7 +324,7 @@ def as_features(
         ndim: Number of axes.
 
     Raises:
-        TypeError: not an array, or of a type that is not floating.
+        TypeError: not an array, or of a type that is not floating or that torch lacks.
         ValueError: wrong number of axes, empty, not finite.
     """
     if not isinstance(X, Tensor):
@@ -318,7 +333,9 @@ def as_features(
         array = np.asarray(X)
         if array.dtype.kind != "f":
             raise TypeError(f"{name} must have a floating type, got {array.dtype}")
-        array = np.ascontiguousarray(array)
+        if array.dtype.itemsize > 8:
+            raise TypeError(f"{name} must have a floating type that torch has, got {array.dtype}")
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
         X = torch.from_numpy(array if array.flags.writeable else array.copy())
     check_tensor(X, name, ndim=ndim)
     return X.to(device=device, dtype=dtype)

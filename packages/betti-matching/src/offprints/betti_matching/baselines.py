@@ -1,7 +1,6 @@
 """The losses that the paper compares with: Wasserstein matching of barcodes, and clDice."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from offprints.betti_matching._terms import in_output_precision, in_working_prec
 from offprints.betti_matching.losses import Reduction
 from offprints.betti_matching.matching import Construction, Filtration, VoxelPairs, compute_barcode
 from offprints.betti_matching.pairs import PairList
-from offprints.shared.validation import check_choice, check_number, reduce, require
+from offprints.shared.validation import check_choice, check_number, reduce
 
 
 def wasserstein_loss(
@@ -31,11 +30,9 @@ def wasserstein_loss(
     """Loss of Hu et al. (NeurIPS 2019): the Betti matching loss with bars matched by their values alone.
 
     Of all matchings of the two barcodes it takes the cheapest (twice the squared 2-Wasserstein distance), wherever in
-    the image the features lie; it is never greater than `betti_matching_loss` of the same images. Needs the extra
-    ``wasserstein``. Arguments, result and errors as for `betti_matching_loss`.
+    the image the features lie; it is never greater than `betti_matching_loss` of the same images. Arguments, result and
+    errors as for `betti_matching_loss`.
     """
-    wasserstein = require("gudhi.wasserstein", package="betti-matching", extra="wasserstein")
-    require("ot", package="betti-matching", extra="wasserstein")
     check_choice(filtration, "filtration", ("superlevel", "sublevel"))
     check_choice(construction, "construction", ("V", "T"))
     check_choice(reduction, "reduction", ("mean", "sum", "none"))
@@ -54,32 +51,34 @@ def wasserstein_loss(
             compute_barcode(x, filtration=filtration, construction=construction, relative=relative, reduced=reduced)
             for x in images
         ]
-        matchings.append(
-            [_match_by_value(barcodes[0][k], barcodes[1][k], shape, relative, wasserstein) for k in chosen]
-        )
+        matchings.append([_match_by_value(barcodes[0][k], barcodes[1][k], shape, relative) for k in chosen])
     frames = {"frame": 0, "frames": 1} if relative else {}
     terms = torch.from_numpy(square_terms(matchings, shape, **frames)).to(p.device)
     losses = sum_of_squares(p, t, terms, (filtration,) if relative else ())
     return in_output_precision(reduce(losses, reduction), pred)
 
 
-def _match_by_value(f: PairList, g: PairList, shape: Sequence[int], relative: bool, wasserstein: Any) -> VoxelPairs:
+def _match_by_value(f: PairList, g: PairList, shape: Sequence[int], relative: bool) -> VoxelPairs:
     """The cheapest matching of two lists of bars; the essential ones are matched to each other."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     grid = [n + 2 * relative for n in shape]
     finite, voxels, points = [], [], []
     for bars in (f, g):
-        last = bars.death[:, 0] < 0
         ends = [np.ravel_multi_index(end.T, grid, mode="clip") for end in (bars.birth, bars.death)]
-        finite.append(~last)
-        voxels.append(np.stack((ends[0], np.where(last, -1, ends[1])), axis=1))
-        # the cost does not depend on the sign, but gudhi wants births before deaths
-        points.append(np.sort(np.stack((bars.birth_values, bars.death_values), axis=1)[~last], axis=1))
-    _, matching = wasserstein.wasserstein_distance(*points, matching=True, order=2.0, internal_p=2.0)
-    i, j = np.asarray(matching, dtype=np.int64).reshape(-1, 2).T
+        finite.append(bars.death[:, 0] >= 0)
+        voxels.append(np.stack((ends[0], np.where(finite[-1], ends[1], -1)), axis=1))
+        points.append(np.stack((bars.birth_values, bars.death_values), axis=1)[finite[-1]])
+    # What it saves to match two points instead of sending both to the diagonal, (b - d)^2 / 2 away from each.
+    diagonal = [np.square(x[:, 0] - x[:, 1]) / 2 for x in points]
+    savings = np.add.outer(*diagonal) - np.square(points[0][:, None] - points[1]).sum(axis=2)
+    i, j = linear_sum_assignment(np.maximum(savings, 0), maximize=True)
+    useful = savings[i, j] > 0
+    i, j = i[useful], j[useful]
     left, right = (rows[keep] for rows, keep in zip(voxels, finite, strict=True))
     essential = np.concatenate([rows[~keep] for rows, keep in zip(voxels, finite, strict=True)], axis=1)
-    pairs = np.concatenate((left[i[(i >= 0) & (j >= 0)]], right[j[(i >= 0) & (j >= 0)]]), axis=1)
-    return np.concatenate((essential, pairs)), left[i[j < 0]], right[j[i < 0]]
+    matched = np.concatenate((essential, np.concatenate((left[i], right[j]), axis=1)))
+    return matched, np.delete(left, i, axis=0), np.delete(right, j, axis=0)
 
 
 def cldice_loss(

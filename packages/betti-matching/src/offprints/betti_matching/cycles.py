@@ -111,11 +111,11 @@ def _enclosures(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, cons
 
 def _loops(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, construction: str) -> list[np.ndarray]:
     """Reduced boundary columns of the squares that fill the loops of a 3-D image."""
-    from offprints.betti_matching._kernel3d import cycle_3d
+    from offprints.betti_matching._loops3d import loops_3d  # numba and scipy are slow to import
 
     ranks = np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
     flat = [np.ravel_multi_index(tuple(ends.T), values.shape) for ends in (births, deaths)]
-    found = cycle_3d(ranks, int(construction == "T"), *flat)
+    found = loops_3d(ranks, int(construction == "T"), *flat)
     return [np.stack(np.unravel_index(voxels, values.shape), axis=1) for voxels in found]
 
 

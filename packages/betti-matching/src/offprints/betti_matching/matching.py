@@ -47,6 +47,15 @@ class _Settings(NamedTuple):
     def superlevel(self) -> bool:
         return self.filtration == "superlevel"
 
+    @property
+    def sign(self) -> float:
+        """What turns the filtration into the sublevel filtration."""
+        return -1.0 if self.superlevel else 1.0
+
+    @property
+    def code_of_construction(self) -> int:
+        return int(self.construction == "T")
+
 
 def compute_matching(
     pred: ArrayLike | Tensor,
@@ -136,19 +145,20 @@ def compute_barcode(
     """
     settings = _settings(filtration, construction, "union", relative, reduced)
     array = as_image(image, "image")
-    from offprints.betti_matching import _levels
+    (values,) = _ordered_values({"image": array})
+    if values.ndim == 3:
+        from offprints.betti_matching._kernel3d import barcode_3d
+        from offprints.betti_matching._levels import rank_one
 
-    rank, valid = _levels.rank_one(_bits(array), settings.superlevel)
-    if not valid:
-        raise ValueError("image must not contain NaN")
-    rank = _framed(rank.reshape(array.shape), settings)
-    if rank.ndim == 3:
-        from offprints.betti_matching._kernel3d import barcode_3d as barcode
+        ranks = rank_one(settings.sign * values.ravel()).reshape(values.shape)
+        voxels = list(barcode_3d(_framed(ranks, settings, 0), settings.code_of_construction))
     else:
-        from offprints.betti_matching._kernel2d import barcode_2d as barcode
-    voxels = list(barcode(_plane(rank), int(construction == "T"))[: rank.ndim])
+        from offprints.betti_matching._kernel2d import barcode_2d
+
+        found = barcode_2d(_plane(values, settings), settings.sign, settings.code_of_construction)
+        voxels = list(found[: values.ndim])
     if not reduced:
-        voxels[0] = np.concatenate(([[rank.argmin(), -1]], voxels[0]))
+        voxels[0] = np.concatenate(([[_first(values, settings), -1]], voxels[0]))
     return _pair_lists(voxels, array, settings)
 
 
@@ -179,8 +189,9 @@ def betti_numbers(
 
     inside = array >= threshold if settings.superlevel else array <= threshold
     d = array.ndim
-    padded = np.pad(_framed(inside, settings, bool(inside.any())), 1)
-    padded = padded[(None,) * (3 - d)]
+    if relative:  # the frame is there as soon as any voxel is
+        inside = np.pad(inside, 1, constant_values=bool(inside.any()))
+    padded = np.pad(inside, 1)[(None,) * (3 - d)]
     return np.array(count_betti_numbers(padded, d, construction == "T")[:d], dtype=np.int64)
 
 
@@ -223,18 +234,23 @@ def _as_pairs(
     return [_as_pair(*pair) for pair in zip(preds, targets, strict=True)]
 
 
-def _bits(*images: np.ndarray) -> np.ndarray:
-    """Bit patterns (int64) of float64 numbers that are ordered as the values of all images together."""
-    if all(_is_exact(image.dtype) for image in images):
-        return np.concatenate([image.ravel() for image in images], dtype=np.float64).view(np.int64)
+def _ordered_values(images: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Finite float64 arrays that are ordered as the values of all (named) images together."""
+    if all(_is_exact(image.dtype) for image in images.values()):
+        values = [np.ascontiguousarray(image, dtype=np.float64) for image in images.values()]
+        if all(np.isfinite(array).all() for array in values):
+            return values
+    for name, image in images.items():
+        if np.isnan(image).any():
+            raise ValueError(f"{name} must not contain NaN")
     # A value is the exact sum of its nearest float64 and a rest, and ordered by the two.
-    nearest, rest = (np.concatenate(parts) for parts in zip(*map(_split, images), strict=True))
-    if not rest.any():
-        return nearest.view(np.int64)
+    nearest, rest = (np.concatenate(parts) for parts in zip(*map(_split, images.values()), strict=True))
     order = np.lexsort((rest, nearest))
-    rank = np.empty(order.size, np.int64)
-    rank[order] = np.cumsum(np.r_[False, (np.diff(nearest[order]) != 0) | (np.diff(rest[order]) != 0)])
-    return np.where(np.isnan(nearest), nearest.view(np.int64), rank)
+    steps = (nearest[order][1:] != nearest[order][:-1]) | (np.diff(rest[order]) != 0)
+    rank = np.empty(order.size)
+    rank[order] = np.cumsum(np.r_[False, steps])
+    shape = next(iter(images.values())).shape
+    return list(rank.reshape(len(images), *shape))
 
 
 def _is_exact(dtype: np.dtype) -> bool:
@@ -254,12 +270,14 @@ def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return nearest, low - (nearest - high)
 
 
-def _framed(grid: np.ndarray, settings: _Settings, fill: float = 0) -> np.ndarray:
-    """The grid with the frame of ``relative``. The frame has the first value of the filtration, that is rank 0."""
+def _framed(image: np.ndarray, settings: _Settings, value: float | None = None) -> np.ndarray:
+    """With the frame of ``relative``, which has the value that is first in the order of the filtration."""
     if not settings.relative:
-        return grid
-    framed = np.full([n + 2 for n in grid.shape], fill, grid.dtype)
-    framed[(slice(1, -1),) * grid.ndim] = grid
+        return image
+    if value is None:
+        value = image.max() if settings.superlevel else image.min()
+    framed = np.full([n + 2 for n in image.shape], value, image.dtype)
+    framed[(slice(1, -1),) * image.ndim] = image
     return framed
 
 
@@ -291,28 +309,39 @@ def _on_threads(
 
 
 def _match_voxels(pred: np.ndarray, target: np.ndarray, settings: _Settings) -> tuple[VoxelPairs, ...]:
-    from offprints.betti_matching import _levels  # compiled code is loaded when it is needed
-
+    f, g = _ordered_values({"pred": pred, "target": target})
     union = settings.comparison == "union"
-    *ranks, valid = _levels.rank_two(_bits(pred, target), settings.superlevel, union)
-    if not valid:
-        raise ValueError(f"{'pred' if np.isnan(pred).any() else 'target'} must not contain NaN")
-    f, g, c = (_framed(rank.reshape(pred.shape), settings) for rank in ranks)
+    codes = settings.code_of_construction, int(not union)
+    # the modules of compiled code are loaded when they are needed
     if f.ndim == 3:
-        from offprints.betti_matching._kernel3d import match_3d as match
+        from offprints.betti_matching._kernel3d import match_3d
+        from offprints.betti_matching._levels import rank_two
+
+        ranks = rank_two(settings.sign * np.concatenate((f.ravel(), g.ravel())), union)
+        found = match_3d(*(_framed(rank.reshape(f.shape), settings, 0) for rank in ranks), *codes)
     else:
-        from offprints.betti_matching._kernel2d import match_2d as match
-    found = match(_plane(f), _plane(g), _plane(c), int(settings.construction == "T"), int(not union))
+        from offprints.betti_matching._kernel2d import match_2d
+
+        c = np.maximum(f, g) if union == settings.superlevel else np.minimum(f, g)
+        found = match_2d(*(_plane(values, settings) for values in (f, g, c)), settings.sign, *codes)
     result = list(found[: f.ndim])
     if not settings.reduced:
         matched, *unmatched = result[0]
-        essential = np.array([[f.argmin(), -1, g.argmin(), -1]])
+        essential = np.array([[_first(f, settings), -1, _first(g, settings), -1]])
         result[0] = (np.concatenate((essential, matched)), *unmatched)
     return tuple(result)
 
 
-def _plane(rank: np.ndarray) -> np.ndarray:
-    return rank[None] if rank.ndim == 1 else rank
+def _plane(values: np.ndarray, settings: _Settings) -> np.ndarray:
+    framed = _framed(values, settings)
+    return framed[None] if framed.ndim == 1 else framed
+
+
+def _first(values: np.ndarray, settings: _Settings) -> int:
+    """Flat index in the (padded) grid of the voxel that is the first in the filtration."""
+    if settings.relative:
+        return 0
+    return int(values.argmax() if settings.superlevel else values.argmin())
 
 
 def _match(pred: np.ndarray, target: np.ndarray, settings: _Settings) -> Matching:
@@ -332,8 +361,7 @@ def _match(pred: np.ndarray, target: np.ndarray, settings: _Settings) -> Matchin
 
 def _pair_lists(voxels: list[np.ndarray], image: np.ndarray, settings: _Settings) -> tuple[PairList, ...]:
     """Coordinates and values of flat voxels of the (padded) image; the essential pair is the first of all."""
-    extreme = image.max() if settings.superlevel else image.min()
-    padded = _framed(image, settings, extreme)
+    padded = _framed(image, settings)
     flat = np.concatenate(voxels)
     coordinates = np.stack(np.unravel_index(np.maximum(flat, 0), padded.shape), axis=-1)
     values = padded.ravel()[flat].astype(np.float64)

@@ -140,9 +140,10 @@ class BettiMatchingMetric:
         self._sums[6 + ndim] += len(dice)
 
     def merge_(self, other: "BettiMatchingMetric") -> None:
-        """Add the batches of another metric of the same options."""
-        if not isinstance(other, BettiMatchingMetric) or vars(other)["_options"] != self._options:
-            raise ValueError("other must be a BettiMatchingMetric of the same options")
+        """Add the batches of another metric; ValueError unless its options are the same."""
+        mine, its = ((metric._threshold, metric._dims, metric._options) for metric in (self, other))
+        if mine != its:
+            raise ValueError(f"other must be a metric of the same options {mine}, got {its}")
         self._sums += other._sums
 
     def compute(self) -> dict[str, float]:

@@ -58,6 +58,8 @@ def plot_matching(
     for image, name in zip(images, ("pred", "target"), strict=True):
         if image.shape != matching.shape:
             raise ValueError(f"{name} must have the shape of the matching, {matching.shape}, got {image.shape}")
+        if np.isnan(image).any():
+            raise ValueError(f"{name} must not contain NaN")
     check_number(max_pairs, "max_pairs", low=0, integer=True)
     dims = _dims(matching, dim)
     grid = _grid(axes, (len(dims), 2), _panel(matching.shape))

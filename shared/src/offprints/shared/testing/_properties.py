@@ -123,11 +123,10 @@ def assert_near(actual: Any, expected: Any, what: str, *, rtol: float, atol: flo
         differ = ~torch.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True)
         if differ.any():
             worst = int(torch.where(differ, (x - y).abs().nan_to_num(torch.inf), -1.0).argmax())
-            index = list(map(int, np.unravel_index(worst, a.shape))) if a.ndim else "the value"
+            where = "" if a.ndim == 0 else f"{int(differ.sum())} of {a.numel()} entries differ, most of all "
+            index = "" if a.ndim == 0 else f"{list(map(int, np.unravel_index(worst, a.shape)))}: "
             values = f"got {x.flatten()[worst].item():.9g}, expected {y.flatten()[worst].item():.9g}"
-            raise AssertionError(
-                f"{what}: {int(differ.sum())} of {differ.numel()} entries differ, most {index}: {values}"
-            )
+            raise AssertionError(f"{what}: {where}{index}{values}")
 
 
 def clone(value: Any) -> Any:

@@ -20,11 +20,11 @@ def check_errors(cases: Iterable[tuple[Callable[[], object], type[Exception], st
     AssertionError
         A call raised nothing, something else, or a message without the word.
     ValueError
-        There is no case.
+        There is no case, or one without a word.
     """
     cases = list(cases)
-    if not cases:
-        raise ValueError("cases is empty: nothing would be checked")
+    if not cases or not all(word for _, _, word in cases):
+        raise ValueError("cases must hold at least one case, each with a word to look for")
     failures = []
     for number, (call, error, word) in enumerate(cases):
         what = f"case {number} ({error.__name__} with {word!r})"

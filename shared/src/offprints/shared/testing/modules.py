@@ -187,7 +187,7 @@ class _Case:
             return
         result = self.run(module.cuda(), map_tensors(Tensor.cuda, inputs))
         self._on_cuda(result)
-        self._near(result, self.run(self.copy()), "CUDA against CPU", 10 * self.tolerance)
+        self._near(result, self.run(self.copy()), "CUDA against CPU", 100 * self.tolerance)  # TF32
 
     @staticmethod
     def _on_cuda(result: Any) -> None:

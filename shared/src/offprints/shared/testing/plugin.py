@@ -42,11 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped where there is none")
     config.addinivalue_line("markers", "slow: left out of the everyday run; pytest --slow runs it")
     try:
-        from hypothesis import settings
+        from hypothesis import HealthCheck, settings
     except ImportError:
         return
-    settings.register_profile("offprints", derandomize=True, deadline=None)
-    settings.load_profile("offprints")
+    # A busy machine is no failure: neither a deadline nor the check of how long drawing takes.
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("offprints", derandomize=True, deadline=None, suppress_health_check=slow)
+    if not config.getoption("--hypothesis-profile", default=None):
+        settings.load_profile("offprints")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

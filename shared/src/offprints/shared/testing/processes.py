@@ -54,7 +54,9 @@ def _run(count: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[s
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload([__name__])
+        # What torch imports late takes seconds in every child: where this process has needed it, so will they.
+        late = [name for name in ("torch._dynamo", "torch.distributed.tensor") if name in sys.modules]
+        context.set_forkserver_preload([__name__, *late])
     # A filter of some library's own category would import that library over there.
     filters = [one for one in warnings.filters if one[2].__module__ == "builtins"]
     payload = _dumps((fn, args, kwargs, filters))
@@ -150,6 +152,6 @@ def _dumps(value: Any) -> bytes:
 
 
 def _belongs_to_tests(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
+    file = vars(module).get("__file__")  # getattr would set off the imports of a lazy module
     parts = Path(file).parts if isinstance(file, str) else ()
     return "tests" in parts and "site-packages" not in parts

@@ -1,0 +1,88 @@
+"""The checks that every package of this workspace passes."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from offprints.betti_matching import (
+    BettiMatchingLoss,
+    BettiMatchingMetric,
+    DiceBettiMatchingLoss,
+    betti_matching_loss,
+)
+from offprints.betti_matching.baselines import cldice_loss, wasserstein_loss
+from offprints.shared.testing import check_loss, check_module, check_package, check_streaming
+
+PUBLIC = [
+    "BettiMatchingLoss",
+    "BettiMatchingMetric",
+    "Comparison",
+    "Construction",
+    "DiceBettiMatchingLoss",
+    "Filtration",
+    "Matching",
+    "PairList",
+    "betti_matching_error",
+    "betti_matching_loss",
+    "betti_number_error",
+    "betti_numbers",
+    "compute_barcode",
+    "compute_matching",
+    "compute_matching_batch",
+    "plot_barcodes",
+    "plot_matching",
+    "representative_cycles",
+]
+
+
+def probabilities(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Three images in two channels, without ties."""
+    values = torch.randperm(144, generator=generator).view(2, 3, 2, 3, 4)
+    pred, target = (values.double() + 1) / 146
+    return pred, target
+
+
+def logits(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    pred, target = probabilities(generator)
+    return pred.logit(), target > 0.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"filtration": "bothlevel", "relative": True},
+        {"filtration": "sublevel", "construction": "T", "comparison": "intersection", "dims": (1,)},
+    ],
+)
+def test_loss_function(options: dict[str, Any]) -> None:
+    check_loss(partial(betti_matching_loss, **options), probabilities)
+
+
+@pytest.mark.parametrize("loss", [BettiMatchingLoss(relative=True), DiceBettiMatchingLoss(filtration="bothlevel")])
+def test_loss_modules(loss: torch.nn.Module) -> None:
+    check_loss(loss, logits)
+    check_module(loss, logits)
+
+
+@pytest.mark.parametrize("loss", [wasserstein_loss, cldice_loss])
+def test_baselines(loss: Any) -> None:
+    # clDice follows torch's own losses: NaN goes through
+    nan: Any = "raise" if loss is wasserstein_loss else "propagate"
+    check_loss(loss, probabilities, nan=nan, skip={"torch.compile": "baselines are not made for it"})
+
+
+@pytest.mark.parametrize("options", [{}, {"filtration": "sublevel", "construction": "T", "relative": True}])
+def test_metric(options: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.rand(n, 1, 7, 8, generator=generator), torch.rand(n, 1, 7, 8, generator=generator)) for n in (1, 3, 2)
+    ]
+    check_streaming(partial(BettiMatchingMetric, **options), batches)
+
+
+def test_package() -> None:
+    check_package("betti-matching", public=PUBLIC)
