@@ -134,18 +134,26 @@ class WindowTrainer:
     def step(self) -> None:
         """Make one step of Adam on a batch.
 
-        The weight of a time needs only earlier losses, so one sweep in order of time can take gradients chunk by chunk,
-        in the memory of one chunk; and once the weights have underflowed to 0, nothing later counts and the sweep ends.
-
         Raises:
             FloatingPointError: the loss is NaN or infinite.
         """
         if self.settings.sampling == "random":
             self.batch = self._random_batch()
-        t, x = self.batch
-        share = self._share_of_mean(x)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self.settings.decay_rate ** (self.step_count / self.settings.decay_steps)
+        self._refuse_nan(self.gradient())
+        self.optimizer.step()
+        self.step_count += 1
+        self.steps_of_eps += 1
+
+    def gradient(self) -> Tensor:
+        """Put the gradient of the causal loss on the batch into the parameters; return the loss.
+
+        The weight of a time needs only earlier losses, so one sweep in order of time can take gradients chunk by chunk,
+        in the memory of one chunk; and once the weights have underflowed to 0, nothing later counts and the sweep ends.
+        """
+        t, x = self.batch
+        share = self._share_of_mean(x)
         self.optimizer.zero_grad(set_to_none=True)
         before = t.new_zeros(1)
         total = t.new_zeros(())
@@ -170,11 +178,8 @@ class WindowTrainer:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if world_size() > 1:
             all_reduce_(*gradients)
-        self._refuse_nan(total)
-        self.optimizer.step()
-        self.step_count += 1
-        self.steps_of_eps += 1
         self.reach = max(1, counted)
+        return total
 
     def _chunk_sizes(self) -> list[int]:
         """Return how many times go through the network at once: first those that counted in the step before."""
