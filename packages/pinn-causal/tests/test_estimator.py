@@ -25,7 +25,7 @@ from offprints.pinn_causal import (
     jet,
     solve_lorenz,
 )
-from offprints.shared.testing import check_errors
+from offprints.shared.testing import check_errors, check_estimator
 from offprints.shared.validation import NotFittedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -287,6 +287,12 @@ def test_seeds() -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
 
 
+def test_conformance() -> None:
+    model = CausalPINN(Lorenz(), exact, eps=1e-3, n_windows=2, n_t=8, max_steps=4, check_every=2)
+    start, times = np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.4, 1.0, 1.7])
+    check_estimator(model, (start,), query=(times,), skip={"bad data": "a state has one axis: test_errors"})
+
+
 def test_scikit_learn_habits() -> None:
     model = CausalPINN(Lorenz(), exact, eps=1e-6, **SMALL)
     twin = clone(model)
@@ -316,6 +322,13 @@ def test_compiled_losses_agree() -> None:
         warnings.simplefilter("ignore")  # what the compiler itself warns of
         compiled = make(compile=True).fit()
     torch.testing.assert_close(compiled.weights_, make().fit().weights_, rtol=1e-3, atol=1e-4)
+
+
+def test_problems_are_equal_by_their_coefficients() -> None:
+    assert AllenCahn(nu=0.1) == AllenCahn(nu=0.1) != AllenCahn(nu=0.2)
+    assert KuramotoSivashinsky.regular() != KuramotoSivashinsky.chaotic()
+    assert len({Lorenz(), Lorenz(), Lorenz(rho=20.0), NavierStokes2d()}) == 3
+    assert repr(AllenCahn(nu=0.1)) == "AllenCahn(nu=0.1, reaction=5.0, initial_weight=100.0)"
 
 
 def test_callback_sees_the_current_window() -> None:

@@ -284,7 +284,9 @@ class CausalPINN(BaseEstimator):
             points = points[:, None] if points.ndim == 1 else points
             if points.shape[1] != axes:
                 raise ValueError(f"x must have {axes} coordinates per point, got shape {tuple(raw.shape)}")
-        window = (torch.searchsorted(torch.tensor(edges[1:-1], dtype=torch.float64), times, right=True)).tolist()
+        window = (
+            torch.searchsorted(torch.tensor(edges[1:-1], dtype=torch.float64), times.contiguous(), right=True)
+        ).tolist()
         local = torch.stack([times[i] - edges[k] for i, k in enumerate(window)]).to(where)
         rows: list[Tensor] = [torch.empty(0)] * len(times)
         per_chunk = max(1, _PREDICT_POINTS // len(points))

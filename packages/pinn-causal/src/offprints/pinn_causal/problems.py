@@ -59,6 +59,17 @@ class _Equation:
 
     equation_weights: tuple[float, ...]
 
+    # Equal by their coefficients: scikit-learn's clone copies an estimator's parameters.
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *sorted(vars(self).items())))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({shown})"
+
     def residual(self, net: Net, t: Tensor, x: Tensor | None = None) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
