@@ -25,14 +25,14 @@ class TrigonometricInterpolant(nn.Module):
         super().__init__()
         self.domain = tuple(domain)
         self.modes = fields.shape[-1]
-        basis = self._grid_basis(self.modes).to(fields.device)
+        basis = self._grid_basis(self.modes)
         # The basis is orthogonal on the grid.
         projection = basis / basis.square().sum(0)
-        amplitudes = fields.double() @ projection
+        amplitudes = fields.detach().cpu().double() @ projection  # not every accelerator has float64
         if len(domain) == 2:
             amplitudes = (amplitudes.transpose(1, 2) @ projection).transpose(1, 2)
         noise = torch.finfo(fields.dtype).eps * amplitudes.abs().amax(dim=tuple(range(1, fields.ndim)), keepdim=True)
-        self.register_buffer("amplitudes", torch.where(amplitudes.abs() > noise, amplitudes, 0).to(fields.dtype))
+        self.register_buffer("amplitudes", torch.where(amplitudes.abs() > noise, amplitudes, 0).to(fields))
 
     @staticmethod
     def _grid_basis(n: int) -> Float[Tensor, "n n"]:
