@@ -69,7 +69,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, over every package."""
-    sync(session, "--all-packages", "--group", "types", "--all-extras", "--group", "test")
+    sync(session, "--all-packages", "--no-install-workspace", "--all-extras", "--group", "types", "--group", "test")
     modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
     arguments = [argument for module in modules for argument in ("-p", module)]
     session.run("mypy", *arguments, env={"MYPYPATH": source_paths()})
@@ -111,7 +111,8 @@ def build(session: nox.Session, name: str) -> None:
 @each_member
 def bench(session: nox.Session, name: str) -> None:
     """The package beside its peers, on this machine; results go to its benchmarks/results/."""
-    sync(session, "--package", f"offprints-{name}", "--group", "bench")
+    # The core's benchmark is how fast everything starts.
+    sync(session, *(["--all-packages"] if name == "shared" else ["--package", f"offprints-{name}", "--group", "bench"]))
     scripts = sorted((folder(name) / "benchmarks").glob("bench_*.py"))
     if not scripts:
         session.skip(f"{name} has no benchmarks")

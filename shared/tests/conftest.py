@@ -36,7 +36,7 @@ class Finished:
     def of(job: dict[str, Any], status: int) -> Finished:
         argv = job["argv"]
         resumed = [Path(argv[argv.index("--resume") + 1])] if "--resume" in argv[:-1] else []
-        runs = resumed or sorted(Path(job["cwd"]).glob("runs/*/*"))
+        runs = [path for path in resumed if path.name.endswith("seed0")] or sorted(Path(job["cwd"]).glob("runs/*/*"))
         return Finished(status, Path(job["out"]).read_text(), Path(job["err"]).read_text(), runs)
 
     def result(self) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "Requires-Dist: safetensors>=0.5\nRequires-Dist: pytest>=1; extra == 'x'\n"
         "Description-Content-Type: text/markdown\n\n" + (HERE / "trial" / "README.md").read_text()
     )
-    (information / "entry_points.txt").write_text("[offprints.papers]\ntrial = offprints.trial.reproduce:experiment\n")
+    entries = "trial = offprints.trial.reproduce:experiment\nbroken = offprints.trial.missing:experiment\n"
+    (information / "entry_points.txt").write_text(f"[offprints.papers]\n{entries}")
     return site
 
 
@@ -65,7 +66,7 @@ def environment(site: Path) -> dict[str, str]:
     """The environment in which the paper ``trial`` is installed."""
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     kept = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "COLUMNS")}
-    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "2", "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
 
 
 @pytest.fixture(scope="session")

@@ -145,10 +145,19 @@ def test_no_pairs_no_cycles() -> None:
 
 def test_pairs_of_another_image_are_refused() -> None:
     image = image_of(2)
-    pairs = compute_barcode(image)[1]
+    components, loops = compute_barcode(image)
     for other in (image + 1, image[:4, :4], np.pad(image, 1)):
         with pytest.raises(ValueError, match="pairs"):
-            representative_cycles(other, pairs, dim=1)
-    wrong = PairList(pairs.birth[:, :1], pairs.death[:, :1], pairs.birth_values, pairs.death_values)
+            representative_cycles(other, loops, dim=1)
+    with pytest.raises(ValueError, match="pairs"):
+        representative_cycles(image, loops, dim=1, filtration="sublevel")
+    with pytest.raises(ValueError, match="pairs"):
+        representative_cycles(image, compute_barcode(image, reduced=True)[0], dim=1)
+    with pytest.raises(ValueError, match="essential"):
+        representative_cycles(image, components, dim=1)
+    wrong = PairList(loops.birth[:, :1], loops.death[:, :1], loops.birth_values, loops.death_values)
     with pytest.raises(ValueError, match="pairs"):
         representative_cycles(image, wrong, dim=1)
+    space = image_of(3)
+    with pytest.raises(ValueError, match="pairs"):
+        representative_cycles(space, compute_barcode(space)[2], dim=1)

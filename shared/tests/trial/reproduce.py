@@ -23,7 +23,7 @@ class Config:
     steps: int = 12
     """Steps of training."""
     learning_rate: float = 0.05
-    """Step size of AdamW."""
+    """Step size of gradient descent with momentum."""
     widths: tuple[int, ...] = (4, 6, 8)
     """One unit each."""
     workers: int = 1
@@ -53,25 +53,26 @@ def reproduce(config: Config, run: Run) -> None:
     run.log(0, loss=1.5)
     units = run.units({f"width/{width}": partial(unit, config, width) for width in config.widths}, config.workers)
     model = nn.Sequential(nn.Linear(8, config.hidden), nn.Dropout(0.3), nn.Linear(config.hidden, 1))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+    momenta = [torch.zeros_like(parameter) for parameter in model.parameters()]
     inputs, targets = torch.randn(32, 8), torch.randn(32, 1)
     start, average = 0, torch.zeros((), dtype=torch.bfloat16)
     if (found := run.restore()) is not None:
         start, state = found
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = state["average"]
+        momenta, average = state["momenta"], state["average"]
     note(config, f"start {start}")
     loss = torch.zeros(())
     for step in run.progress(range(start, config.steps), description="training"):
-        optimizer.zero_grad()
         loss = (model(inputs) - targets).square().mean()
-        loss.backward()
-        optimizer.step()
+        with torch.no_grad():
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            for parameter, momentum, gradient in zip(model.parameters(), momenta, gradients, strict=True):
+                momentum.mul_(0.9).add_(gradient)
+                parameter.sub_(config.learning_rate * momentum)
         average = average * 0.5 + loss.detach().bfloat16() * 0.5
         run.log(step + 1, loss=loss)
         if (step + 1) % 3 == 0:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            state = {"model": model.state_dict(), "momenta": momenta, "average": average}
             run.checkpoint(step + 1, state)
             note(config, f"checkpoint {step + 1}")
     if config.fail == "function" or (config.fail == "rank 1" and rank() == 1):

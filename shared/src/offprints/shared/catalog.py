@@ -59,7 +59,7 @@ class Paper:
         for line in str(self._metadata.get_payload() or self._metadata.get("Description") or "").splitlines():
             fence ^= line.lstrip().startswith("```")
             if not fence and re.match(r"##? ", line):
-                inside = line[2:].strip("# ").lower() == heading.lower()
+                inside = re.match(rf"##\s+{heading}\b", line, re.IGNORECASE) is not None
             elif inside:
                 lines.append(line)
         return "\n".join(lines).strip()
@@ -76,7 +76,8 @@ class Paper:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             value = getattr(node, "value", None)
             if value is not None and any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-                names += [item.value for item in ast.walk(value) if isinstance(item, ast.Constant)]
+                constants = (item.value for item in ast.walk(value) if isinstance(item, ast.Constant))
+                names += [constant for constant in constants if isinstance(constant, str)]
         return names
 
     @property

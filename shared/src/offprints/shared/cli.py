@@ -93,7 +93,6 @@ def _info(argv: Sequence[str]) -> int:
     api = ", ".join(f"`{name}`" for name in paper.api())
     text = "\n\n".join(
         [
-            f"# {paper.name} {paper.version}",
             paper.title,
             f"<{paper.url}>" if paper.url else "",
             f"## API\n\nIn `{paper.package}`: {api}" if api else "",
@@ -105,9 +104,11 @@ def _info(argv: Sequence[str]) -> int:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        Console().print(Markdown(text))
+        console = Console(highlight=False)
+        console.print(f"{paper.name} {paper.version}\n", style="bold")
+        console.print(Markdown(text))
     else:
-        _write(text.strip() + "\n")
+        _write(f"# {paper.name} {paper.version}\n\n{text.strip()}\n")
     if citation:  # as it is, to be copied
         lines = [line for line in citation.splitlines() if not line.startswith("```")]
         _write("\n" + ("" if sys.stdout.isatty() else "## Citation\n\n") + "\n".join(lines).strip() + "\n")

@@ -1,13 +1,14 @@
 """Cells of a 3-D image and their total order: values, counting sort, the two graphs of a filtration.
 
-Both constructions live on a grid of base points (the shape of the image for V, one longer per axis for T). A vertex or
-cube is named by its flat base ``b``, an edge or square by ``3 * b + type``: the type of an edge is its odd axis, that of
-a square its even axis. The order of one dimension is (value, name), so a stable counting sort over the names gives it.
-Values are dense ranks; cells that stick out of the grid have value -1.
+Both constructions live on a grid of base points: the shape of the image for V, one longer per axis for T. A vertex or
+cube is named by its flat base ``b``, an edge or square by ``3 * b + type``, where the type of an edge is its odd axis
+and that of a square its even axis. The order of the cells of one dimension is (value, name), so a stable counting sort
+over the names gives it. Values are dense ranks; cells that stick out of the grid have value -1.
 """
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numba import boolean, int32, int64, njit, types, void
@@ -58,7 +59,7 @@ class Cells:
     shape: tuple[int, int, int]  # of the base points
     bins: int  # number of distinct ranks
     voxels: np.ndarray  # ranks; T: with a frame of +inf
-    values: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # per cell dimension, int32, flat
+    values: tuple[np.ndarray, ...]  # per cell dimension, int32, flat
     keys: dict[int, np.ndarray]  # cell dimension 0 and 3 -> position of every cell, -1 off the grid
 
     @property
@@ -139,9 +140,10 @@ def attained_voxels(cells: Cells, dim: int, names: np.ndarray) -> np.ndarray:
     return found
 
 
-@njit(
-    types.Tuple((_i4, int32[:, ::1], _i4))(_i4, boolean, _i8, int64, _i4, int32[:, ::1], int64), cache=True, nogil=True
-)
+_swept: Any = types.Tuple((_i4, int32[:, ::1], _i4))  # type: ignore[no-untyped-call]
+
+
+@njit(_swept(_i4, boolean, _i8, int64, _i4, int32[:, ::1], int64), cache=True, nogil=True)
 def sweep(order, reverse, steps, shift, parent, keys, merges):  # type: ignore[no-untyped-def]
     """Merge the components of a graph whose edges are the cells ``order`` (edges: primal, squares: dual graph).
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
 from torch import Tensor
 
-from offprints.shared.datasets import data_root, digits, require_folder, vision_dataset
+from offprints.shared.datasets import data_root, digits, pictures, require_folder, vision_dataset
+from offprints.shared.usage import UsageError
 
 
 class Samples(NamedTuple):
@@ -60,18 +61,23 @@ def scale_intensity(image: Tensor) -> Tensor:
 # ---- digits ----------------------------------------------------------------------------------------------------------
 
 
-def digit_lines(*, size: int = 32, margin: int = 4) -> Float[Tensor, "1797 1 side side"]:
-    """Lines of two pixels along the strokes of scikit-learn's scanned digits, with an empty margin on every side.
+def digit_lines(which: Sequence[int], *, size: int = 32, margin: int = 4) -> Float[Tensor, "n 1 side side"]:
+    """Lines of two pixels along the strokes of some of scikit-learn's 1797 digits, with an empty margin on every side.
 
     The scans are enlarged, cut at half intensity, freed of specks and pinholes, and thinned.
     """
+    lines = []
+    for mask in digit_masks(size=size, margin=margin)[which].squeeze(1).bool().numpy():
+        clean = ~without_small(~without_small(mask, 12), 7)
+        lines.append(binary_dilation(skeleton(clean), np.ones((2, 2))))
+    return torch.from_numpy(np.stack(lines)).float().unsqueeze(1)
+
+
+def skeleton(mask: np.ndarray) -> np.ndarray:
+    """Lines of one pixel in the middle of a boolean mask, with its topology."""
     from skimage.morphology import skeletonize
 
-    lines = []
-    for mask in digit_masks(size=size, margin=margin).squeeze(1).bool().numpy():
-        clean = ~without_small(~without_small(mask, 12), 7)
-        lines.append(binary_dilation(skeletonize(clean), np.ones((2, 2))))
-    return torch.from_numpy(np.stack(lines)).float().unsqueeze(1)
+    return np.asarray(skeletonize(mask))  # type: ignore[no-untyped-call]
 
 
 def digit_masks(*, size: int = 32, margin: int = 4) -> Float[Tensor, "1797 1 side side"]:
@@ -141,36 +147,42 @@ def retina_vessels() -> tuple[np.ndarray, np.ndarray]:
 
     The mask is made by a ridge filter with hysteresis, not by hand.
     """
-    from skimage import data, filters
-    from skimage.transform import downscale_local_mean
+    from skimage.filters import sato
 
-    picture = downscale_local_mean(data.retina(), (3, 3, 1))
+    pixels = F.avg_pool2d(pictures(["retina"])["retina"].float(), 3)
+    picture = pixels.permute(1, 2, 0).numpy()
     green = picture[..., 1] / 255
-    ridges = filters.sato(green, sigmas=(1.0, 1.5, 2.0, 2.5), black_ridges=True)
+    ridges = sato(green, sigmas=(1.0, 1.5, 2.0, 2.5), black_ridges=True)  # type: ignore[no-untyped-call]
     ridges *= binary_erosion(green > 0.08, iterations=8)  # the rim of the disc is no vessel
-    vessels = filters.apply_hysteresis_threshold(ridges, 0.014, 0.03)
+    components, _ = label(ridges > 0.014, np.ones((3, 3)))
+    strong = np.setdiff1d(components[ridges > 0.03], 0)
     part = (slice(250, 410), slice(60, 260))
-    return np.clip(picture[part], 0, 255).astype(np.uint8), without_small(vessels[part], 30)
+    return picture[part].astype(np.uint8), without_small(np.isin(components, strong)[part], 30)
 
 
 # ---- membranes -------------------------------------------------------------------------------------------------------
 
 
-def membrane_stack(path: Path, *, train_images: int, test_images: int) -> tuple[Samples, Samples]:
+def membrane_stack(path: Path | None, *, train_images: int, test_images: int) -> tuple[Samples, Samples]:
     """Electron-microscopy slices: the first ``train_images`` to train, the last ``test_images`` to test.
 
-    ``path`` is an ``.npz`` with ``images`` and ``labels`` ``[N, H, W]``, labels 1 in the cells and 0 on the membranes.
+    ``path``, by default ``isbi_membrane.npz`` under ``OFFPRINTS_DATA``, is an ``.npz`` with ``images`` and ``labels``
+    ``[N, H, W]``, labels 1 in the cells and 0 on the membranes.
     The masks are the membranes: cells are kept apart by closed membranes, which are loops (dimension 1) of the mask.
     """
+    path = data_root("isbi_membrane.npz") if path is None else path.expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no membrane stack at {path}: give its folder by --data-root, or set OFFPRINTS_DATA")
+        raise UsageError(
+            f"no file {path}; --data names an .npz with images and labels uint8 [N, H, W], 1 in the cells and 0 on the"
+            " membranes (OFFPRINTS_DATA moves the folder in which isbi_membrane.npz is looked for)"
+        )
     with np.load(path, allow_pickle=False) as archive:
         missing = {"images", "labels"} - set(archive.files)
         if missing:
-            raise ValueError(f"{path.name} must hold the arrays images and labels, got {sorted(archive.files)}")
+            raise UsageError(f"{path.name} must hold the arrays images and labels, got {sorted(archive.files)}")
         images, labels = archive["images"], archive["labels"]
     if images.ndim != 3 or images.shape != labels.shape:
-        raise ValueError(
+        raise UsageError(
             f"images and labels must be of one shape [N, H, W], got {images.shape} and {labels.shape} in {path.name}"
         )
     samples = Samples(
@@ -181,10 +193,10 @@ def membrane_stack(path: Path, *, train_images: int, test_images: int) -> tuple[
 
 
 def split(samples: Samples, train_images: int, test_images: int) -> tuple[Samples, Samples]:
-    """The first and the last so many; ValueError where they would overlap."""
+    """The first and the last so many; they must not overlap."""
     count = len(samples.images)
     if train_images + test_images > count:
-        raise ValueError(f"train_images + test_images must be at most {count} images, got {train_images + test_images}")
+        raise UsageError(f"train_images + test_images must be at most {count} images, got {train_images + test_images}")
     test = count - test_images
     return (
         Samples(samples.images[:train_images], samples.masks[:train_images]),
@@ -211,8 +223,8 @@ def paper_dataset(
 ) -> tuple[Samples, Samples]:
     """One of ``PAPER_DATASETS`` from the authors' archive, the first images to train and the last to test.
 
-    MNIST is put together from torchvision's copy where the archive has no ``mnist`` folder. FileNotFoundError shows the
-    tree that is expected.
+    MNIST is put together from torchvision's copy where the archive has no ``mnist`` folder. Where data is missing, the
+    error shows the tree that is expected.
     """
     settings = PAPER_DATASETS[name]
     root = data_root("betti-matching") if root is None else root
@@ -222,17 +234,17 @@ def paper_dataset(
     present = {path.name.lower(): path for path in root.iterdir()} if root.is_dir() else {}
     folder = present.get(settings.folder, root / settings.folder)
     if name == "mnist" and not folder.is_dir():
-        scans = vision_dataset("mnist", "train", download=download).data.numpy()
-        return split(crossing_digits(scans, count=train + test, seed=seed), train, test)
+        scans: Any = vision_dataset("mnist", "train", download=download)
+        return split(crossing_digits(scans.data, count=train + test, seed=seed), train, test)
     layout = _LAYOUT.format(root=root, folder=settings.folder, suffix=settings.suffix)
     images, labels = (
         sorted((require_folder(folder, layout) / kind).glob(f"*{settings.suffix}")) for kind in ("images", "labels")
     )
     if not images or len(images) != len(labels):
-        raise FileNotFoundError(f"{folder} has {len(images)} images and {len(labels)} labels; expected\n{layout}")
+        raise UsageError(f"{folder} has {len(images)} images and {len(labels)} labels; expected\n{layout}")
     chosen = list(zip(images, labels, strict=True))
     if train + test > len(chosen):
-        raise ValueError(f"train_images + test_images must be at most {len(chosen)} in {folder}, got {train + test}")
+        raise UsageError(f"train_images + test_images must be at most {len(chosen)} in {folder}, got {train + test}")
     chosen = chosen[:train] + chosen[len(chosen) - test :]
     pairs = [_read_pair(*paths, settings.in_channels) for paths in chosen]
     return split(Samples([image for image, _ in pairs], [mask for _, mask in pairs]), train, test)
@@ -251,7 +263,7 @@ def _read_pair(image_path: Path, label_path: Path, channels: int) -> tuple[Tenso
     image = image[..., None] if image.ndim == 2 else image
     mask = mask if mask.ndim == 2 else mask[..., 0]
     if image.shape[-1] < channels or image.shape[:2] != mask.shape:
-        raise ValueError(
+        raise UsageError(
             f"{image_path} must be [H, W{f', {channels}' if channels > 1 else ''}] and {label_path} [H, W] of its size,"
             f" got {image.shape} and {mask.shape}"
         )
@@ -259,13 +271,11 @@ def _read_pair(image_path: Path, label_path: Path, channels: int) -> tuple[Tenso
     return scale_intensity(pixels), torch.from_numpy(mask > mask.max() / 2)[None].float()
 
 
-def crossing_digits(scans: Sequence[np.ndarray] | np.ndarray, *, count: int, seed: int, side: int = 48) -> Samples:
+def crossing_digits(scans: UInt8[Tensor, "n 28 28"], *, count: int, seed: int, side: int = 48) -> Samples:
     """Two scanned digits, enlarged, shaded and partly hidden, on noise; the mask is their union.
 
     Made in the manner of the two examples in the authors' repository; their generator is not published.
     """
-    from skimage.transform import resize
-
     rng = np.random.default_rng(seed)
     images, masks = [], []
     for _ in range(count):
@@ -276,13 +286,13 @@ def crossing_digits(scans: Sequence[np.ndarray] | np.ndarray, *, count: int, see
             image[corner[0] : corner[0] + extent[0], corner[1] : corner[1] + extent[1]] = rng.uniform(0.1, 0.5)
         for scan in rng.integers(0, len(scans), 2):
             size = int(rng.integers(28, 42))
-            ink = resize(np.asarray(scans[scan], dtype=np.float64) / 255, (size, size))
+            scaled = F.interpolate(scans[scan][None, None].float(), size=(size, size), mode="bilinear")
+            ink = scaled[0, 0].numpy() >= 128
             top, left = rng.integers(0, side - size + 1, 2)
             window = (slice(top, top + size), slice(left, left + size))
-            mask[window] |= ink >= 0.5
-            shade = np.linspace(*rng.uniform(0, 1, 2), size)[:, None]  # darker or lighter than the noise, even both
-            image[window] = np.where(ink >= 0.5, np.clip(shade, 0, 1), image[window])
-        image = gaussian_filter(image, 0.4)
-        images.append(scale_intensity(torch.from_numpy(image)[None]))
+            mask[window] |= ink
+            start, end = rng.uniform(0, 1, 2)  # darker or lighter than the noise, even both
+            image[window] = np.where(ink, np.linspace(start, end, size)[:, None], image[window])
+        images.append(scale_intensity(torch.from_numpy(gaussian_filter(image, 0.4))[None]))
         masks.append(torch.from_numpy(mask)[None].float())
     return Samples(images, masks)

@@ -214,7 +214,7 @@ def edges_and_events(
             root = ~label[cell]
             if root == 0:  # nothing is elder than the outside
                 continue
-            root = roots[root]
+            root = np.int64(roots[root])
             items[count] = ~cell
             if events == SQUARES:
                 elder = square_value(p, cell, stride) >= square_value(p, root, stride)

@@ -122,11 +122,10 @@ def indistinguishable_pair(
     are found (a mask with a single component, for example).
     """
     rng = np.random.default_rng(seed)
-    wrong: np.ndarray | None = mask
-    for wanted, value, reach in (((1, 0), False, cut), ((-1, 0), True, bridge)):
-        wrong = _edit(mask, wrong, wanted, value, reach, rng)
-        if wrong is None:
-            return None
+    cut_apart = _edit(mask, mask, (1, 0), False, cut, rng)
+    wrong = None if cut_apart is None else _edit(mask, cut_apart, (-1, 0), True, bridge, rng)
+    if wrong is None:
+        return None
     opened = _edit(mask, wrong, (0, -1), False, cut, rng)
     pierced = None if opened is None else _edit(mask, opened, (0, 1), False, 1.0, rng)
     wrong = wrong if pierced is None else pierced

@@ -147,9 +147,10 @@ def _pairs(
     values, items = edges_and_events(grid, stride, vertex, square, roots, label, events, p, q)
     values, items = sort_items(values, items)
     in_squares = further if events == SQUARES else 0
-    loops, values, items = _sweep(values, items, True, roots_s, label_s, grid, stride, in_squares, p, q)
+    dual = items.size >= 0  # a variable: of a constant there would be a compiled version for each value
+    loops, values, items = _sweep(values, items, dual, roots_s, label_s, grid, stride, in_squares, p, q)
     in_vertices = further if events == VERTICES else 0
-    components, _, _ = _sweep(values, items, False, roots_v, label_v, grid, stride, in_vertices, p, q)
+    components, _, _ = _sweep(values, items, not dual, roots_v, label_v, grid, stride, in_vertices, p, q)
     return (components, roots_v, label_v), (loops, roots_s, label_s)
 
 

@@ -10,6 +10,7 @@ All images are dense ranks of the sublevel order: C-contiguous int32 ``[n1, n2, 
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import numpy as np
 from offprints.betti_matching._cells3d import (
     OTHER_AXES,
     Cells,
+    V,
     attained_voxels,
     build_cells,
     positions,
@@ -41,11 +43,11 @@ class Graph(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Positive pairs of one dimension: names of their cells, and their indices among all pairs of the dimension."""
+    """Positive pairs of one dimension: names of their cells, and their numbers among all pairs of the dimension."""
 
     birth: np.ndarray
     death: np.ndarray
-    index: np.ndarray
+    number: np.ndarray
 
 
 def sweep_primal(cells: Cells, keys: list[np.ndarray]) -> Graph:
@@ -73,9 +75,9 @@ def sweep_dual(cells: Cells, keys: list[np.ndarray]) -> Graph:
 
 
 def reduce_middle(cells: Cells, edges: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Dimension 1: for every edge (rows, in their order) the index of the square it is paired with."""
-    owner, _, _ = reduce(squares, positions(edges, len(cells.values[1])), _boundary(cells), len(edges))
-    return owner
+    """Dimension 1: the square that every edge (rows, in their order) is paired with, int32 ``[edges]``."""
+    partner, _, _ = reduce(squares, positions(edges, len(cells.values[1])), _boundary(cells), len(edges))
+    return partner
 
 
 def _boundary(cells: Cells) -> np.ndarray:
@@ -87,11 +89,11 @@ def _boundary(cells: Cells) -> np.ndarray:
 def positive_pairs(cells: Cells, primal: Graph, dual: Graph, middle: np.ndarray) -> list[Pairs]:
     """Pairs of positive length in dimensions 0, 1 and 2; ``middle`` is the image's own reduction."""
     births = (primal.died[0], primal.rest, dual.joined)
-    deaths = (primal.joined, dual.rest[middle], dual.died[0])
+    deaths = (primal.joined, middle, dual.died[0])
     result = []
     for k in range(3):
-        index = np.flatnonzero(cells.values[k][births[k]] != cells.values[k + 1][deaths[k]])
-        result.append(Pairs(births[k][index], deaths[k][index], index))
+        number = np.flatnonzero(cells.values[k][births[k]] != cells.values[k + 1][deaths[k]])
+        result.append(Pairs(births[k][number], deaths[k][number], number))
     return result
 
 
@@ -101,17 +103,17 @@ def voxel_pairs(cells: Cells, k: int, pairs: Pairs) -> np.ndarray:
 
 
 @contextmanager
-def _workers(num_threads: int | None) -> Iterator[Callable[[Callable[[], Any]], "Future[Any]"]]:
+def _workers(num_threads: int | None) -> Iterator[Callable[..., "Future[Any]"]]:
     """A function that starts a task. A task may wait for the results of those started before it."""
-    threads = os.cpu_count() or 1 if num_threads is None else num_threads
+    threads = (os.cpu_count() or 1) if num_threads is None else num_threads
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             yield pool.submit
         return
 
-    def run(task: Callable[[], Any]) -> "Future[Any]":
+    def run(task: Callable[..., Any], *args: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        future.set_result(task())
+        future.set_result(task(*args))
         return future
 
     yield run
@@ -121,7 +123,7 @@ def barcode_3d(f: np.ndarray, construction: int, *, num_threads: int | None = No
     """Birth and death voxels of the finite positive pairs of each dimension: three int64 ``[n, 2]`` of flat indices."""
     with _workers(num_threads) as submit:
         cells = build_cells(f, construction)
-        first = submit(lambda: sweep_dual(cells, [cells.keys[3]]))
+        first = submit(sweep_dual, cells, [cells.keys[3]])
         primal = sweep_primal(cells, [cells.keys[0]])
         dual = first.result()
         pairs = positive_pairs(cells, primal, dual, reduce_middle(cells, primal.rest, dual.rest))
@@ -154,53 +156,45 @@ def match_3d(
     union = comparison == UNION
     joint, split = ((C, F, G), (F,), (G,)), ((C,), (F, C), (G, C))  # whose elders the sweeps of C, F and G keep
     with _workers(num_threads) as submit:
-        built = [submit(lambda x=x: build_cells(x, construction)) for x in (c, f, g)]
-        cells = [task.result() for task in built]
+        cells: list[Cells] = [task.result() for task in [submit(build_cells, x, construction) for x in (c, f, g)]]
 
-        def graphs(sweeper: Callable[[Cells, list[np.ndarray]], Graph], dim: int, elders: Any) -> list["Future[Graph]"]:
-            return [submit(lambda i=i: sweeper(cells[i[0]], [cells[j].keys[dim] for j in i])) for i in elders]
+        def graphs(
+            sweeper: Callable[..., Graph], dim: int, elders: tuple[tuple[int, ...], ...]
+        ) -> list["Future[Graph]"]:
+            return [submit(sweeper, cells[group[0]], [cells[x].keys[dim] for x in group]) for group in elders]
 
         primal = graphs(sweep_primal, 0, joint if union else split)
         dual = graphs(sweep_dual, 3, split if union else joint)
 
-        def reduction(rows: int, columns: int) -> "Future[np.ndarray]":
-            return submit(
-                lambda: reduce_middle(cells[columns], primal[rows].result().rest, dual[columns].result().rest)
-            )
+        def middle(rows: int, columns: int) -> np.ndarray:
+            return reduce_middle(cells[columns], primal[rows].result().rest, dual[columns].result().rest)
 
-        # births in the source of the inclusion, deaths in its target; the long tasks first
-        cross = [reduction(*((x, C) if union else (C, x))) for x in (F, G)]
-        own = [reduction(x, x) for x in (C, F, G)]
-        pairs = [
-            submit(lambda x=x: positive_pairs(cells[x], primal[x].result(), dual[x].result(), own[x].result()))
-            for x in (C, F, G)
-        ]
+        def positive(x: int) -> list[Pairs]:
+            return positive_pairs(cells[x], primal[x].result(), dual[x].result(), own[x].result())
 
-        def slots(k: int) -> tuple[int, list[np.ndarray]]:
-            """Pairs of C, F and G meet where they have the same slot: a birth or a death in C, as a number."""
-            at = [p.result()[k] for p in pairs]
-            if k == 1 and union:
-                return len(cross[0].result()), [
-                    own[C].result()[at[C].index],
-                    *(cross[x - 1].result()[at[x].index] for x in (F, G)),
-                ]
-            if k == 1:
-                size = len(cross[0].result())
-                return size, [
-                    at[C].index,
-                    *(positions(cross[x - 1].result(), size)[own[x].result()[at[x].index]] for x in (F, G)),
-                ]
-            graph = [task.result() for task in (primal if k == 0 else dual)]
-            nodes = [p.birth if k == 0 else p.death for p in at]
-            size = len(cells[C].keys[0])
-            if union == (k == 0):  # the sweep of C kept the elders of all
-                return size, [at[C].index, *(positions(graph[C].died[x], size)[nodes[x]] for x in (F, G))]
-            return size, [nodes[C], *(graph[x].died[1][at[x].index] for x in (F, G))]
+        # image pairs have births of the smaller complex and deaths of the larger one; these tasks take longest
+        cross = [submit(middle, x, C) if union else submit(middle, C, x) for x in (F, G)]
+        own = [submit(middle, x, x) for x in (C, F, G)]
+        pairs = [submit(positive, x) for x in (C, F, G)]
 
         def match(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            size, (in_c, in_f, in_g) = slots(k)
+            at = [task.result()[k] for task in pairs]
+            cell = [p.birth if k == 0 else p.death for p in at]
+            by_cell = union == (k > 0)
+            if k == 1:
+                image = [task.result() for task in cross]
+            else:
+                graph = [task.result() for task in (primal if k == 0 else dual)]
+                image = [graph[x].died[1] if by_cell else graph[C].died[x] for x in (F, G)]
+            # Bars of C, F and G belong together where they have the same slot. The image pairs lead from a bar of F or
+            # G (by number) to the cell of a bar of C, or from a bar of C (by number) to the cell of a bar of F or G.
+            size = len(cells[C].values[1])
+            if by_cell:
+                in_c, in_f, in_g = cell[C], image[0][at[F].number], image[1][at[G].number]
+            else:
+                in_c, in_f, in_g = at[C].number, positions(image[0], size)[cell[F]], positions(image[1], size)[cell[G]]
             partner = np.full(size, -1, np.int32)
-            partner[in_g] = np.arange(len(in_g))
+            partner[in_g] = np.arange(len(in_g), dtype=np.int32)
             valid = np.zeros(size, bool)
             valid[in_c] = True
             of_f = np.where(valid[in_f], partner[in_f], -1)
@@ -210,4 +204,51 @@ def match_3d(
             left[of_f[is_matched]] = False
             return np.hstack([bars_f[is_matched], bars_g[of_f[is_matched]]]), bars_f[~is_matched], bars_g[left]
 
-        return [task.result() for task in [submit(lambda k=k: match(k)) for k in range(3)]]
+        return [task.result() for task in [submit(match, k) for k in range(3)]]
+
+
+def cycle_3d(f: np.ndarray, construction: int, births: np.ndarray, deaths: np.ndarray) -> list[np.ndarray]:
+    """Representative cycles of dimension-1 pairs: the reduced columns of their death squares.
+
+    Args:
+        f: Ranks of the image.
+        construction: 0 for V, 1 for T.
+        births: Flat birth voxels ``[n]``; a pair that is listed again stands for the next bar with these two voxels.
+        deaths: Flat death voxels ``[n]``.
+
+    Returns:
+        Per pair the flat voxels of its cycle, int64, ascending. V: the ends of the edges; T: the voxels that the edges
+        enter with.
+
+    Raises:
+        ValueError: A pair is not a finite pair of dimension 1 of this image.
+    """
+    cells = build_cells(f, construction)
+    edges = sort_cells(cells.values[1], cells.bins)
+    squares = sweep_dual(cells, [cells.keys[3]]).rest
+    # all edges are rows here, so that the stored columns are whole cycles
+    partner, owner, store = reduce(squares, positions(edges, len(cells.values[1])), _boundary(cells), len(edges))
+    paired = np.flatnonzero(partner >= 0)
+    paired = paired[cells.values[1][edges[paired]] != cells.values[2][partner[paired]]]
+    bars = voxel_pairs(cells, 1, Pairs(edges[paired], partner[paired], paired))
+    rows: dict[tuple[int, int], list[int]] = {}
+    for (birth, death), row in zip(bars.tolist(), paired.tolist(), strict=True):
+        rows.setdefault((birth, death), []).append(row)
+
+    cycles = []
+    seen: Counter[tuple[int, int]] = Counter()
+    for pair in zip(births.tolist(), deaths.tolist(), strict=True):
+        if pair not in rows:
+            raise ValueError(f"pairs: birth voxel {pair[0]} and death voxel {pair[1]} are not a pair of dimension 1")
+        row = rows[pair][seen[pair] % len(rows[pair])]
+        seen[pair] += 1
+        at = int(owner[row])
+        stored = store[-at : -at + store[-at - 2]] if at < 0 else store[:0]
+        names = edges[stored] if at < 0 else 3 * (at // 3) + _boundary(cells)[at % 3]
+        if construction == V:
+            base, axis = np.divmod(names.astype(np.int64), 3)
+            voxels = np.concatenate([base, base + np.array(cells.strides)[axis]])
+        else:
+            voxels = attained_voxels(cells, 1, names)
+        cycles.append(np.unique(voxels))
+    return cycles

@@ -47,15 +47,15 @@ def _decode(keys: np.ndarray, low: int, shift: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _radix_sort(keys: np.ndarray, items: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and their items sorted by the bits from `first` to `last`; both arrays may be overwritten."""
-    if first >= last:
+def _radix_sort(keys: np.ndarray, items: np.ndarray, width: int, leading: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of `width` bits, and their items, sorted by the leading bits; both arrays may be overwritten."""
+    if leading == 0:
         return keys, items
     keys_out = np.empty_like(keys)
     items_out = np.empty_like(items)
     mask = np.uint64((1 << _DIGIT) - 1)
     place = np.empty(1 << _DIGIT, np.int32)
-    for bit in range(first, last, _DIGIT):
+    for bit in range(width - leading, width, _DIGIT):
         shift = np.uint64(bit)
         place[:] = 0
         for i in range(keys.size):
@@ -83,10 +83,10 @@ def sort_items(values: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.nd
     The array of items may be overwritten.
     """
     keys, low, shift, width = _encode(values)
-    first = max(0, width - _LEADING)
-    keys, items = _radix_sort(keys, items, first, width)
+    leading = min(width, _LEADING)
+    keys, items = _radix_sort(keys, items, width, leading)
     budget = keys.size * _BUDGET
-    for i in range(1, keys.size if first > 0 else 0):
+    for i in range(1, keys.size if leading < width else 0):
         key = keys[i]
         if keys[i - 1] <= key:
             continue
@@ -100,6 +100,6 @@ def sort_items(values: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.nd
         items[j] = item
         budget -= i - j
         if budget < 0:  # equal keys are in order already, so that a stable sort from here on keeps them so
-            keys, items = _radix_sort(keys, items, 0, width)
+            keys, items = _radix_sort(keys, items, width, width)
             break
     return _decode(keys, low, shift), items

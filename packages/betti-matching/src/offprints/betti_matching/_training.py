@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from offprints.betti_matching._data import Samples
+from offprints.betti_matching._data import Samples, skeleton
 from offprints.betti_matching._unet import UNet
 from offprints.betti_matching.losses import BettiMatchingLoss, dice_loss
-from offprints.betti_matching.metrics import BettiMatchingMetric
+from offprints.betti_matching.metrics import betti_matching_error, betti_number_error
 from offprints.shared.device import autocast, make_generator
 from offprints.shared.distributed import all_reduce_, rank, world_size
 from offprints.shared.experiment import Run
@@ -99,52 +99,67 @@ def _starts(side: int, size: int, step: int) -> list[int]:
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
+def image_scores(
+    pred: Float[Tensor, "n 1 h w"], target: Float[Tensor, "n 1 h w"], *, relative: bool, centerlines: bool = True
+) -> dict[str, Float[Tensor, " n"]]:
+    """The scores of the paper's tables (clDice if ``centerlines``) of ``pred >= 0.5``, of every image, in float64."""
+    pred = (pred >= 0.5).double()
+    target = target.double()
+    size = (pred + target).sum((1, 2, 3))
+    overlap = 2 * (pred * target).sum((1, 2, 3))
+    masks = zip(pred[:, 0].bool().numpy(), target[:, 0].bool().numpy(), strict=True) if centerlines else ()
+    parts = [betti_matching_error(pred, target, dims=[k], relative=relative, reduction="none") for k in (0, 1)]
+    return {
+        "dice": torch.where(size > 0, overlap / size.clamp(min=1), 1.0),
+        "cldice": torch.tensor([centerline_dice(*pair) for pair in masks], dtype=torch.float64),
+        "accuracy": (pred == target).double().mean((1, 2, 3)),
+        "betti_number_error": betti_number_error(pred, target, relative=relative, reduction="none").flatten().double(),
+        "betti_matching_error_0": parts[0].flatten().double(),
+        "betti_matching_error_1": parts[1].flatten().double(),
+        "betti_matching_error": (parts[0] + parts[1]).flatten().double(),
+    }
+
+
 def centerline_dice(pred: np.ndarray, target: np.ndarray) -> float:
     """ClDice of two boolean masks (Shit et al. 2021); 1 where both are empty, 0 where one is."""
-    from skimage.morphology import skeletonize
-
     if not pred.any() or not target.any():
         return float(pred.any() == target.any())
-    skeletons = skeletonize(pred), skeletonize(target)
-    precision, sensitivity = (
-        skeletons[0][target].sum() / skeletons[0].sum(),
-        skeletons[1][pred].sum() / skeletons[1].sum(),
-    )
+    lines, wanted = skeleton(pred), skeleton(target)
+    precision, sensitivity = lines[target].sum() / lines.sum(), wanted[pred].sum() / wanted.sum()
     return float(2 * precision * sensitivity / max(precision + sensitivity, 1e-12))
 
 
+def mean_scores(
+    model: nn.Module, samples: Samples, *, size: int, relative: bool, device: torch.device
+) -> dict[str, float]:
+    """Means of `image_scores` over all images, of which every rank takes its share."""
+    sums: dict[str, Tensor] = {}
+    count = torch.zeros((), dtype=torch.float64)
+    for p, mask in _predictions(model, samples, size=size, device=device):
+        for name, value in image_scores(p[None], mask[None], relative=relative).items():
+            sums[name] = sums.get(name, 0.0) + value.sum()
+        count += 1
+    all_reduce_(count, *sums.values())
+    return {name: float(value / count) for name, value in sums.items()}
+
+
 def mean_dice(model: nn.Module, samples: Samples, *, size: int, device: torch.device) -> float:
-    """Mean Dice score of the binarized predictions; the ranks share the images."""
+    """Mean Dice score of the binarized predictions; every rank takes its share of the images."""
     sums = torch.zeros(2, dtype=torch.float64)
-    for p, mask in predictions(model, samples, size=size, device=device):
-        both = float(p.sum() + mask.sum())
-        sums += torch.tensor([2 * float((p * mask).sum()) / both if both else 1.0, 1.0])
+    for p, mask in _predictions(model, samples, size=size, device=device):
+        pixels = p >= 0.5
+        both = float(pixels.sum() + mask.sum())
+        sums += torch.tensor([2 * float(mask[pixels].sum()) / both if both else 1.0, 1.0])
     all_reduce_(sums)
     return float(sums[0] / sums[1])
 
 
-def scores(model: nn.Module, samples: Samples, *, size: int, relative: bool, device: torch.device) -> dict[str, float]:
-    """Means over the images of all scores of the paper's tables; the ranks share the images.
-
-    ``dice``, ``cldice``, ``accuracy``, and ``betti_number_error`` and ``betti_matching_error``, both also by dimension.
-    """
-    metric = BettiMatchingMetric(relative=relative)
-    sums = torch.zeros(3, dtype=torch.float64)
-    for p, mask in predictions(model, samples, size=size, device=device):
-        metric.update(p[None], mask[None])
-        cldice = centerline_dice(p[0].bool().numpy(), mask[0].bool().numpy())
-        sums += torch.tensor([cldice, float((p == mask).double().mean()), 1.0])
-    all_reduce_(sums)
-    return {"cldice": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2]), **metric.compute()}
-
-
-def predictions(
+def _predictions(
     model: nn.Module, samples: Samples, *, size: int, device: torch.device
-) -> Iterator[tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]]:
-    """This rank's share of the binarized predictions on the CPU, each with its mask."""
+) -> Iterator[tuple[Tensor, Tensor]]:
     model.eval()
     for image, mask in islice(zip(*samples, strict=True), rank(), None, world_size()):
-        yield (sliding_window(model, image.to(device), size=size).cpu() >= 0.5).float(), mask
+        yield sliding_window(model, image.to(device), size=size).cpu(), mask
     model.train()
 
 
@@ -167,6 +182,7 @@ class Recipe:
     warmup_epochs: int  # with Dice alone
     learning_rate: float
     keep_best: bool  # the network of the best Dice on the held-out images, else the last one
+    validate_every: int  # epochs
 
 
 def train(recipe: Recipe, training: Samples, held_out: Samples, run: Run, *, key: str) -> dict[str, Any]:
@@ -183,14 +199,15 @@ def train(recipe: Recipe, training: Samples, held_out: Samples, run: Run, *, key
     warmup = training_loss("dice", alpha=0.0, relative=recipe.relative)
     final = training_loss(recipe.loss, alpha=recipe.alpha, relative=recipe.relative)
 
-    first, best, history = 0, {"dice": -1.0, "model": copy.deepcopy(model.state_dict())}, []
+    first = 0
+    best: dict[str, Any] = {"dice": -1.0, "model": copy.deepcopy(model.state_dict())}
     found = run.restore()
     if found is not None and found[1]["key"] == key:
         first, state = found
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        best, history = state["best"], state["history"]
+        best = state["best"]
     wrapped: nn.Module = model
     if world_size() > 1:
         wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
@@ -207,19 +224,20 @@ def train(recipe: Recipe, training: Samples, held_out: Samples, run: Run, *, key
             scaler.step(optimizer)
             scaler.update()
             total, steps = total + float(value.detach()), steps + 1
-        dice = mean_dice(model, held_out, size=recipe.patch, device=device)
-        run.log(epoch + 1, **{f"{key}/loss": total / steps, f"{key}/dice": dice})
-        history.append({"epoch": epoch + 1, "loss": total / steps, "dice": dice})
-        if dice > best["dice"]:
-            best = {"dice": dice, "model": copy.deepcopy(model.state_dict())}
+        run.log(epoch + 1, **{f"{key}/loss": total / steps})
+        if (epoch + 1) % recipe.validate_every == 0:
+            dice = mean_dice(model, held_out, size=recipe.patch, device=device)
+            run.log(epoch + 1, **{f"{key}/dice": dice})
+            if dice > best["dice"]:
+                best = {"dice": dice, "model": copy.deepcopy(model.state_dict())}
         if (epoch + 1) % every == 0:
             state = {"key": key, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            run.checkpoint(epoch + 1, state | {"scaler": scaler.state_dict(), "best": best, "history": history})
+            run.checkpoint(epoch + 1, state | {"scaler": scaler.state_dict(), "best": best})
     if recipe.keep_best:
         model.load_state_dict(best["model"])
     return {
-        "scores": scores(model, held_out, size=recipe.patch, relative=recipe.relative, device=device),
-        "history": history,
+        "scores": mean_scores(model, held_out, size=recipe.patch, relative=recipe.relative, device=device),
+        "example": sliding_window(model.eval(), held_out.images[0].to(device), size=recipe.patch).cpu(),
         "model": {name: value.cpu() for name, value in model.state_dict().items()},
     }
 

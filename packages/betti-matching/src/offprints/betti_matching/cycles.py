@@ -46,8 +46,8 @@ def representative_cycles(
     if np.isnan(array).any():
         raise ValueError("image must not contain NaN")
     check_number(dim, "dim", low=0, high=array.ndim - 1, integer=True)
-    _check_pairs(pairs, array)
     values = -array if filtration == "superlevel" else array
+    _check_pairs(pairs, array, values, dim)
     births, deaths = pairs.birth, pairs.death
     if dim == 0:
         return _components(values, births, deaths, construction)
@@ -56,19 +56,22 @@ def representative_cycles(
     return _loops(values, births, deaths, construction)
 
 
-def _check_pairs(pairs: PairList, image: np.ndarray) -> None:
-    essential = pairs.death[:, 0] < 0
-    for name, voxels, expected in (
-        ("birth", pairs.birth, pairs.birth_values),
-        ("death", pairs.death[~essential], pairs.death_values[~essential]),
+def _check_pairs(pairs: PairList, image: np.ndarray, values: np.ndarray, dim: int) -> None:
+    """Refuse bars that cannot be of this image: other voxels, other values, or deaths not after births."""
+    finite = pairs.death[:, 0] >= 0
+    births, deaths = pairs.birth, pairs.death[finite]
+    if dim > 0 and not finite.all():
+        raise ValueError(f"pairs of dimension {dim} must be finite, got an essential one")
+    if births.shape[1] != image.ndim or not all(
+        ((ends >= 0) & (ends < image.shape)).all() for ends in (births, deaths)
     ):
-        inside = voxels.ndim == 2 and voxels.shape[1] == image.ndim
-        inside = inside and bool(((voxels >= 0) & (voxels < image.shape)).all())
-        if not inside or not np.array_equal(image[tuple(voxels.T)], expected):
-            raise ValueError(
-                f"pairs must be of this image (for relative=True of the padded one): their {name} voxels do not have "
-                f"the values of an image of shape {image.shape}"
-            )
+        raise ValueError(
+            f"pairs must be voxels of the image (relative=True: of the padded one), of shape {image.shape}"
+        )
+    same = np.array_equal(image[tuple(births.T)], pairs.birth_values)
+    same = same and np.array_equal(image[tuple(deaths.T)], pairs.death_values[finite])
+    if not same or not (values[tuple(births[finite].T)] < values[tuple(deaths.T)]).all():
+        raise ValueError("pairs must be bars of this image in this filtration: their voxels have other values there")
 
 
 def _components(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, construction: str) -> list[np.ndarray]:
@@ -95,6 +98,8 @@ def _enclosures(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, cons
 
     cycles = []
     for inside in _flood(-cells, starts, -limits, steps):
+        if inside.min() == 0 or (inside == np.array(cells.shape) - 1).any():
+            raise ValueError(f"pairs must be bars of dimension {d - 1}: what they enclose reaches the border")
         top = inside[(inside % 2 == 1).all(axis=1)]
         facets, first, count = np.unique(
             (top[:, None] + steps).reshape(-1, d), axis=0, return_index=True, return_counts=True
@@ -111,11 +116,11 @@ def _enclosures(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, cons
 
 def _loops(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, construction: str) -> list[np.ndarray]:
     """Reduced boundary columns of the squares that fill the loops of a 3-D image."""
-    from offprints.betti_matching._loops3d import loops_3d  # numba and scipy are slow to import
+    from offprints.betti_matching._kernel3d import cycle_3d  # numba is slow to import
 
     ranks = np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
     flat = [np.ravel_multi_index(tuple(ends.T), values.shape) for ends in (births, deaths)]
-    found = loops_3d(ranks, int(construction == "T"), *flat)
+    found = cycle_3d(ranks, int(construction == "T"), *flat)
     return [np.stack(np.unravel_index(voxels, values.shape), axis=1) for voxels in found]
 
 

@@ -225,7 +225,11 @@ def _image_losses(p: Tensor, y: Tensor, seen: Tensor, options: _Options, name: s
     images = math.prod(p.shape[:2])
     terms = _loss_terms(
         torch.stack((seen, y.detach())).reshape(2, images, *p.shape[2:]),
-        *options[:5],
+        options.filtration,
+        options.construction,
+        options.comparison,
+        bool(options.relative),
+        bool(options.reduced),
         list(check_dims(options.dims, p.ndim - 2) or ()),
         name,
     )

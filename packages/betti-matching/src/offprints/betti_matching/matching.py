@@ -237,7 +237,8 @@ def _as_pairs(
 def _ordered_values(images: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Finite float64 arrays that are ordered as the values of all (named) images together."""
     if all(_is_exact(image.dtype) for image in images.values()):
-        values = [np.ascontiguousarray(image, dtype=np.float64) for image in images.values()]
+        # writable: compiled code distinguishes
+        values = [np.require(image, np.float64, "CW") for image in images.values()]
         if all(np.isfinite(array).all() for array in values):
             return values
     for name, image in images.items():

@@ -35,6 +35,8 @@ def style() -> dict[str, Any]:
         "axes.titlesize": 11,
         "axes.titleweight": "bold",
         "errorbar.capsize": 2.5,
+        "figure.constrained_layout.h_pad": 0.06,
+        "figure.constrained_layout.w_pad": 0.06,
         "figure.dpi": 150,
         "figure.facecolor": "white",
         "figure.titlesize": 12,

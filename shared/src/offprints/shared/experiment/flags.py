@@ -103,13 +103,15 @@ def _value(argv: Sequence[str], flag: str) -> str | None:
 
 # tyro's words, and ours for people who do not read Python
 _PLAINER = (
-    (r"Unrecognized options?: (--?[^\s,]+).*", r"there is no flag \1"),
-    (r"Unrecognized options?: ([^\s,]+).*", r"\1 belongs to no flag"),
+    (r"Unrecognized (?:options?|arguments): (--?[^\s,]+).*", r"there is no flag \1"),
+    (r"Unrecognized (?:options?|arguments): ([^\s,]+).*", r"\1 belongs to no flag"),
     (r"Error parsing (\S+): invalid literal for int\(\).*: (.+)", r"\1 must be an integer, got \2"),
     (r"Error parsing (\S+): could not convert string to float: (.+)", r"\1 must be a number, got \2"),
     (r"Error parsing (\S+): Could not find valid parse for arguments: (.+)", r"\1 cannot be \2"),
     (r"invalid choice (.+) for argument '(.+)'. Expected one of \((.+?),?\)", r"\2 must be one of \3, got \1"),
     (r"Missing value for argument '(.+)'.*", r"\1 needs a value"),
+    (r"Argument (\S+): invalid choice: (.+) \(choose from (.+)\)", r"\1 must be one of \3, got \2"),  # before tyro 1
+    (r"Argument (\S+): expected \d+ arguments?", r"\1 needs a value"),
 )
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+# The types that every version of safetensors knows; others are stored as integers of their size.
+_STORED = {f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16", "bool", "uint8")}
+_STORED |= {f"torch.int{bits}" for bits in (8, 16, 32, 64)}
 Packed = tuple[Any, dict[str, "torch.Tensor"]]
 
 
@@ -27,7 +30,7 @@ class _Packer:
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
-        self._names: dict[Any, str] = {}  # of a view of a memory
+        self._known: dict[Any, dict[str, Any]] = {}  # by the view of a memory
         self._memories: set[int] = set()  # already stored as they are
         self._kept: list[torch.Tensor] = []  # so that no memory is given out twice while packing
 
@@ -84,11 +87,14 @@ class _Packer:
         memory = tensor.untyped_storage().data_ptr()
         shape = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
         view = (memory, *shape, tensor.dtype, tensor.device, tensor.is_conj(), tensor.is_neg())
-        if memory and view in self._names:
-            return {"tensor": self._names[view]} | entry
+        if memory and view in self._known:
+            return self._known[view]
         dense = tensor.detach().resolve_conj().resolve_neg()
         dense = torch.view_as_real(dense) if tensor.is_complex() else dense
         stored = dense.to("cpu").contiguous()
+        if str(stored.dtype) not in _STORED:
+            entry["dtype"] = str(stored.dtype).removeprefix("torch.")
+            stored = stored.view(getattr(torch, f"int{8 * stored.itemsize}"))
         place = stored.untyped_storage()
         if place.data_ptr() in self._memories or place.nbytes() != stored.nbytes:
             stored = stored.clone()
@@ -98,8 +104,8 @@ class _Packer:
         while name in self.tensors or name in ("", "__metadata__"):
             name += "'"
         self.tensors[name] = stored
-        self._names[view] = name
-        return {"tensor": name} | entry
+        self._known[view] = {"tensor": name, **entry}
+        return self._known[view]
 
 
 def _join(path: str, key: Any) -> str:
@@ -141,7 +147,9 @@ def unpack(packed: Packed, device: torch.device | str = "cpu") -> Any:
         if "tensor" in node:
             name = node["tensor"]
             if name not in made:
-                tensor = torch.view_as_complex(tensors[name]) if node.get("complex") else tensors[name]
+                tensor = tensors[name]
+                tensor = tensor.view(getattr(torch, node["dtype"])) if "dtype" in node else tensor
+                tensor = torch.view_as_complex(tensor) if node.get("complex") else tensor
                 made[name] = tensor.to(device) if node.get("accelerator") else tensor
             return made[name]
         if "array" in node or "scalar" in node:
@@ -215,7 +223,7 @@ def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, s
         try:
             safetensors.torch.save_file(tensors, temporary)
         except safetensors.SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))
+            code = re.search(r"(?:os error|code:) (\d+)", str(error))  # the one where its words hold the system's
             if code is None:
                 raise
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(temporary)) from error

@@ -113,7 +113,7 @@ class Pool:
     ) -> None:
         """Compute all jobs and ``store`` each result, one at a time, as soon as it is there.
 
-        After a failure, or Ctrl-C, the workers are ended; what was stored remains.
+        After a failure nothing new is begun, and what is under way elsewhere is stored too. Ctrl-C ends the workers.
 
         Raises:
             TypeError: there are to be several processes and a job cannot be pickled.
@@ -142,6 +142,7 @@ class Pool:
                 queue.clear()
                 errors.append(error)
 
+        self._workers = [worker for worker in self._workers if worker.alive()]
         while len(self._workers) < helpers:
             self._workers.append(_Worker(self._setup))
         threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in self._workers[:helpers]]
@@ -153,16 +154,21 @@ class Pool:
                     result = compute(key, jobs[key], seed)
                     with lock:
                         store(key, result)
-            for thread in threads:
-                thread.join()
-            if errors:
-                raise errors[0]
+        except Exception as error:
+            queue.clear()
+            errors.insert(0, error)
         except BaseException:
             queue.clear()
             self.close()
+            raise
+        try:
             for thread in threads:
                 thread.join()
+        except BaseException:
+            self.close()
             raise
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
         """End the workers."""
@@ -197,6 +203,10 @@ class _Worker:
         self._process.start()
         theirs.close()
         self._ready = False
+
+    def alive(self) -> bool:
+        """Whether it can still take work."""
+        return self._process.is_alive()
 
     def ready(self) -> bool:
         """Whether it has imported the paper; looks for a moment."""

@@ -26,6 +26,7 @@ from offprints.shared.testing._properties import (
     Skip,
     assert_equal,
     assert_near,
+    cast,
     clone,
     expect_error,
     random_state_untouched,
@@ -271,9 +272,7 @@ class _Case:
         refitted = self.fitted(_with_x(self.tensors, strided(x)))
         self.near(self.results(refitted, _with_x(self.query_tensors, strided(q))), expected, "strided X")
         for dtype in (torch.float32, torch.float64):
-            results = self.results(
-                self.fitted(_with_x(self.tensors, x.to(dtype))), _with_x(self.query_tensors, q.to(dtype))
-            )
+            results = self.results(self.fitted(cast(self.tensors, dtype)), cast(self.query_tensors, dtype))
             for method, result in results.items():
                 if torch.is_floating_point(result) and not torch.isfinite(result).all():
                     raise AssertionError(f"{method} of {dtype} is not finite")

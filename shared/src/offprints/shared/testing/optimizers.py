@@ -102,10 +102,11 @@ class _Case:
 
     def check_step(self) -> None:
         problem = _Problem()
-        optimizer, before, start = self.new(problem), problem.values(), float(problem.loss())
+        optimizer, before, start = self.new(problem), problem.values(), float(problem.loss().detach())
         problem.steps(optimizer, 20)
-        if not float(problem.loss()) < start:
-            raise AssertionError(f"20 steps bring the loss from {start:.6g} to {float(problem.loss()):.6g}")
+        end = float(problem.loss().detach())
+        if not end < start:
+            raise AssertionError(f"20 steps bring the loss from {start:.6g} to {end:.6g}")
         if not all(value.isfinite().all() for value in problem.values()):
             raise AssertionError("a parameter is not finite after 20 steps")
         assert_equal(problem.params["unused"], before[-1], "a parameter without a gradient moved")

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -132,16 +133,19 @@ def readme_example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[C
     def run() -> dict[str, Any]:
         package = next(p for p in request.path.parents if (p / "pyproject.toml").is_file())
         readme = package / "README.md"
-        names: dict[str, Any] = {"__name__": "readme"}
+        module = ModuleType("readme")  # what a dataclass or a pickle looks its own definitions up in
+        names: dict[str, Any] = vars(module)
         blocks = python_blocks(readme.read_text(encoding="utf-8"), "Use")
         if not blocks:
             raise AssertionError(f"{readme} has no ```python block under '## Use'")
+        sys.modules["readme"] = module
         with chdir(tmp_path):
             for line, source in blocks:
-                exec(compile("\n" * line + source, str(readme), "exec"), names)
+                exec(compile("\n" * line + source, str(readme), "exec", dont_inherit=True), names)
         return names
 
     yield run
+    sys.modules.pop("readme", None)
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
 

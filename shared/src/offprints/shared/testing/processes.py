@@ -66,7 +66,7 @@ def _run(count: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[s
             for rank in range(count):
                 receiver, sender = context.Pipe(duplex=False)
                 options = (rank, count, folder, payload, timeout, sender)
-                child = context.Process(target=_child, args=options, daemon=True)  # type: ignore[attr-defined]
+                child = context.Process(target=_child, args=options)  # type: ignore[attr-defined]
                 child.start()
                 sender.close()  # the child's copy is the only one: its death ends the wait
                 children.append(child)
