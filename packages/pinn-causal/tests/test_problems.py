@@ -1,6 +1,7 @@
 """Residuals, initial states and temporal losses."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -126,6 +127,20 @@ def test_kuramoto_sivashinsky_keeps_the_mean_of_its_residual() -> None:
         return net(torch.stack(torch.broadcast_tensors(t[:, None], x[None]), dim=-1)).mean((1, 2))
 
     torch.testing.assert_close(residual.mean(1), (mean(T + h) - mean(T - h)) / (2 * h), rtol=1e-6, atol=1e-7)
+
+
+def test_losses_can_be_compiled() -> None:
+    torch.manual_seed(0)
+    net = ModifiedMLP(2, (4,), 1, embedding=SpaceTimeEmbedding(periods=[2.0], modes=[2])).double()
+    problem = AllenCahn()
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the compiler itself warns of
+        compiled = torch.compile(lambda t, x: problem.temporal_losses(net, t, x), backend="aot_eager")(T, X)
+    plain = problem.temporal_losses(net, T, X)
+    torch.testing.assert_close(compiled, plain)
+    gradients = [torch.autograd.grad(losses.sum(), list(net.parameters())) for losses in (compiled, plain)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_equal_neighbors_are_sorted() -> None:

@@ -186,7 +186,8 @@ def reproduce(config: Config, run: Run) -> None:
     training = partial(train, seed=run.seed, device=str(run.device))
     if config.size == "quick" and world_size() == 1:
         work = {key: partial(training, row, plain=plain) for key, (row, plain) in jobs.items()}
-        results = run.units(work, workers=2)
+        # A second process is slower to start than a few steps are to make.
+        results = run.units(work, workers=1 if 0 < config.max_steps < 100 else 2)
     else:
         results = {
             key: run.unit(key, partial(training, row, plain=plain, part=_Part(run, key)))
