@@ -142,16 +142,16 @@ def main() -> None:
     options = parser.parse_args()
     results = Path(__file__).parent / "results"
 
-    cases = []
     for name in options.cases:
         found = contenders(PAPER[SIZES[name]])
-        ours = found.pop("ours")
-        cases.append(Case(name, ours=ours, peers=found, agree=agree))
-    for threads in options.threads:
-        compare(cases, results / f"step-{threads}-threads.json", rounds=options.rounds, threads=threads)
+        case = Case(name, ours=found.pop("ours"), peers=found, agree=agree)
+        for threads in options.threads:
+            output = results / f"{SIZES[name]}-threads-{threads}.json"
+            compare([case], output, rounds=options.rounds, threads=threads)
 
     context = multiprocessing.get_context("spawn")
-    memory: dict[str, dict[str, float]] = {}
+    path = results / "memory-mib.json"
+    memory: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
     for name in options.cases:
         for who in ("ours", "deepxde", "nested autograd"):
             queue = context.Queue()
@@ -160,7 +160,7 @@ def main() -> None:
             memory.setdefault(name, {})[who] = round(queue.get(), 1)
             process.join()
         print(name, "peak MiB above the start:", memory[name])
-    (results / "memory-mib.json").write_text(json.dumps(memory, indent=2) + "\n")
+    path.write_text(json.dumps(memory, indent=2) + "\n")
 
 
 if __name__ == "__main__":

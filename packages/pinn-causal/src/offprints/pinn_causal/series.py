@@ -125,7 +125,7 @@ def _shape(h: Sequence[Tensor | None], *others: Tensor) -> torch.Size:
 
 
 class _Tanh(torch.autograd.Function):
-    """tanh of a series, biased: the only thing kept for the way back is the result, which the next layer keeps too.
+    """tanh of a series, biased.
 
     Backward: with the slope series ``s = 1 - y^2``, ``dy = s dh`` is a product of series, so that its transpose is a
     correlation with ``s``, whatever the number of variables and the order.
@@ -141,15 +141,17 @@ class _Tanh(torch.autograd.Function):
         y = first.new_empty((ring.size, *shape))
         parts = y.unbind(0)
         torch.tanh(first if bias is None else first + bias, out=parts[0])
-        slopes: list[Tensor] = []
+        slopes: dict[int, Tensor] = {}
         for a in range(1, ring.size):
             terms = [(w, b, c) for w, i, c in ring.chain[a] if (b := coefficients[i]) is not None]
-            needed = 1 + max((c for *_, c in terms), default=-1)
-            slopes.extend(_tanh_slope(ring, parts, c) for c in range(len(slopes), needed))
+            for *_, c in terms:
+                if c not in slopes:
+                    slopes[c] = _tanh_slope(ring, parts, c)
             if terms:
                 _sum_of_products([(w, b.expand(shape), slopes[c]) for w, b, c in terms], parts[a])
             else:
                 parts[a].zero_()
+        ctx.slopes = slopes
         ctx.ring, ctx.stacked = ring, stacked
         ctx.shapes = [None if c is None else c.shape for c in h]
         ctx.bias_shape = None if bias is None else bias.shape
@@ -162,8 +164,10 @@ class _Tanh(torch.autograd.Function):
         (y,) = ctx.saved_tensors
         ring: Algebra = ctx.ring
         parts, g = y.unbind(0), gradients[0].unbind(0)
-        slopes = [_tanh_slope(ring, parts, a) for a in range(ring.size)]
         recorded = torch.is_grad_enabled()
+        # The slopes of the way there serve again, unless a second derivative must know how they came about.
+        known = {} if recorded else ctx.slopes
+        slopes = [known[a] if a in known else _tanh_slope(ring, parts, a) for a in range(ring.size)]
         wanted = [ctx.stacked or shape is not None for shape in ([None] * ring.size if ctx.stacked else ctx.shapes)]
         buffer = None if recorded or not ctx.stacked else torch.empty_like(y)
         out: list[Tensor | None] = []
