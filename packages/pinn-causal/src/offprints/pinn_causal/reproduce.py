@@ -217,7 +217,11 @@ def _claims(config: Config, run: Run, results: dict[str, dict[str, Any]]) -> Non
             run.claim(f"{name}-plain", statement, plain["error"], ">", 0.5)
         elif name in results:
             statement = f"on {name} the error of causal training over that of the plain PINN, same network and steps"
-            run.claim(f"{name}-ratio", statement, results[name]["error"] / plain["error"], "<", 0.6)
+            ratio = results[name]["error"] / plain["error"]
+            if config.size == "paper":
+                run.claim(f"{name}-ratio", statement, ratio, "<", 0.6)
+            else:  # a bar is set where several seeds have been measured
+                run.report_value(f"{name}-ratio", statement, ratio)
 
 
 def _report(config: Config, run: Run, rows: dict[str, Setting], results: dict[str, dict[str, Any]]) -> None:
