@@ -1,0 +1,184 @@
+"""Taylor mode: `jet`, partial derivatives on grids, the arithmetic of series."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from offprints.pinn_causal import MLP, ExactInitialCondition, FourierFeatures, ModifiedMLP, SpaceTimeEmbedding, jet
+from offprints.pinn_causal.interpolant import TrigonometricInterpolant
+from offprints.pinn_causal.jets import derivatives
+from offprints.shared.testing import check_errors
+
+PERIODIC = {"periods": [2.0], "modes": [3], "time_powers": (-1, 0)}
+
+
+def networks() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    square = SpaceTimeEmbedding(periods=[2.0, 3.0], modes=[2, 1])
+    fields = torch.randn(1, 8, dtype=torch.float64)
+    made = {
+        "mlp": MLP(2, (7, 5), 2),
+        "linear": MLP(2, (), 2),
+        "sine": MLP(2, (7, 5), 2, activation="sin"),
+        "periodic": MLP(2, (7, 5), 1, embedding=SpaceTimeEmbedding(**PERIODIC)),
+        "fourier": MLP(2, (7,), 1, embedding=FourierFeatures(2, 4)),
+        "modified": ModifiedMLP(2, (6, 6), 1, embedding=SpaceTimeEmbedding(**PERIODIC)),
+        "modified sine": ModifiedMLP(2, (6, 6), 1, activation="sin"),
+        "square": ModifiedMLP(3, (6, 6), 2, embedding=square),
+        "foreign": MLP(2, (6,), 1, embedding=nn.Linear(2, 4)),
+        "exact constant": ExactInitialCondition(MLP(1, (5,), 3), torch.tensor([1.0, 2.0, 3.0]), t0=0.5),
+        "exact callable": ExactInitialCondition(MLP(2, (5,), 1), lambda x: torch.sin(2 * x)),
+        "exact interpolant": ExactInitialCondition(MLP(2, (5,), 1), TrigonometricInterpolant(fields, [(0.0, 2.0)])),
+    }
+    for net in made.values():
+        for module in net.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.bias, std=0.5)
+    return {name: net.double() for name, net in made.items()}
+
+
+NETWORKS = networks()
+
+
+def dimensions(net: nn.Module) -> int:
+    return (net.net if isinstance(net, ExactInitialCondition) else net).in_features
+
+
+def opaque(net: nn.Module):
+    """The same function, of which nothing but its values is known."""
+    return lambda x: net(x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_jet_equals_nested_forward_mode(name) -> None:
+    net = NETWORKS[name]
+    x = torch.rand(4, dimensions(net), dtype=torch.float64)
+    direction = torch.randn(4, dimensions(net), dtype=torch.float64)
+    taylor, nested = jet(net, x, direction, 4), jet(opaque(net), x, direction, 4)
+    assert len(taylor) == 5
+    for a, b in zip(taylor, nested, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max() + 1))
+    torch.testing.assert_close(taylor[0], net(x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_grid_derivatives_and_their_gradients_equal_directional_ones(name) -> None:
+    """One pass for all partial derivatives; one jet per direction and polarization; nested forward mode."""
+    net, d = NETWORKS[name], dimensions(NETWORKS[name])
+    t, x, y = torch.rand(3, 1), torch.rand(1, 4), torch.rand(1, 4)
+    coordinates = [c.double() for c in (t, x, y)][:d] if d > 1 else [t[:, 0].double()]
+    indices = {
+        1: [(0,), (1,), (2,)],
+        2: [(0, 0), (1, 0), (0, 1), (0, 2), (1, 2), (0, 4)],
+        3: [(0, 0, 0), (1, 1, 0), (0, 1, 1), (0, 2, 1), (0, 0, 3)],
+    }[d]
+    fast, slow = derivatives(net, coordinates, indices), derivatives(opaque(net), coordinates, indices)
+    parameters = list(net.parameters())
+    for index in indices:
+        a, b = fast[index].expand_as(slow[index]), slow[index]
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.detach().abs().max() + 1))
+    weights = {index: torch.randn_like(slow[index]) for index in indices}
+    sums = [sum((weights[i] * found[i].square()).sum() for i in indices) for found in (fast, slow)]
+    gradients = [torch.autograd.grad(total, parameters, materialize_grads=True) for total in sums]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8 * float(b.abs().max() + 1))
+
+
+@settings(max_examples=12)
+@given(coefficients=st.lists(st.floats(-3, 3), min_size=1, max_size=6), x=st.floats(-2, 2), direction=st.floats(-2, 2))
+def test_jet_of_a_polynomial_is_exact(coefficients, x, direction) -> None:
+    c = torch.tensor(coefficients, dtype=torch.float64)
+
+    def polynomial(z: Tensor) -> Tensor:
+        return sum(a * z**k for k, a in enumerate(c))
+
+    found = jet(polynomial, torch.tensor([x], dtype=torch.float64), torch.tensor([direction], dtype=torch.float64), 4)
+    for order, value in enumerate(found):
+        expected = (
+            sum(float(a) * math.perm(k, order) * x ** (k - order) for k, a in enumerate(c) if k >= order)
+            * direction**order
+        )
+        assert float(value) == pytest.approx(expected, rel=1e-9, abs=1e-8)
+
+
+def test_jet_is_linear_in_the_function() -> None:
+    f, g = NETWORKS["mlp"], NETWORKS["sine"]
+    x, v = torch.rand(3, 2, dtype=torch.float64), torch.tensor([0.3, -1.0], dtype=torch.float64)
+    both = jet(lambda z: 2 * f(z) - g(z), x, v, 3)
+    for total, a, b in zip(both, jet(f, x, v, 3), jet(g, x, v, 3), strict=True):
+        torch.testing.assert_close(total, 2 * a - b, rtol=1e-9, atol=1e-9)
+
+
+def test_jet_of_order_zero_and_second_derivatives_of_parameters() -> None:
+    net = NETWORKS["modified"]
+    x, v = torch.rand(2, 2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    (value,) = jet(net, x, v, 0)
+    torch.testing.assert_close(value, net(x))
+
+    def loss(fn) -> Tensor:
+        return jet(fn, x, v, 2)[2].square().sum()
+
+    weight = net.layers[0].weight
+    for fn in (net, opaque(net)):
+        (first,) = torch.autograd.grad(loss(fn), weight, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), weight)
+        if fn is net:
+            expected = second
+    torch.testing.assert_close(second, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
+
+
+def test_a_subclass_that_changes_forward_loses_taylor_mode_not_correctness() -> None:
+    class Squared(MLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) ** 2
+
+    net = Squared(2, (5,), 1).double()
+    x, v = torch.rand(3, 2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for a, b in zip(jet(net, x, v, 2), jet(opaque(net), x, v, 2), strict=True):
+        torch.testing.assert_close(a, b)
+    grid = [torch.rand(2, 1, dtype=torch.float64), torch.rand(1, 2, dtype=torch.float64)]
+    torch.testing.assert_close(derivatives(net, grid, [(0, 2)])[0, 2], derivatives(opaque(net), grid, [(0, 2)])[0, 2])
+
+
+def test_a_foreign_module_takes_part_by_forward_jet() -> None:
+    class Cube(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[..., :1] ** 3
+
+        def forward_jet(self, coeffs: list[Tensor]) -> list[Tensor]:
+            type(self).calls += 1
+            c = [z[..., :1] for z in coeffs] + [torch.zeros_like(coeffs[0][..., :1])] * 3
+            return [c[0] ** 3, 3 * c[0] ** 2 * c[1], 3 * c[0] * c[1] ** 2, c[1] ** 3][: len(coeffs)]
+
+    x, v = torch.rand(5, 2), torch.tensor([1.0, 1.0])
+    found = jet(Cube(), x, v, 3)
+    assert Cube.calls == 1
+    torch.testing.assert_close(found[3], torch.full((5, 1), 6.0))
+    torch.testing.assert_close(found[2], 6 * x[:, :1])
+
+
+def test_float32_and_shapes() -> None:
+    net = MLP(2, (8, 8), 3)
+    found = jet(net, torch.rand(2, 5, 2), torch.tensor([1.0, 0.0]), 2)
+    assert [f.shape for f in found] == [(2, 5, 3)] * 3
+    assert all(f.dtype == torch.float32 for f in found)
+
+
+def test_errors() -> None:
+    net, x = MLP(2, (3,), 1), torch.rand(4, 2)
+    check_errors(
+        [
+            (lambda: jet(net, x, torch.ones(2), -1), ValueError, "order"),
+            (lambda: jet(net, x, torch.ones(2), 1.5), TypeError, "order"),
+            (lambda: jet(net, x, torch.ones(3), 1), ValueError, "direction"),
+            (lambda: jet(net, x, torch.ones(7, 4, 2), 1), ValueError, "direction"),
+            (lambda: jet(net, x.numpy(), torch.ones(2), 1), TypeError, "x"),
+            (lambda: jet(net, x, torch.ones(2, dtype=torch.long), 1), TypeError, "direction"),
+        ]
+    )
