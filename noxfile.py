@@ -146,7 +146,7 @@ def docs(session: nox.Session) -> None:
     session.run("python", "tools/workspace.py", "table", "--write")
     sync(session, "--all-packages", "--group", "docs", "--all-extras")
     modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
-    session.run("pdoc", "--docformat", "numpy", "--math", "--output-directory", "dist/docs", *modules)
+    session.run("pdoc", "--docformat", "google", "--math", "--output-directory", "dist/docs", *modules)
 
 
 @nox.session(venv_backend="none")

@@ -45,16 +45,11 @@ class Timing:
 class Case:
     """One piece of work.
 
-    Parameters
-    ----------
-    name
-        What is timed, with its size.
-    ours
-        A call without arguments.
-    peers
-        The same work by others: name of the distribution (its version is looked up), or of a baseline.
-    agree
-        ``agree(our result, the peer's)`` raises where they are not the same work; called once per peer, untimed.
+    Attributes:
+        name: What is timed, with its size.
+        ours: A call without arguments.
+        peers: The same work by others: name of the distribution (its version is looked up), or of a baseline.
+        agree: ``agree(our result, the peer's)`` raises where they are not the same work; called once per peer, untimed.
     """
 
     name: str
@@ -77,30 +72,19 @@ def compare(
     The contenders of a case take turns, forwards and backwards, so that a machine that slows down slows all of them.
     Every call is awaited on an accelerator too (``torch.utils.benchmark.Timer``).
 
-    Parameters
-    ----------
-    cases
-        With distinct names.
-    output
-        The JSON file, replaced in one step; its folder is created.
-    rounds
-        Measurements per contender; a few untimed calls go before each.
-    seconds
-        Length of a measurement, at least one call.
-    threads
-        torch's threads; None: as they are.
-    console
-        Where the table goes; default: standard output.
+    Args:
+        cases: With distinct names.
+        output: The JSON file, replaced in one step; its folder is created.
+        rounds: Measurements per contender; a few untimed calls go before each.
+        seconds: Length of a measurement, at least one call.
+        threads: torch's threads; None: as they are.
+        console: Where the table goes; default: standard output.
 
-    Returns
-    -------
-    dict[str, list[Timing]]
+    Returns:
         Case to its timings, ours first.
 
-    Raises
-    ------
-    TypeError, ValueError
-        No case, a name twice, `rounds` or `seconds` out of range.
+    Raises:
+        TypeError, ValueError: No case, a name twice, `rounds` or `seconds` out of range.
     """
     names = [case.name for case in cases]
     if not names or len(set(names)) != len(names):

@@ -24,12 +24,9 @@ def run_properties(
 ) -> None:
     """Run each property in order; what it raises becomes an AssertionError that names check, subject and property.
 
-    Raises
-    ------
-    ValueError
-        `skip` names a property that does not exist, or gives no reason.
-    AssertionError
-        A property does not hold.
+    Raises:
+        ValueError: `skip` names a property that does not exist, or gives no reason.
+        AssertionError: A property does not hold.
     """
     skip = {} if skip is None else skip
     for name, reason in skip.items():

@@ -10,17 +10,12 @@ from offprints.shared.testing._properties import expect_error
 def check_errors(cases: Iterable[tuple[Callable[[], object], type[Exception], str]]) -> None:
     """Check that each call raises its error and that the message contains its word; all failures are reported.
 
-    Parameters
-    ----------
-    cases
-        (call, error type, word in the message), such as ``(lambda: f(x, tau=-1.0), ValueError, "tau")``.
+    Args:
+        cases: (call, error type, word in the message), such as ``(lambda: f(x, tau=-1.0), ValueError, "tau")``.
 
-    Raises
-    ------
-    AssertionError
-        A call raised nothing, something else, or a message without the word.
-    ValueError
-        There is no case, or one without a word.
+    Raises:
+        AssertionError: A call raised nothing, something else, or a message without the word.
+        ValueError: There is no case, or one without a word.
     """
     cases = list(cases)
     if not cases or not all(word for _, _, word in cases):

@@ -85,24 +85,16 @@ def check_estimator(
     targets with NaN), *rejected fit* (changes nothing), *device* (CUDA), *scikit-learn* (its own ``check_estimator``,
     only where `expected_failed_checks` is given).
 
-    Parameters
-    ----------
-    estimator
-        An instance, not fitted. A parameter `random_state` of None is set to 0 where results are compared.
-    data
-        Positional arguments of fit, X first, as NumPy arrays or tensors: floating ``[N, ...]``, integer ``[N]``.
-    query
-        Positional arguments of the methods; default: X.
-    methods
-        Default: those of predict, predict_proba, predict_log_proba, decision_function, score_samples, transform that
-        the estimator has.
-    expected_failed_checks
-        Name of scikit-learn's check to the reason why it cannot hold, beyond `DEPARTURES`; one that holds after all is
-        reported. ``{}`` runs all. None runs none: right for X that is not a table.
-    rtol
-        How closely float32 results of the same numbers agree, relative to the largest.
-    skip
-        Property to reason.
+    Args:
+        estimator: An instance, not fitted. A parameter `random_state` of None is set to 0 where results are compared.
+        data: Positional arguments of fit, X first, as NumPy arrays or tensors: floating ``[N, ...]``, integer ``[N]``.
+        query: Positional arguments of the methods; default: X.
+        methods: Default: those of predict, predict_proba, predict_log_proba, decision_function, score_samples,
+            transform that the estimator has.
+        expected_failed_checks: Name of scikit-learn's check to the reason why it cannot hold, beyond `DEPARTURES`; one
+            that holds after all is reported. ``{}`` runs all. None runs none: right for X that is not a table.
+        rtol: How closely float32 results of the same numbers agree, relative to the largest.
+        skip: Property to reason.
     """
     case = _Case(estimator, tuple(data), query, methods, rtol)
     properties: dict[str, Callable[[], None]] = {

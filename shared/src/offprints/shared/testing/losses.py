@@ -58,24 +58,18 @@ def check_loss(
     *non-contiguous input*, *types*, *shapes*, *empty batch*, *NaN*, *precision* (float32, bfloat16, autocast),
     *device*, *gradcheck* (float64), *torch.compile* (value and gradient; graph breaks are allowed).
 
-    Parameters
-    ----------
-    loss
-        A function or an ``nn.Module`` instance (bind hyperparameters with ``functools.partial``). What it returns is a
-        tensor or something with a tensor ``.loss``.
-    make_inputs
-        ``make_inputs(generator)`` draws the positional arguments on the CPU. The first axis of the first tensor is the
-        batch, and so is the first axis of every tensor of that length: give other axes other lengths. Gradients are
-        checked for floating tensors that require them, or, where none does, for the first floating tensor. Keep inputs
-        small (gradcheck evaluates twice per entry) and away from kinks and ties.
-    nan
-        A NaN in a floating input is a ValueError, or ends up in the result.
-    reductions
-        None: "mean", "sum" and "none" where the loss has a `reduction` (a keyword, or an attribute of the module).
-    kwargs
-        Keyword arguments of every call.
-    skip
-        Property to reason.
+    Args:
+        loss: A function or an ``nn.Module`` instance (bind hyperparameters with ``functools.partial``). What it returns
+            is a tensor or something with a tensor ``.loss``.
+        make_inputs: ``make_inputs(generator)`` draws the positional arguments on the CPU. The first axis of the first
+            tensor is the batch, and so is the first axis of every tensor of that length: give other axes other lengths.
+            Gradients are checked for floating tensors that require them, or, where none does, for the first floating
+            tensor. Keep inputs small (gradcheck evaluates twice per entry) and away from kinks and ties.
+        nan: A NaN in a floating input is a ValueError, or ends up in the result.
+        reductions: None: "mean", "sum" and "none" where the loss has a `reduction` (a keyword, or an attribute of the
+            module).
+        kwargs: Keyword arguments of every call.
+        skip: Property to reason.
     """
     case = _Case(loss, make_inputs, dict(kwargs or {}))
     if reductions is None:

@@ -53,18 +53,13 @@ def check_module(
     parameter nor buffer fails here), *gradients* (every trainable parameter gets a finite one), *non-contiguous input*,
     *dtype* (the other of float32 and float64), *autocast*, *device*, *torch.compile*, *errors*.
 
-    Parameters
-    ----------
-    module
-        An instance. Its dtype is that of its first floating parameter or buffer.
-    make_inputs
-        ``make_inputs(generator)`` draws the positional arguments on the CPU, floating ones in the module's dtype.
-    errors
-        Cases for `check_errors`.
-    kwargs
-        Keyword arguments of every call.
-    skip
-        Property to reason.
+    Args:
+        module: An instance. Its dtype is that of its first floating parameter or buffer.
+        make_inputs: ``make_inputs(generator)`` draws the positional arguments on the CPU, floating ones in the module's
+            dtype.
+        errors: Cases for `check_errors`.
+        kwargs: Keyword arguments of every call.
+        skip: Property to reason.
     """
     case = _Case(module, make_inputs, dict(kwargs or {}))
     errors = list(errors)

@@ -37,13 +37,10 @@ def check_optimizer(factory: Callable[..., torch.optim.Optimizer], *, skip: Skip
     `factory` takes ``foreach``), *scheduler* (``LambdaLR`` sets the learning rate, and zero stops), *step hooks* (once
     per step), *dtype* (float64 and bfloat16 parameters keep theirs).
 
-    Parameters
-    ----------
-    factory
-        ``factory(params)`` makes the optimizer, of parameters or groups; ``factory(params, foreach=...)`` where it has
-        both implementations.
-    skip
-        Property to reason.
+    Args:
+        factory: ``factory(params)`` makes the optimizer, of parameters or groups; ``factory(params, foreach=...)``
+            where it has both implementations.
+        skip: Property to reason.
     """
     case = _Case(factory)
     properties: dict[str, Callable[[], None]] = {

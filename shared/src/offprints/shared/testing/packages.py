@@ -37,16 +37,11 @@ def check_package(
     *experiment* (the entry point gives an Experiment of this name with the three presets), *light import* (in a fresh
     process).
 
-    Parameters
-    ----------
-    name
-        The paper's name: the distribution is ``offprints-<name>``.
-    public
-        The public API, name by name.
-    imports
-        Of the heavy modules (`HEAVY`), those that importing the package may import.
-    skip
-        Property to reason.
+    Args:
+        name: The paper's name: the distribution is ``offprints-<name>``.
+        public: The public API, name by name.
+        imports: Of the heavy modules (`HEAVY`), those that importing the package may import.
+        skip: Property to reason.
     """
     distribution = importlib.metadata.distribution(f"offprints-{name}")
     module = importlib.import_module(f"offprints.{name.replace('-', '_')}")

@@ -33,12 +33,9 @@ def two_processes(fn: Callable[..., R], /, *args: Any, timeout: float = 120.0, *
     what relies on equal global random numbers fails. The processes come from a server that has imported torch and
     nothing else (they inherit no state): the first call of a session waits for that import, later ones do not.
 
-    Raises
-    ------
-    RuntimeError
-        `fn` raised (the message ends with its traceback), or a process died.
-    TimeoutError
-        No answer within `timeout` seconds.
+    Raises:
+        RuntimeError: `fn` raised (the message ends with its traceback), or a process died.
+        TimeoutError: No answer within `timeout` seconds.
     """
     first, second = _run(2, fn, args, kwargs, timeout)
     return first, second

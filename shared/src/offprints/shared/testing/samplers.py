@@ -37,15 +37,11 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
     *rows* (a sample depends on its own row of the noise alone), *batch split* (only without a generator: the rows one
     by one give the same samples), *non-contiguous noise*, *device*, *errors* (integers, NaN, no rows).
 
-    Parameters
-    ----------
-    fn
-        ``fn(noise)`` or, where it draws more, ``fn(noise, generator=...)``. Its model should have a parameter that
-        requires a gradient and follow the noise's dtype and device: ``lambda x, t: theta.to(x) * x``.
-    noise
-        ``[B, ...]`` with B >= 2, floating.
-    skip
-        Property to reason.
+    Args:
+        fn: ``fn(noise)`` or, where it draws more, ``fn(noise, generator=...)``. Its model should have a parameter that
+            requires a gradient and follow the noise's dtype and device: ``lambda x, t: theta.to(x) * x``.
+        noise: ``[B, ...]`` with B >= 2, floating.
+        skip: Property to reason.
     """
     if noise.ndim < 1 or len(noise) < 2:
         raise ValueError(f"noise needs at least two rows, got the shape {tuple(noise.shape)}")

@@ -31,20 +31,13 @@ def check_schedule(
     Properties, in order: *plain numbers* (Python's int and float, or a tuple of them), *finite*, *determinism*, *ends*,
     *monotone* (weakly), *NumPy steps*, *bad steps* (below `first` a ValueError; a fraction, NaN or text refused).
 
-    Parameters
-    ----------
-    fn
-        ``fn(step)``.
-    total
-        The last step.
-    first
-        The first step, where it is not 0.
-    start, end
-        Values at `first` and `total`; None: not compared.
-    monotone
-        Direction, checked for every component; None: not checked.
-    skip
-        Property to reason.
+    Args:
+        fn: ``fn(step)``.
+        total: The last step.
+        first: The first step, where it is not 0.
+        start, end: Values at `first` and `total`; None: not compared.
+        monotone: Direction, checked for every component; None: not checked.
+        skip: Property to reason.
     """
     if total <= first:
         raise ValueError(f"total must exceed first={first}, got {total}")

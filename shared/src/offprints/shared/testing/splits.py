@@ -43,19 +43,13 @@ def check_split(
     *kinds* (NumPy, tensor and list of labels give the same), *labels unchanged*, *errors* (no labels, two axes,
     fractions).
 
-    Parameters
-    ----------
-    fn
-        ``fn(labels, seed=...)`` returns one array of indices or a sequence (NamedTuple, list) of them; fields of
-        another kind, masks for instance, are left out.
-    labels
-        Integer labels ``[N]``.
-    disjoint, cover
-        What the parts are: no row in two of them; every row in one of them.
-    counts
-        Per part: its size, or the rows of each class, or None.
-    skip
-        Property to reason.
+    Args:
+        fn: ``fn(labels, seed=...)`` returns one array of indices or a sequence (NamedTuple, list) of them; fields of
+            another kind, masks for instance, are left out.
+        labels: Integer labels ``[N]``.
+        disjoint, cover: What the parts are: no row in two of them; every row in one of them.
+        counts: Per part: its size, or the rows of each class, or None.
+        skip: Property to reason.
     """
     labels = np.array(labels)
 

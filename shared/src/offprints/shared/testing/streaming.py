@@ -35,20 +35,13 @@ def check_streaming(
     alone), *copy* (a deep copy goes its own way), *rejected batch* (a NaN is a ValueError and changes nothing),
     *two processes* (with ``all_reduce_`` or ``all_reduce`` where there is one; shares of different sizes, also none).
 
-    Parameters
-    ----------
-    make
-        ``make()`` returns a new object.
-    batches
-        At least three: tensors (arrays), or tuples of them; the first axis is that of the rows.
-    update
-        Name of the method or ``update(object, *batch)``; None: ``update`` or ``partial_fit``.
-    result
-        Name of the method or ``result(object)``; what is compared, tensors and numbers in any nesting.
-    rtol, atol
-        How closely results agree: sums are taken in another order.
-    skip
-        Property to reason.
+    Args:
+        make: ``make()`` returns a new object.
+        batches: At least three: tensors (arrays), or tuples of them; the first axis is that of the rows.
+        update: Name of the method or ``update(object, *batch)``; None: ``update`` or ``partial_fit``.
+        result: Name of the method or ``result(object)``; what is compared, tensors and numbers in any nesting.
+        rtol, atol: How closely results agree: sums are taken in another order.
+        skip: Property to reason.
     """
     case = _Case(make, [_as_tuple(batch) for batch in batches], update, result, rtol, atol)
     properties: dict[str, Callable[[], None]] = {

@@ -49,22 +49,15 @@ def check_wrapper(
     (a state dict saved half way, through ``torch.load(weights_only=True)``, loaded in a new wrapper of the original
     model, continues bit for bit), *rejected batch* (a NaN is a ValueError and changes nothing).
 
-    Parameters
-    ----------
-    wrapper
-        ``wrapper(model)`` makes the object; give it its seed. A context manager is entered, one with ``remove`` is
-        removed.
-    model
-        The user's model.
-    batches
-        At least two batches: tensors, or tuples with tensors.
-    step
-        ``step(wrapper, batch)`` returns what is compared; default: calls the wrapper with the batch (a tuple as
-        positional arguments).
-    owns_model
-        The wrapper is documented to change the model: leaves *model untouched* and *hooks removed* out.
-    skip
-        Property to reason. Objects without ``state_dict`` have to skip *resume*.
+    Args:
+        wrapper: ``wrapper(model)`` makes the object; give it its seed. A context manager is entered, one with
+            ``remove`` is removed.
+        model: The user's model.
+        batches: At least two batches: tensors, or tuples with tensors.
+        step: ``step(wrapper, batch)`` returns what is compared; default: calls the wrapper with the batch (a tuple as
+            positional arguments).
+        owns_model: The wrapper is documented to change the model: leaves *model untouched* and *hooks removed* out.
+        skip: Property to reason. Objects without ``state_dict`` have to skip *resume*.
     """
     case = _Case(wrapper, model, list(batches), step or _call)
     untouched: dict[str, Callable[[], None]] = {
