@@ -94,6 +94,17 @@ def test_gradcheck_at_the_kinks(loss: Callable[..., Tensor], label_smoothing: fl
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_a_compiled_loss_has_no_graph_break(loss: Callable[..., Tensor]) -> None:
+    x, target = drawn(6, 4)
+    target[2] = -100
+    x = x.float().requires_grad_()
+    torch._dynamo.reset()
+    values = [form(x, target) for form in (torch.compile(loss, backend="eager", fullgraph=True), loss)]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in values))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_second_derivatives(loss: Callable[..., Tensor]) -> None:
     x, target = drawn(3, 4)
     assert torch.autograd.gradgradcheck(lambda x: loss(x, target), x.requires_grad_())

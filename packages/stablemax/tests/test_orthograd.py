@@ -54,6 +54,10 @@ def test_orthogonal_and_of_the_same_norm(dtype: torch.dtype, foreach: bool) -> N
         assert dots(param).abs() < 1e-6
         assert param.grad is not None
         torch.testing.assert_close(param.grad.norm(), norm, rtol=1e-6, atol=0)
+    once = grads(made)
+    orthogonalize_gradients_(made, foreach=foreach)
+    for grad, again in zip(once, grads(made), strict=True):
+        torch.testing.assert_close(again, grad, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "row", "global"])
