@@ -64,10 +64,10 @@ class Config:
     """
 
     datasets: tuple[DatasetName, ...] = ("digits",)
-    losses: tuple[LossName, ...] = ("dice", "cldice", "betti_matching")
+    losses: tuple[LossName, ...] = ("dice", "betti_matching")
     alpha: float = 0.06
     relative: bool = True
-    pictures: int = 80
+    pictures: int = 40
     digits: DigitSettings = field(default_factory=DigitSettings)
     data: Path | None = None
     download: bool = False
@@ -337,6 +337,7 @@ def load(dataset: DatasetName, config: Config, run: Run) -> tuple[Samples, Sampl
 
 PRESETS = {
     "smoke": Config(
+        losses=("dice", "cldice", "betti_matching"),
         pictures=2,
         digits=DigitSettings(
             runs=1, test_images=32, train_images=64, warmup_steps=4, steps=4, evaluations=2, channels=(4, 8)
@@ -345,7 +346,6 @@ PRESETS = {
     "quick": Config(),
     "membrane": Config(
         datasets=("membrane",),
-        losses=("dice", "betti_matching"),
         pictures=0,
         alpha=0.05,
         patch=96,
