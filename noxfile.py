@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,12 +32,17 @@ def folder(name: str) -> Path:
     return ROOT / "shared" if name == "shared" else ROOT / "packages" / name
 
 
-def sync(session: nox.Session, *options: str) -> None:
-    """Install from the lock into the session's environment, members as wheels, so that nothing undeclared is there."""
+def sync(session: nox.Session, *options: str, environment: str | None = None) -> None:
+    """Make an environment, the session's own by default, exactly what the lock says, members as wheels.
+
+    What else is in it is removed, so that nothing undeclared is there.
+    """
+    python = sys.executable if environment else session.virtualenv.location
+    environment = environment or python
     session.run_install(
         *("uv", "sync", "--quiet", "--locked", "--no-default-groups", "--no-editable", *options),
-        f"--python={session.virtualenv.location}",
-        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+        f"--python={python}",
+        env={"UV_PROJECT_ENVIRONMENT": environment},
     )
 
 
@@ -44,12 +50,15 @@ def source_paths() -> str:
     return os.pathsep.join(str(folder(name) / "src") for name in NAMES)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 @each_member
 def tests(session: nox.Session, name: str) -> None:
     """One package alone, installed as a wheel from the lock; arguments after -- go to pytest."""
-    sync(session, "--package", f"offprints-{name}", "--group", "test")
-    session.run("pytest", str(folder(name) / "tests"), *session.posargs)
+    # One environment serves all members, made exact for each: torch is linked and compiled to bytecode once.
+    environment = ROOT / ".nox" / "tests"
+    sync(session, "--package", f"offprints-{name}", "--group", "test", environment=str(environment))
+    python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+    session.run(str(python), "-m", "pytest", str(folder(name) / "tests"), *session.posargs)
 
 
 @nox.session
