@@ -85,8 +85,9 @@ def count_betti_numbers(inside: np.ndarray, ndim: int, full: bool) -> tuple[int,
     The top one is that of the bounded components of the background (Alexander duality), which is connected fully where
     the foreground is not.
     """
-    components = _components(inside, True, full)
-    enclosed = 0 if ndim == 1 else _components(inside, False, not full) - 1
+    foreground = ndim > 0  # a variable: of a constant there would be a compiled version for each value
+    components = _components(inside, foreground, full)
+    enclosed = 0 if ndim == 1 else _components(inside, not foreground, not full) - 1
     if ndim < 3:
         return components, enclosed, 0
     return components, components + enclosed - _euler_characteristic(inside, full), enclosed

@@ -118,7 +118,8 @@ def reduce(squares, row_of_edge, steps, n_rows):  # type: ignore[no-untyped-def]
             while row >= 0:  # move the column to the store, a word at a time
                 if used + 64 > len(store):
                     larger = np.empty(2 * used + 64, np.int32)
-                    larger[:used] = store[:used]
+                    for k in range(used):  # a slice would bring in numba's shape errors: seconds of compilation
+                        larger[k] = store[k]
                     store = larger
                 word = bits0[row >> 6]
                 bits0[row >> 6] = 0
