@@ -97,7 +97,7 @@ def build(session: nox.Session, name: str) -> None:
     shutil.rmtree(out, ignore_errors=True)
     for member in {"shared", name}:
         session.run("uv", "build", "--quiet", "--package", f"offprints-{member}", "--out-dir", str(out), external=True)
-    session.run("twine", "check", "--strict", *map(str, sorted(out.glob("*.*"))))
+    session.run("twine", "check", "--strict", *map(str, sorted(out.glob("offprints_*"))))
 
     with tempfile.TemporaryDirectory() as scratch:
         environment, pins = Path(scratch) / "venv", Path(scratch) / "pins.txt"
