@@ -51,8 +51,8 @@ def _run(count: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[s
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        # What torch imports late takes seconds in every child: where this process has needed it, so will they.
-        late = [name for name in ("torch._dynamo", "torch.distributed.tensor") if name in sys.modules]
+        # These take seconds in every child: where this process has needed one, so will they.
+        late = [name for name in ("torch._dynamo", "torch.distributed.tensor", "numba") if name in sys.modules]
         context.set_forkserver_preload([__name__, *late])
     # A filter of some library's own category would import that library over there.
     filters = [one for one in warnings.filters if one[2].__module__ == "builtins"]
