@@ -297,7 +297,7 @@ def precision(run: Run) -> None:
         values = [min(value, 110.0) for value in first.values()]
         axes.barh(names, values, color=[f"C{index}" for index in range(len(names))])
         for row, value in enumerate(first.values()):
-            text = f"{value:.0f}" if value <= 110 else f"continues to {value:.0e}"
+            text = f"{value:g}" if value <= 110 else f"continues to {value:.0e}"
             axes.text(min(value, 110.0) - 1, row, text, va="center", ha="right", color="white", fontweight="bold")
         axes.invert_yaxis()
         axes.set(title="Margin at which a sample collapses", xlabel="logit margin, ten classes")
