@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from importlib.metadata import version
@@ -59,6 +60,18 @@ def test_a_measurement_lasts_as_asked() -> None:
     (timing,) = compare([case], rounds=1, seconds=0.02, console=quiet())["sleep"]
     assert timing.calls > 1
     assert timing.lower == timing.median == timing.upper
+
+
+def test_another_clock_counts(tmp_path) -> None:
+    ticks = itertools.count()
+
+    def tick() -> float:
+        return float(next(ticks))
+
+    output = tmp_path / "ticks.json"
+    (timing,) = compare([Case("tick", ours=int)], output, rounds=2, seconds=1.0, clock=tick, console=quiet())["tick"]
+    assert (timing.median, timing.calls) == (1.0, 2)
+    assert json.loads(output.read_text())["clock"] == "tick"
 
 
 def test_disagreement_is_an_error_before_anything_is_timed() -> None:

@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: where other work is running")
     parser.add_argument("--cases", nargs="+", default=list(SIZES), choices=list(SIZES))
     options = parser.parse_args()
     results = Path(__file__).parent / "results"
@@ -147,7 +149,8 @@ def main() -> None:
         case = Case(name, ours=found.pop("ours"), peers=found, agree=agree)
         for threads in options.threads:
             output = results / f"{SIZES[name]}-threads-{threads}.json"
-            compare([case], output, rounds=options.rounds, threads=threads)
+            clock = time.process_time if options.clock == "cpu" else None
+            compare([case], output, rounds=options.rounds, threads=threads, clock=clock)
 
     context = multiprocessing.get_context("spawn")
     path = results / "memory-mib.json"

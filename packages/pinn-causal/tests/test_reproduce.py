@@ -16,7 +16,7 @@ def test_smoke(cli, tmp_path) -> None:
     (result,) = tmp_path.glob("pinn-causal/*/result.json")
     record = json.loads(result.read_text())
     assert record["paper"] == "pinn-causal"
-    assert {claim["id"] for claim in record["claims"]} == {"lorenz", "lorenz-plain"}
+    assert {claim["id"] for claim in record["claims"]} == {"allen-cahn", "allen-cahn-ratio", "lorenz", "lorenz-plain"}
     assert len(record["figures"]) == 5
     assert (result.parent / "metrics.jsonl").read_text().count("\n") == 8
 

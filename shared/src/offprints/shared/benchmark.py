@@ -65,6 +65,7 @@ def compare(
     rounds: int = 9,
     seconds: float = 0.2,
     threads: int | None = None,
+    clock: Callable[[], float] | None = None,
     console: Console | None = None,
 ) -> dict[str, list[Timing]]:
     """Time every case, print a table, and write it as JSON.
@@ -78,6 +79,8 @@ def compare(
         rounds: Measurements per contender; a few untimed calls go before each.
         seconds: Length of a measurement, at least one call.
         threads: torch's threads; None: as they are.
+        clock: None: time on the wall. On a machine that is busy with other work ``time.process_time`` counts what the
+            contenders themselves use (of all their threads together, and not on an accelerator).
         console: Where the table goes; default: standard output.
 
     Returns:
@@ -94,7 +97,7 @@ def compare(
     threads = torch.get_num_threads() if threads is None else threads
     check_number(threads, "threads", low=1, integer=True)
 
-    timings = {case.name: _time(case, rounds, seconds, threads) for case in cases}
+    timings = {case.name: _time(case, rounds, seconds, threads, clock) for case in cases}
     (console or Console()).print(_table(timings))
     if output is not None:
         output = Path(output)
@@ -105,6 +108,7 @@ def compare(
             "machine": machine(),
             "threads": threads,
             "rounds": rounds,
+            "clock": "wall" if clock is None else clock.__name__,
             "cases": [{"case": name, "timings": [asdict(t) for t in of_case]} for name, of_case in timings.items()],
         }
         write(output, to_json(record, indent=2) + "\n")
@@ -132,7 +136,7 @@ def version(name: str) -> str | None:
         return None
 
 
-def _time(case: Case, rounds: int, seconds: float, threads: int) -> list[Timing]:
+def _time(case: Case, rounds: int, seconds: float, threads: int, clock: Callable[[], float] | None) -> list[Timing]:
     contenders = {"ours": case.ours, **case.peers}
     if "ours" in case.peers:
         raise ValueError(f"a peer of {case.name!r} is called 'ours'")
@@ -142,7 +146,11 @@ def _time(case: Case, rounds: int, seconds: float, threads: int) -> list[Timing]
             case.agree(results["ours"], results[name])
     del results
 
-    timers = {name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in contenders.items()}
+    chosen = {} if clock is None else {"timer": clock}
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=threads, **chosen)
+        for name, call in contenders.items()
+    }
     # A call that is shorter than the clock's tick is repeated often enough all the same.
     calls = {name: math.ceil(seconds / max(timer.timeit(1).mean, 1e-6)) for name, timer in timers.items()}
     measured: dict[str, list[float]] = {name: [] for name in contenders}

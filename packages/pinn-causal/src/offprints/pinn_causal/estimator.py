@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from offprints.pinn_causal.jets import derivatives
 from offprints.pinn_causal.problems import Problem, state_at, state_grid
 from offprints.pinn_causal.references import relative_l2
 from offprints.pinn_causal.schedule import EpsilonSchedule
@@ -295,9 +296,10 @@ class CausalPINN(BaseEstimator):
                 mine = [i for i, w in enumerate(window) if w == k]
                 for first in range(0, len(mine), per_chunk):
                     chosen = mine[first : first + per_chunk]
-                    now = local[chosen][:, None, None].expand(-1, len(points), 1)
-                    values = net(torch.cat([now, points.expand(len(chosen), -1, -1)], dim=-1))
-                    for i, value in zip(chosen, values, strict=True):
+                    # By coordinates: what depends on the time or the point alone is computed once for each.
+                    coordinates = [local[chosen][:, None], *points.T[:, None]]
+                    (values,) = derivatives(net, coordinates, [(0,) * len(coordinates)])
+                    for i, value in zip(chosen, values.expand(-1, len(points), -1), strict=True):
                         rows[i] = value
         result = torch.stack(rows)
         if axes == 0:

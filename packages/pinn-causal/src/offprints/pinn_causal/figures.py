@@ -11,33 +11,53 @@ Result = dict[str, Any]
 
 
 def fields(run: Run, name: str, causal: Result, plain: Result | None) -> None:
-    """Draw u(t, x) of the reference and of each training, and the error of each."""
+    """Draw u(t, x) of the reference and of each training, the error of each, and all of them at the end."""
     t, x = causal["t"].numpy(), causal["x"].numpy()
     truth = causal["reference"].numpy()
     panels = {"causal": causal} | ({} if plain is None else {"plain PINN": plain})
     scale = float(abs(truth).max())
-    with run.figure(name, nrows=2, ncols=1 + len(panels), sharex=True, sharey=True, squeeze=False) as (figure, axes):
-        shown = {"vmin": -scale, "vmax": scale, "cmap": "RdBu_r", "shading": "nearest", "rasterized": True}
-        image = axes[0, 0].pcolormesh(t, x, truth.T, **shown)
-        axes[0, 0].set_title("reference")
+    with run.figure(name, nrows=2, ncols=1 + len(panels), squeeze=False) as (figure, axes):
+        image = _map(axes[0, 0], t, x, truth, "reference", vmin=-scale, vmax=scale, cmap="RdBu_r")
+        ends = {"reference": truth[-1]}
         for column, (label, result) in enumerate(panels.items(), start=1):
             predicted = result["prediction"].numpy()
-            axes[0, column].pcolormesh(t, x, predicted.T, **shown)
-            axes[0, column].set_title(f"{label}: error {result['error']:.2g}")
-            wrong = axes[1, column].pcolormesh(
-                t, x, abs(predicted - truth).T, vmin=0, vmax=scale, cmap="magma_r", shading="nearest", rasterized=True
+            ends[label] = predicted[-1]
+            title = f"{label}: error {result['error']:.2g}"
+            _map(axes[0, column], t, x, predicted, title, vmin=-scale, vmax=scale, cmap="RdBu_r")
+            wrong = _map(
+                axes[1, column],
+                t,
+                x,
+                abs(predicted - truth),
+                f"|{label} − reference|",
+                vmin=0,
+                vmax=scale,
+                cmap="magma_r",
             )
-            axes[1, column].set_title(f"|{label} − reference|")
-        axes[1, 0].remove()
         figure.colorbar(image, ax=list(axes[0, :]), label="u")
-        figure.colorbar(wrong, ax=list(axes[1, 1:]), label="absolute error")
-        for ax in axes.flat:
-            ax.grid(False)
-        for ax in axes[1, 1:]:
-            ax.set_xlabel("t")
-        axes[0, 0].set(xlabel="t", ylabel="x")
-        axes[0, 0].tick_params(labelbottom=True)
-        axes[1, 1].set_ylabel("x")
+        figure.colorbar(wrong, ax=list(axes[1, :]), label="absolute error")
+        axes[0, 0].set_ylabel("x")
+        _compare(axes[1, 0], x, ends)
+        axes[1, 0].set(xlabel="x", ylabel="u", title=f"at t = {t[-1]:.3g}")
+
+
+def _map(ax: Any, t: Any, x: Any, u: Any, title: str, **shown: Any) -> Any:
+    image = ax.pcolormesh(t, x, u.T, shading="nearest", rasterized=True, **shown)
+    ax.set(title=title, xlabel="t")
+    ax.grid(False)
+    return image
+
+
+def _compare(ax: Any, where: Any, lines: dict[str, Any]) -> None:
+    """Draw the reference in black, the causal training dashed above it, and the plain PINN."""
+    styles: dict[str, dict[str, Any]] = {
+        "reference": {"color": "black", "linewidth": 1.2},
+        "causal": {"linestyle": "--", "linewidth": 2.4},
+        "plain PINN": {},
+    }
+    for label, values in lines.items():
+        ax.plot(where, values, label=label, **styles[label])
+    ax.legend(fontsize="small")
 
 
 def trajectories(run: Run, name: str, causal: Result, plain: Result | None) -> None:
@@ -45,11 +65,11 @@ def trajectories(run: Run, name: str, causal: Result, plain: Result | None) -> N
     t, truth = causal["t"], causal["reference"]
     with run.figure(name, nrows=3, sharex=True, figsize=(7.0, 6.0)) as (_, axes):
         for i, (ax, component) in enumerate(zip(axes, "xyz", strict=True)):
-            ax.plot(t, truth[:, i], color="black", linewidth=1.2, label="reference")
-            ax.plot(t, causal["prediction"][:, i], linestyle="--", linewidth=2.4, label="causal")
-            if plain is not None:
-                ax.plot(t, plain["prediction"][:, i], label="plain PINN")
+            others = {} if plain is None else {"plain PINN": plain["prediction"][:, i]}
+            _compare(ax, t, {"reference": truth[:, i], "causal": causal["prediction"][:, i]} | others)
             ax.set_ylabel(component)
+            if i:
+                ax.get_legend().remove()
         axes[0].legend(ncols=3, loc="upper left")
         axes[0].margins(y=0.35)
         axes[-1].set_xlabel("t")

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.pinn_causal.series import Algebra, Series, multiply, sin_cos, stack, univariate
+from offprints.pinn_causal.algebra import Algebra, univariate
+from offprints.pinn_causal.series import Series, multiply, sin_cos, stack
 
 
 class TrigonometricInterpolant(nn.Module):

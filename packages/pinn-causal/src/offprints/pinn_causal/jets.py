@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.pinn_causal.series import Index, algebra, horner, stack
+from offprints.pinn_causal.algebra import Index, Operator, algebra
+from offprints.pinn_causal.series import horner, stack
 from offprints.shared.validation import check_number, check_tensor
 
 
@@ -97,23 +98,35 @@ def compose(fn: Callable[[Tensor], Tensor], coefficients: list[Tensor]) -> list[
 
 
 def derivatives(
-    net: Callable[[Tensor], Tensor], coordinates: Sequence[Tensor], indices: Sequence[Index]
-) -> dict[Index, Float[Tensor, "*grid q"]]:
-    """Return the partial derivatives of ``net`` for the given multi-indices at points given by their coordinates.
+    net: Callable[[Tensor], Tensor],
+    coordinates: Sequence[Tensor],
+    indices: Sequence[Index],
+    operators: Sequence[Operator] = (),
+) -> list[Float[Tensor, "*grid q"]]:
+    """Return partial derivatives of ``net``, then differential operators, at points given by their coordinates.
 
     Args:
         net: takes points ``(..., d)``; networks of this package share one pass among all derivatives.
         coordinates: d tensors that broadcast to the shape of the grid: t as ``(n_t, 1)``, x as ``(1, n_x)``.
         indices: d exponents each: ``(1, 0)`` is d/dt, ``(0, 2)`` is d^2/dx^2.
+        operators: ``((index, weight), ...)`` each. An operator costs no more than one of its derivatives where those
+            are the highest: ask for ``u_t - nu u_xx`` rather than for both terms.
     """
     if _takes_series(net):
-        ring = algebra(tuple(indices))
+        ring = algebra(tuple(indices), tuple(operators))
         series = net.forward_series([ring.variable(i, c) for i, c in enumerate(coordinates)], ring)  # type: ignore[attr-defined]
         coefficients = (series if isinstance(series, Tensor) else stack(series)).unbind(0)
-        factors = dict(zip(ring.indices, zip(ring.factorials, coefficients, strict=True), strict=True))
-        return {index: f * c if f > 1 else c for index in indices for f, c in [factors[index]]}
+        return [_weighted([(w, coefficients[a]) for w, a in reading]) for reading in ring.readings]
     points = torch.stack(torch.broadcast_tensors(*coordinates), dim=-1)
-    return _along_directions(net, points, tuple(indices))
+    asked = {*indices, *(index for operator in operators for index, _ in operator)}
+    found = _along_directions(net, points, tuple(asked))
+    sums = [_weighted([(w, found[index]) for index, w in operator]) for operator in operators]
+    return [*(found[index] for index in indices), *sums]
+
+
+def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    parts = [c if w == 1 else w * c for w, c in terms]
+    return sum(parts[1:], parts[0])
 
 
 def _takes_series(net: Any) -> bool:

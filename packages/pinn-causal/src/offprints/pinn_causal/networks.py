@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from offprints.pinn_causal import series
+from offprints.pinn_causal.algebra import Algebra, univariate
 from offprints.pinn_causal.embeddings import Group, check_points
 from offprints.pinn_causal.jets import compose, derivatives, implements
-from offprints.pinn_causal.series import Algebra, Series, multiply, stack, univariate
+from offprints.pinn_causal.series import Series, multiply, stack
 from offprints.shared.validation import check_choice, check_number, check_tensor
 
 ACTIVATIONS = {"tanh": (torch.tanh, series.tanh), "sin": (torch.sin, series.sin)}
@@ -74,7 +75,7 @@ class _Network(nn.Module):
         ]
 
     def _pass(self, groups: list[Group], ring: Algebra) -> Tensor:
-        """Return the stacked coefficients ``(monomials, ..., out_features)`` of the outputs."""
+        """Return the stacked coefficients ``(coefficients, ..., out_features)`` of the outputs."""
         raise NotImplementedError
 
     def _linears(self) -> list[nn.Linear]:
@@ -292,13 +293,13 @@ class ExactInitialCondition(nn.Module):
         if isinstance(self.initial, Tensor):
             start[0] = self.initial
         else:
-            # u_0 depends on space alone: its derivatives where the exponent of time is zero.
+            # u_0 depends on space alone: what of each coefficient has no derivative in time.
             values = [c[0] for i, c in enumerate(coordinates) if i != self.time_index and c[0] is not None]
-            spatial = {a: index for a, index in enumerate(ring.indices) if not index[self.time_index]}
-            drop = {a: (*i[: self.time_index], *i[self.time_index + 1 :]) for a, i in spatial.items()}
-            partial = derivatives(self.initial, values, list(drop.values()))
-            for a, index in drop.items():
-                start[a] = partial[index] / ring.factorials[a]
+            k = self.time_index
+            spatial = [tuple(((*i[:k], *i[k + 1 :]), w) for i, w in element if not i[k]) for element in ring.elements]
+            asked = [a for a, operator in enumerate(spatial) if operator]
+            for a, c in zip(asked, derivatives(self.initial, values, [], [spatial[a] for a in asked]), strict=True):
+                start[a] = c
         return _add(start, multiply(ring, time, inner))
 
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from offprints.pinn_causal.algebra import Index, Operator
 from offprints.pinn_causal.jets import derivatives
 from offprints.pinn_causal.references import KS_REGIMES, random_stream_function, stream_fields
-from offprints.pinn_causal.series import Index
 from offprints.shared.validation import check_monotone, check_number, check_tensor
 
 Net = Callable[[Tensor], Tensor]
@@ -104,10 +104,10 @@ def _line(x: Tensor | None) -> Tensor:
     return x.reshape(-1)
 
 
-def _on_line(net: Net, t: Tensor, x: Tensor, indices: Sequence[Index]) -> list[Tensor]:
-    """Return partial derivatives (t, x) of a scalar network on the grid, each ``(n_t, n_x)``."""
-    found = derivatives(net, [t[:, None], x[None, :]], indices)
-    return [_scalar(found[index]) for index in indices]
+def _on_line(net: Net, t: Tensor, x: Tensor, indices: Sequence[Index], operator: dict[Index, float]) -> list[Tensor]:
+    """Return partial derivatives (t, x) of a scalar network and an operator on the grid, each ``(n_t, n_x)``."""
+    found = derivatives(net, [t[:, None], x[None, :]], indices, [tuple(operator.items())])
+    return [_scalar(u) for u in found]
 
 
 def _scalar(u: Tensor) -> Tensor:
@@ -161,8 +161,8 @@ class AllenCahn(_OnLine):
                 of a wrong shape.
         """
         _check_times(t)
-        u, u_t, u_xx = _on_line(net, t, _line(x), [(0, 0), (1, 0), (0, 2)])
-        return (u_t - self.nu * u_xx + self.reaction * (u**3 - u),)
+        u, linear = _on_line(net, t, _line(x), [(0, 0)], {(1, 0): 1.0, (0, 2): -self.nu})
+        return (linear + self.reaction * (u**3 - u),)
 
     def initial(self, x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return ``x^2 cos(pi x)``."""
@@ -209,8 +209,9 @@ class KuramotoSivashinsky(_OnLine):
     ) -> tuple[Float[Tensor, "n_t n_x"]]:
         """Return the residual on the product of ``t`` and ``x``; errors as for `AllenCahn.residual`."""
         _check_times(t)
-        u, u_t, u_x, u_xx, u_xxxx = _on_line(net, t, _line(x), [(0, 0), (1, 0), (0, 1), (0, 2), (0, 4)])
-        return (u_t + self.alpha * u * u_x + self.beta * u_xx + self.gamma * u_xxxx,)
+        operator = {(1, 0): 1.0, (0, 2): self.beta, (0, 4): self.gamma}
+        u, u_x, linear = _on_line(net, t, _line(x), [(0, 0), (0, 1)], operator)
+        return (linear + self.alpha * u * u_x,)
 
     def initial(self, x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return the initial state of the regime."""
@@ -260,10 +261,10 @@ class Lorenz(_Equation):
         _check_times(t)
         if x is not None:
             raise ValueError("x must be None: the system has no space axis")
-        found = derivatives(net, [t], [(0,), (1,)])
-        if found[0,].shape[-1] != 3:
-            raise ValueError(f"net must have 3 outputs, got {found[0,].shape[-1]}")
-        (a, b, c), (a_t, b_t, c_t) = found[0,].unbind(-1), found[1,].unbind(-1)
+        state, rate = derivatives(net, [t], [(0,), (1,)])
+        if state.shape[-1] != 3:
+            raise ValueError(f"net must have 3 outputs, got {state.shape[-1]}")
+        (a, b, c), (a_t, b_t, c_t) = state.unbind(-1), rate.unbind(-1)
         return (
             a_t - self.sigma * (b - a),
             b_t - a * (self.rho - c) + b,
@@ -312,30 +313,17 @@ class NavierStokes2d(_Equation):
         if x is None:
             raise ValueError("x must be given: the flow has two space axes")
         check_tensor(x, "x", shape=(None, 2))
-        # Of (t, x, y): what the vorticity equation needs of u and v, third derivatives included.
-        indices = [
-            *((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 2, 0), (0, 1, 1), (0, 0, 2)),
-            *((0, 3, 0), (0, 2, 1), (0, 1, 2), (0, 0, 3)),
-        ]
-        found = derivatives(net, [t[:, None], x[None, :, 0], x[None, :, 1]], indices)
-        u, v = self._velocity(found)
-
-        def w(index: Index) -> Tensor:
-            i, j, k = index
-            return v[i, j + 1, k] - u[i, j, k + 1]
-
-        transport = w((1, 0, 0)) + u[0, 0, 0] * w((0, 1, 0)) + v[0, 0, 0] * w((0, 0, 1))
-        return (
-            transport - self.viscosity * (w((0, 2, 0)) + w((0, 0, 2))),
-            u[0, 1, 0] + v[0, 0, 1],
-        )
-
-    @staticmethod
-    def _velocity(found: dict[Index, Tensor]) -> tuple[dict[Index, Tensor], dict[Index, Tensor]]:
-        outputs = found[0, 0, 0].shape[-1]
-        if outputs != 2:
-            raise ValueError(f"net must have 2 outputs, got {outputs}")
-        return {i: f[..., 0] for i, f in found.items()}, {i: f[..., 1] for i, f in found.items()}
+        # Of (t, x, y). The vorticity equation is linear in the highest derivatives: with w = v_x - u_y, that of v_x
+        # and that of u_y under d/dt - viscosity (d^2/dx^2 + d^2/dy^2) are all it needs of them.
+        nu = self.viscosity
+        of_v: Operator = (((1, 1, 0), 1.0), ((0, 3, 0), -nu), ((0, 1, 2), -nu))
+        of_u: Operator = (((1, 0, 1), 1.0), ((0, 2, 1), -nu), ((0, 0, 3), -nu))
+        indices = [(0, 0, 0), (0, 1, 0), (0, 0, 1), (0, 2, 0), (0, 1, 1), (0, 0, 2)]
+        coordinates = [t[:, None], x[None, :, 0], x[None, :, 1]]
+        found = [_velocity(f) for f in derivatives(net, coordinates, indices, [of_v, of_u])]
+        (u, v), (u_x, _), (_, v_y), (_, v_xx), (u_xy, v_xy), (u_yy, _), (_, v_rate), (u_rate, _) = found
+        w_x, w_y = v_xx - u_xy, v_xy - u_yy
+        return v_rate - u_rate + u * w_x + v * w_y, u_x + v_y
 
     def initial(self, x: Float[Tensor, " n"]) -> Float[Tensor, "3 n n"]:
         """Return u, v, w of `solve_navier_stokes_2d`'s random flow of seed 0, [:, iy, ix] on the square of ``x``."""
@@ -355,10 +343,20 @@ class NavierStokes2d(_Equation):
     def initial_errors(self, net: Net, x: Tensor, state: Tensor) -> Float[Tensor, " 3"]:
         """Return the mean squared errors of u, v and w at local time 0."""
         coordinates = [x.new_zeros(1, 1), x[None, :], x[:, None]]
-        found = derivatives(net, coordinates, [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
-        u, v = self._velocity(found)
-        predicted = torch.stack([u[0, 0, 0], v[0, 0, 0], v[0, 1, 0] - u[0, 0, 1]])
-        return (predicted - state).square().mean((1, 2))
+        return (_flow(net, coordinates) - state).square().mean((1, 2))
+
+
+def _velocity(f: Tensor) -> tuple[Tensor, ...]:
+    if f.shape[-1] != 2:
+        raise ValueError(f"net must have 2 outputs, got {f.shape[-1]}")
+    return f.unbind(-1)
+
+
+def _flow(net: Net, coordinates: Sequence[Tensor]) -> Tensor:
+    """Return u, v and w on the grid of the coordinates, along a new first axis."""
+    found = derivatives(net, coordinates, [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
+    (u, v), (_, v_x), (u_y, _) = (_velocity(f) for f in found)
+    return torch.stack([u, v, v_x - u_y])
 
 
 def state_grid(problem: Problem, state: Tensor | None, like: Tensor) -> Tensor:
@@ -376,9 +374,7 @@ def state_grid(problem: Problem, state: Tensor | None, like: Tensor) -> Tensor:
 def state_at(problem: Problem, net: Net, time: Tensor, x: Tensor) -> Tensor:
     """Return what a window hands over: the state of ``net`` at one time on the grid, as ``problem.initial`` has it."""
     if isinstance(problem, NavierStokes2d):
-        found = derivatives(net, [time.reshape(1, 1), x[None, :], x[:, None]], [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
-        value, along_x, along_y = found.values()
-        return torch.stack([value[..., 0], value[..., 1], along_x[..., 1] - along_y[..., 0]])
+        return _flow(net, [time.reshape(1, 1), x[None, :], x[:, None]])
     if not problem.domain:
         return net(time.reshape(1))
     axes = (

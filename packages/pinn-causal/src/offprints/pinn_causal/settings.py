@@ -30,6 +30,7 @@ class Setting:
 
     problem: Name
     modified: bool
+    exact: bool = False  # the initial condition; that of an ODE always is
     hidden: tuple[int, ...]
     modes: int
     n_t: int
@@ -54,15 +55,18 @@ class Setting:
         """Return a network of this row."""
         make = ModifiedMLP if self.modified else MLP
         problem = self.make_problem()
-        if not problem.domain:
+        embedding = None
+        if problem.domain:
+            embedding = SpaceTimeEmbedding(
+                periods=[high - low for low, high in problem.domain],
+                modes=[self.modes] * len(problem.domain),
+                time_powers=self.time_powers,
+            )
+        net = make(1 + len(problem.domain), self.hidden, problem.n_outputs, embedding=embedding)
+        if self.exact or not problem.domain:
             # The estimator puts the state of the window in.
-            return ExactInitialCondition(make(1, self.hidden, problem.n_outputs), torch.zeros(problem.n_outputs))
-        embedding = SpaceTimeEmbedding(
-            periods=[high - low for low, high in problem.domain],
-            modes=[self.modes] * len(problem.domain),
-            time_powers=self.time_powers,
-        )
-        return make(embedding.in_features, self.hidden, problem.n_outputs, embedding=embedding)
+            return ExactInitialCondition(net, torch.zeros(problem.n_outputs))
+        return net
 
 
 _ALLEN_CAHN = Setting(
@@ -144,17 +148,19 @@ PAPER: dict[str, Setting] = {
 }
 
 QUICK: dict[str, Setting] = {
-    # eps a tenth of the paper's: fewer times make smaller sums, and few steps must carry the front to the end.
+    # eps a tenth of the paper's, because a third of the times makes smaller sums. With the exact initial condition a
+    # thousand steps carry the front to the end; with the initial loss four thousand do not.
     "allen-cahn": replace(
         _ALLEN_CAHN,
+        exact=True,
         hidden=(48,) * 3,
         n_t=32,
         n_x=64,
         eps=(10.0,),
-        max_steps=2500,
+        max_steps=1000,
         lr=5e-3,
         decay_steps=400,
-        check_every=250,
+        check_every=100,
     ),
     "lorenz": replace(
         _LORENZ,

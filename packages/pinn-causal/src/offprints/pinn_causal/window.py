@@ -19,9 +19,10 @@ from offprints.shared.device import compile as compile_function
 from offprints.shared.device import make_generator
 from offprints.shared.distributed import all_reduce_, rank, world_size
 
-# Points of one chunk of times: the coefficients of a layer stay in the processor's cache; memory on an accelerator.
-CHUNK_POINTS = {"cpu": 2048}
-CHUNK_POINTS_ACCELERATOR = 1 << 16
+# Points of one chunk of times, at most, and numbers of one coefficient of its widest layer: the processor's cache and
+# the cost of fresh memory decide on a CPU, the size of the memory on an accelerator.
+CHUNK_CPU = 2048, 1 << 18
+CHUNK_ACCELERATOR = 1 << 16, 1 << 23
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class WindowTrainer:
         self.losses: Callable[..., Tensor] = compile_function(
             lambda t, x: problem.temporal_losses(net, t, x), enabled=settings.compile
         )
-        points = CHUNK_POINTS.get(grid.device.type, CHUNK_POINTS_ACCELERATOR)
+        points, numbers = CHUNK_CPU if grid.device.type == "cpu" else CHUNK_ACCELERATOR
+        width = max((p.shape[0] for p in self.parameters if p.ndim == 2), default=1)
         per_time = -(-settings.n_x // world_size()) if problem.domain else 1
-        chunks = -(-settings.n_t * per_time // points)
+        chunks = -(-settings.n_t * per_time // max(1, min(points, numbers // width)))
         self.chunk = -(-settings.n_t // min(chunks, settings.n_t))
         # On an accelerator looking at the weights means waiting, and there a chunk is large anyway.
         self.looks_ahead = grid.device.type == "cpu"
