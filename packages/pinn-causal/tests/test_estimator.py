@@ -318,7 +318,7 @@ def test_numpy_states_and_float64() -> None:
 
 @pytest.mark.slow
 def test_compiled_losses_agree() -> None:
-    """With generated code, which takes a minute; test_problems.py traces the same losses without."""
+    """With generated code, which takes a minute."""
     make = partial(CausalPINN, Lorenz(), partial(MLP, 1, (4,), 3), eps=1e-3, **SMALL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the compiler itself warns of
