@@ -117,9 +117,7 @@ def test_two_step_sampling(data, model) -> None:
 
     drawn = torch.randn(first.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     sigma_max, sigma = data["sample_sigmas"].tolist()
-    ours = consistency_sample(
-        model, first, sigmas=(sigma_max, sigma), generator=torch.Generator().manual_seed(3)
-    )
+    ours = consistency_sample(model, first, sigmas=(sigma_max, sigma), generator=torch.Generator().manual_seed(3))
     # The second noise is drawn inside: what it adds is taken out and the recorded one put in its place.
     one = consistency_sample(model, first)
     amount = (sigma**2 - 0.002**2) ** 0.5

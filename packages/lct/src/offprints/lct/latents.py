@@ -16,8 +16,8 @@ from offprints.shared.validation import check_number, check_tensor
 class LatentNormalizer(nn.Module):
     """Bring latents to mean 0 and a given standard deviation at each position, over the data set; and back.
 
-    x = (latent - mean) / std * target_std, with mean and unbiased std of shape ``[C, H, W]`` (or any other), gathered by
-    :meth:`update` batch by batch (Chan's merge, float64). A position that is constant up to ``eps`` gives exactly 0.
+    x = (latent - mean) / std * target_std, with mean and unbiased std of shape ``[C, H, W]`` (or any other), gathered
+    batch by batch by :meth:`update` (Chan's merge, float64). A position that is constant up to ``eps`` gives exactly 0.
     Latents of Stable Diffusion's autoencoder are often stored times 0.18215: divide first, or leave it, the result is
     the same.
 
@@ -29,8 +29,8 @@ class LatentNormalizer(nn.Module):
         eps: The least std.
 
     Raises:
-        TypeError, ValueError: a shape without positive integers, ``target_std`` or ``eps`` <= 0; in calls, an input that
-            is not ``[B, *shape]``; NaN or infinite values in :meth:`update`, which then changes nothing.
+        TypeError, ValueError: a shape without positive integers, ``target_std`` or ``eps`` <= 0; in calls, an input
+            that is not ``[B, *shape]``; NaN or infinite values in :meth:`update`, which then changes nothing.
         RuntimeError: used before two samples were seen.
     """
 

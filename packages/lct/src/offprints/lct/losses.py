@@ -69,7 +69,7 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-class SquaredNorm(torch.autograd.Function):
+class _SquaredNorm(torch.autograd.Function):
     """Sum of squared differences per sample, ``[B]``: two sweeps over the entries forward, two backward.
 
     Nothing but the inputs is kept. Twice differentiable: the backward is made of torch's own operations.
@@ -88,7 +88,7 @@ class SquaredNorm(torch.autograd.Function):
         return _both(ctx, gradient)
 
 
-class ElementMean(torch.autograd.Function):
+class _ElementMean(torch.autograd.Function):
     """Mean of rho over the entries of each sample, ``[B]``."""
 
     @staticmethod
@@ -112,14 +112,14 @@ def _both(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 def squared_norm(input: Tensor, target: Tensor) -> Tensor:
     """Sum over the entries of the squared difference, ``[B]``, in float32 at least."""
-    result: Tensor = SquaredNorm.apply(*at_least_float32(input, target))
+    result: Tensor = _SquaredNorm.apply(*at_least_float32(input, target))
     return result
 
 
 def robust_values(name: str, input: Tensor, target: Tensor, c: float, norm: Norm) -> Tensor:
     """The loss of each sample, ``[B]``; arguments are not checked."""
     if norm == "element":
-        result: Tensor = ElementMean.apply(*at_least_float32(input, target), name, c)
+        result: Tensor = _ElementMean.apply(*at_least_float32(input, target), name, c)
         return result
     total = squared_norm(input, target)
     return ROBUST[name].rho(total / input[0].numel() if norm == "mean" else total, c)

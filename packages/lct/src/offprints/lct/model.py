@@ -14,8 +14,8 @@ from offprints.shared.validation import check_number, check_tensor
 class LatentConsistencyModel(nn.Module):
     """f(x, s) = c_skip(s) x + c_out(s) F(c_in(s) x, noise_scale ln s) around any network F.
 
-    c_skip = sd^2 / ((s - smin)^2 + sd^2), c_out = sd (s - smin) / sqrt(s^2 + sd^2), c_in = 1 / sqrt(s^2 + sd^2), so that
-    f(x, smin) = x exactly.
+    c_skip = sd^2 / ((s - smin)^2 + sd^2), c_out = sd (s - smin) / sqrt(s^2 + sd^2), c_in = 1 / sqrt(s^2 + sd^2), so
+    that f(x, smin) = x exactly.
 
     Args:
         network: Called as ``network(x, t, **kwargs)`` with ``x`` ``[B, ...]`` and ``t`` ``[B]``; returns ``[B, ...]``.
@@ -51,12 +51,15 @@ class LatentConsistencyModel(nn.Module):
         working = torch.promote_types(x.dtype, torch.float32)
         if isinstance(sigma, Tensor):
             check_tensor(sigma, "sigma", shape=(len(x),), finite=False)
-            level = sigma.to(device=x.device, dtype=working)
+            level = sigma.to(x.device)
         else:
             check_number(sigma, "sigma", low=self.sigma_min)
             level = torch.full((len(x),), float(sigma), dtype=working, device=x.device)
-        column = level.view(-1, *[1] * (x.ndim - 1))
-        data, above = self.sigma_data**2, column - self.sigma_min
+        # The lowest level as the type of sigma has it, so that it is exactly 0 above it.
+        above = (level - torch.full_like(level, self.sigma_min)).to(working)
+        level = level.to(working)
+        column, above = (t.view(-1, *[1] * (x.ndim - 1)) for t in (level, above))
+        data = self.sigma_data**2
         c_in = (column.square() + data).rsqrt()
         c_skip = data / (above.square() + data)
         noisy = x.to(working)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ def consistency_sample(
     generator: torch.Generator | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Float[Tensor, "batch *shape"]:
-    """Samples from noise: x = f(sigma_1 z, sigma_1), then x = f(x + sqrt(sigma_k^2 - smin^2) z', sigma_k) for the others.
+    """Samples from noise: x = f(sigma_1 z, sigma_1), then x = f(x + sqrt(sigma_k^2 - smin^2) z', sigma_k), k = 2, ...
 
     Args:
         model: ``model(x, sigma, **model_kwargs)`` with ``sigma`` ``[B]``; used in the mode that it is in, so call
@@ -55,7 +56,7 @@ def consistency_sample(
         raise ValueError("sigmas must not be empty")
     for level in levels:
         check_number(level, "sigmas", low=sigma_min)
-    if any(later >= earlier for earlier, later in zip(levels, levels[1:], strict=False)):
+    if any(later >= earlier for earlier, later in itertools.pairwise(levels)):
         raise ValueError(f"sigmas must be strictly decreasing, got {levels}")
 
     x = noise
@@ -66,6 +67,8 @@ def consistency_sample(
             fresh = torch.randn(noise.shape, generator=generator, device=source, dtype=noise.dtype).to(noise.device)
             amount = math.sqrt(level**2 - sigma_min**2)
         noisy = amount * fresh if k == 0 else x + amount * fresh
-        sigma = torch.full((len(noise),), level, device=noise.device, dtype=torch.promote_types(noise.dtype, torch.float32))
+        sigma = torch.full(
+            (len(noise),), level, device=noise.device, dtype=torch.promote_types(noise.dtype, torch.float32)
+        )
         x = model(noisy, sigma, **(model_kwargs or {}))
     return x

@@ -24,7 +24,7 @@ def initial_c(dim: int) -> float:
 def adaptive_c(
     num_scales: int, *, dim: int, initial_scales: int = 10, slope: float = -1.15, intercept: float = -0.85
 ) -> float:
-    """Adaptive scaling-c: exp(slope ln(N - 1) + intercept) for a grid of N levels, :func:`initial_c` in the first stage.
+    """Adaptive scaling-c: exp(slope ln(N - 1) + intercept) for N levels, :func:`initial_c` in the first stage.
 
     The later stages do not depend on ``dim``: the constants are those found at dim = 4096 (latents 4 x 32 x 32), where
     c falls throughout, 0.0346, 0.0136, 0.0061, ... Below dim = 636 the first value is the smaller one.
@@ -108,9 +108,7 @@ def lognormal_index_probabilities(
     edges = (levels.log() - p_mean) / (p_std * math.sqrt(2))
     lower, upper = edges[:-1], edges[1:]
     above = lower + upper > 0
-    masses = torch.where(
-        above, torch.erfc(lower) - torch.erfc(upper), torch.erfc(-upper) - torch.erfc(-lower)
-    )
+    masses = torch.where(above, torch.erfc(lower) - torch.erfc(upper), torch.erfc(-upper) - torch.erfc(-lower))
     total = masses.sum()
     if not float(total) > 0:
         raise ValueError(f"p_mean = {p_mean} and p_std = {p_std} give no mass to any interval of sigmas")

@@ -71,7 +71,7 @@ class LatentConsistencyLoss(nn.Module):
     For each sample draw an interval i of the grid of this step and take
 
     L = mean_b rho(f(x + sigma_{i+1} z, sigma_{i+1}), sg f(x + sigma_i z, sigma_i)) / (sigma_{i+1} - sigma_i)
-      + diffusion_weight * mean_{early b} (1 / sigma_{i+1}^2 + 1 / sigma_data^2) mean_entries (f(..., sigma_{i+1}) - x)^2
+      + diffusion_weight * mean_{early b} (1 / sigma_{i+1}^2 + 1 / sigma_data^2) mean (f(..., sigma_{i+1}) - x)^2
 
     with the same z and the same dropout masks in both calls, and the model itself as the teacher.
 
