@@ -237,14 +237,14 @@ def test_training_makes_a_generator() -> None:
             return self.layers(torch.cat([x, t[:, None]], 1))
 
     model = LatentConsistencyModel(Affine())
-    loss = LatentConsistencyLoss(total_steps=400, final_scales=20, c=0.03)
-    optimizer = torch.optim.RAdam(model.parameters(), lr=5e-3)
-    for step in range(400):
+    loss = LatentConsistencyLoss(total_steps=200, final_scales=10, c=0.3, diffusion_weight=0.0)
+    optimizer = torch.optim.RAdam(model.parameters(), lr=1e-2)
+    for step in range(200):
         out = loss(model, data[torch.randint(4096, (128,))], step=step)
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
-    samples = consistency_sample(model, torch.randn(4096, 1))
+    samples = consistency_sample(model, torch.randn(4096, 1))  # untrained: mean 0.02, deviation 0.07
     assert float(samples.mean()) == pytest.approx(CENTER, abs=0.15)
     assert float(samples.std()) == pytest.approx(SPREAD, abs=0.2)
 

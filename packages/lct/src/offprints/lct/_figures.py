@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from offprints.lct._metrics import collapse
 from offprints.lct.losses import ROBUST
 from offprints.lct.schedules import adaptive_c, discretization_curriculum, karras_sigmas
 from offprints.shared.experiment import Run
@@ -29,6 +31,8 @@ def losses(run: Run, found: Mapping[str, float], *, c: float = 0.1) -> None:
             middle.plot(r, 2 * r * robust.slope(r.square(), c))
         left.set(title=f"Losses, c = {c}", xlabel="residual r", ylabel="loss")
         left.legend()
+        for ax in (left, middle):
+            ax.set_xticks([-1, -0.5, 0, 0.5, 1])
         middle.set(title="Derivatives", xlabel="residual r", ylabel="d loss / d r")
         names = ["squared", *ROBUST]
         for place, name in enumerate(names):
@@ -97,7 +101,8 @@ def schedules(run: Run) -> None:
 def images(ax: Any, samples: Tensor, title: str, *, columns: int = 8) -> None:
     """A sheet of digits ``[n, 64]``."""
     rows = len(samples) // columns
-    sheet = samples[: rows * columns].reshape(rows, columns, 8, 8).transpose(1, 2).reshape(rows * 8, columns * 8)
+    pictures = F.pad(samples[: rows * columns].reshape(-1, 8, 8), (1, 1, 1, 1), value=-0.7)  # paper around each
+    sheet = pictures.reshape(rows, columns, 10, 10).transpose(1, 2).reshape(rows * 10, columns * 10)
     ax.imshow(sheet, cmap="gray_r", vmin=-0.7, vmax=0.7)
     ax.set_title(title)
     ax.set_xticks([])
@@ -110,28 +115,31 @@ def images(ax: Any, samples: Tensor, title: str, *, columns: int = 8) -> None:
 def contaminated(run: Run, clean: Tensor, dirty: Tensor, results: Mapping[str, Mapping[str, Any]]) -> None:
     """What was trained on and what one step makes of noise."""
     sheets = [("Clean digits", clean[:32]), ("Training set: impulses up to 80", dirty[:32])]
-    sheets += [(f"{name}: energy {r['energy_one']:.2f}", r["samples_one"][:32]) for name, r in results.items()]
+    sheets += [(f"{name}, Fréchet {r['frechet_one']:.1f}", r["samples_one"][:32]) for name, r in results.items()]
     with run.figure("contaminated", ncols=len(sheets), figsize=(3.2 * len(sheets), 2.1)) as (_, axes):
         for ax, (title, samples) in zip(axes, sheets, strict=True):
             images(ax, samples, title)
 
 
-def scores(run: Run, name: str, title: str, results: Mapping[str, Mapping[str, Any]], collapse: float) -> None:
-    """Energy distances of one- and two-step samples as bars, beside the level of collapse."""
+def scores(run: Run, name: str, title: str, results: Mapping[str, Mapping[str, Any]], clean: Tensor) -> None:
+    """Distances of one- and two-step samples from the clean set as bars, beside the level of collapse."""
     labels = list(results)
     places = torch.arange(len(labels)).double()
-    with run.figure(name, figsize=(7.5, 0.55 * len(labels) + 1.6)) as (_, ax):
-        for offset, key, label in ((-0.19, "energy_one", "one step"), (0.19, "energy_two", "two steps")):
-            values = [results[label_][key] for label_ in labels]
-            ax.barh(places + offset, values, 0.36, label=label)
-            for place, value in zip(places, values, strict=True):
-                ax.text(value, float(place) + offset, f" {value:.2f}", va="center", fontsize=8)
-        ax.axvline(collapse, color="#595959", linestyle=":", linewidth=1.2, label="collapse to the mean")
-        ax.set_yticks(places, labels)
-        ax.invert_yaxis()
-        ax.set_xscale("log")
-        ax.set(title=title, xlabel="energy distance from the clean set (smaller is better)")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=3)
+    with run.figure(name, ncols=2, sharey=True, figsize=(10, 0.55 * len(labels) + 1.5)) as (figure, axes):
+        figure.suptitle(title, x=0.01, ha="left")
+        for ax, kind, level in zip(axes, ("energy", "frechet"), collapse(clean), strict=True):
+            ax.axvline(level, color="#595959", linestyle=":", linewidth=1.2, label="collapse to the mean")
+            for offset, steps, label in ((-0.19, "one", "one step"), (0.19, "two", "two steps")):
+                values = [results[row][f"{kind}_{steps}"] for row in labels]
+                ax.barh(places + offset, values, 0.36, label=label)
+                for place, value in zip(places, values, strict=True):
+                    ax.text(value, float(place) + offset, f" {value:.2f}", va="center", fontsize=8)
+            ax.set_xlabel(f"{'Fréchet' if kind == 'frechet' else kind} distance from the clean set")
+            ax.grid(visible=False, axis="y")
+        axes[0].set_yticks(places, labels)
+        axes[0].invert_yaxis()
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper right", ncols=3)
 
 
 def grids(run: Run, sheets: Sequence[tuple[str, Tensor]]) -> None:

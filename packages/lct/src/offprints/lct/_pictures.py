@@ -73,9 +73,7 @@ class Autoencoder:
         try:
             vae = diffusers.AutoencoderKL.from_pretrained(name, local_files_only=not download)
         except OSError as error:
-            raise UsageError(
-                f"the autoencoder {name!r} is not here; fetch it with --latents.download"
-            ) from error
+            raise UsageError(f"the autoencoder {name!r} is not here; fetch it with --latents.download") from error
         self.vae = vae.to(device).eval().requires_grad_(False)
         self.device = device
 
