@@ -44,20 +44,18 @@ class DigitSettings:
 class ResidualMLP(nn.Module):
     """F(x, t) for vectors ``[B, d]``."""
 
-    def __init__(self, dim: int, width: int, blocks: int, *, norm: bool, frequencies: int = 16) -> None:
+    frequencies: Tensor
+
+    def __init__(self, dim: int, width: int, blocks: int, *, frequencies: int = 16) -> None:
         super().__init__()
-
-        def normalization() -> nn.Module:
-            return nn.LayerNorm(width) if norm else nn.Identity()
-
         self.register_buffer("frequencies", 2 * torch.pi * torch.randn(frequencies))
         self.embed = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.enter = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(normalization(), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+            nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(blocks)
         )
-        self.leave = nn.Sequential(normalization(), nn.SiLU(), nn.Linear(width, dim))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         angles = t[:, None] * self.frequencies
@@ -65,7 +63,8 @@ class ResidualMLP(nn.Module):
         h = self.enter(x)
         for block in self.blocks:
             h = h + block(h + time)
-        return self.leave(h)
+        output: Tensor = self.leave(h)
+        return output
 
 
 def standardized_digits() -> Tensor:
@@ -82,7 +81,7 @@ def pixel_digits() -> Tensor:
     return pixels * (0.5 / pixels.std())
 
 
-def contaminate(x: Tensor, *, seed: int, samples: float = 0.1, entries: float = 0.1, scale: float = 20.0) -> Tensor:
+def contaminate(x: Tensor, *, seed: int, samples: float = 0.4, entries: float = 0.025, scale: float = 20.0) -> Tensor:
     """Impulses N(0, scale^2) added to a random share of the entries of a random share of the samples."""
     g = torch.Generator().manual_seed(seed)
     hit = (torch.rand(len(x), 1, generator=g) < samples) & (torch.rand(x.shape, generator=g) < entries)
@@ -102,7 +101,7 @@ def train(
     data = contaminate(clean.cpu(), seed=seed).to(device) if contaminated else clean
     torch.manual_seed(seed)
     dim = clean.shape[1]
-    network: nn.Module = ResidualMLP(dim, settings.width, settings.blocks, norm=recipe.norm != "none")
+    network: nn.Module = ResidualMLP(dim, settings.width, settings.blocks)
     if recipe.norm == "non_scaling":
         network = replace_norms(network, torch.zeros(2, dim), torch.zeros(2))
     model = LatentConsistencyModel(network).to(device)

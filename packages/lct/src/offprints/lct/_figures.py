@@ -114,7 +114,7 @@ def images(ax: Any, samples: Tensor, title: str, *, columns: int = 8) -> None:
 
 def contaminated(run: Run, clean: Tensor, dirty: Tensor, results: Mapping[str, Mapping[str, Any]]) -> None:
     """What was trained on and what one step makes of noise."""
-    sheets = [("Clean digits", clean[:32]), ("Training set: impulses up to 80", dirty[:32])]
+    sheets = [("Clean digits", clean[:32]), ("Training set, with impulses", dirty[:32])]
     sheets += [(f"{name}, Fréchet {r['frechet_one']:.1f}", r["samples_one"][:32]) for name, r in results.items()]
     with run.figure("contaminated", ncols=len(sheets), figsize=(3.2 * len(sheets), 2.1)) as (_, axes):
         for ax, (title, samples) in zip(axes, sheets, strict=True):

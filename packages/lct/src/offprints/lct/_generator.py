@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from offprints.lct._pictures import (
     open_images,
     to_bytes,
 )
-from offprints.lct._recipes import Recipe
+from offprints.lct._recipes import Recipe, RecipeName
 from offprints.lct._unet import UNet
 from offprints.lct.latents import LatentNormalizer
 from offprints.lct.model import LatentConsistencyModel
@@ -119,7 +119,8 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
     torch.manual_seed(run.seed)
     model = build(settings, recipe, latents.shape[1:]).to(run.device)
     average = copy.deepcopy(model).requires_grad_(False)
-    weights, averages = list(model.parameters()), list(average.parameters())
+    weights: list[Tensor] = list(model.parameters())
+    averages: list[Tensor] = list(average.parameters())
     optimizer = torch.optim.RAdam(
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=settings.eps
     )
@@ -187,21 +188,19 @@ def evaluate(
     generator = torch.Generator().manual_seed(seed * world_size() + rank())
     result: dict[str, Any] = {}
     for name, sigmas in (("one", (80.0,)), ("two", TWO_STEP_SIGMAS)):
-        mine, sheet = [], []
-        left = max(16, -(-settings.samples // world_size()))
+        mine: list[Tensor] = []
+        sheet: list[Tensor] = []
+        left = 16 if features is None else max(16, -(-settings.samples // world_size()))
         while left > 0:
             size = min(settings.sample_batch, left)
             noise = torch.randn(size, *normalizer.shape, generator=generator).to(device)
             latents = consistency_sample(model, noise, sigmas=sigmas, generator=generator)
             images = decode(normalizer.inverse(latents.cpu()))
-            if sum(map(len, sheet)) < 16:
-                sheet.append(images[:16].cpu())
-            if features is None and sum(map(len, sheet)) >= 16:
-                break
+            sheet += images.cpu().split(1)[: 16 - len(sheet)]
             if features is not None:
                 mine.append(features(to_bytes(images)).cpu())
             left -= size
-        result[f"sheet_{name}"] = torch.cat(sheet)[:16]
+        result[f"sheet_{name}"] = torch.cat(sheet)
         if features is not None and real is not None:
             made = of_all_ranks(torch.cat(mine))[: settings.samples].to(device)
             result[f"fid_{name}"] = frechet_distance(made, real)
@@ -209,7 +208,9 @@ def evaluate(
     return result
 
 
-def on_latents(run: Run, settings: LatentSettings, recipes: dict[str, Recipe]) -> dict[str, dict[str, Any]]:
+def on_latents(
+    run: Run, settings: LatentSettings, recipes: Mapping[RecipeName, Recipe]
+) -> dict[RecipeName, dict[str, Any]]:
     """Encode, train each recipe, and score its samples."""
     images = open_images(settings.dataset, settings.folder, settings.image_size)
     autoencoder = Autoencoder(settings.autoencoder, device=run.device, download=settings.download)
@@ -228,7 +229,7 @@ def on_latents(run: Run, settings: LatentSettings, recipes: dict[str, Recipe]) -
         ]
         real = of_all_ranks(torch.cat(parts)).to(run.device)
 
-    def work(name: str) -> dict[str, Any]:
+    def work(name: RecipeName) -> dict[str, Any]:
         model = train(run, settings, recipes[name], latents, key=name)
         return evaluate(
             settings, model, normalizer, autoencoder.decode, features, real, seed=run.seed, device=run.device

@@ -21,14 +21,14 @@ class Recipe:
         diffusion: the diffusion loss at early timesteps.
         coupling: "ot" or "none".
         adaptive: adaptive scaling-c; otherwise c stays at its first value.
-        norm: "non_scaling" LayerNorm, the "usual" normalization of the network, or "none".
+        norm: "non_scaling" LayerNorm or the "usual" normalization of the network.
     """
 
     robust: Literal["squared", "pseudo_huber", "cauchy"] = "cauchy"
     diffusion: bool = True
     coupling: Literal["ot", "none"] = "ot"
     adaptive: bool = True
-    norm: Literal["non_scaling", "usual", "none"] = "non_scaling"
+    norm: Literal["non_scaling", "usual"] = "non_scaling"
 
     def loss(self, *, total_steps: int, final_scales: int, dim: int, validate: bool = True) -> LatentConsistencyLoss:
         """The training loss; ``dim`` is the one whose c is taken."""

@@ -43,8 +43,8 @@ class Config:
 
 
 def _plain(robust: Literal["squared", "pseudo_huber", "cauchy"]) -> Recipe:
-    """A loss alone, none of the other parts."""
-    return Recipe(robust=robust, diffusion=False, coupling="none", adaptive=False, norm="none")
+    """A loss alone: of the other parts only the normalization is on."""
+    return Recipe(robust=robust, diffusion=False, coupling="none", adaptive=False)
 
 
 CONTAMINATED = {
@@ -55,7 +55,7 @@ CONTAMINATED = {
 DIGITS = {
     "Pseudo-Huber": _plain("pseudo_huber"),
     "Cauchy": _plain("cauchy"),
-    "Cauchy, OT, diffusion": Recipe(adaptive=False, norm="none"),
+    "Cauchy, OT, diffusion": Recipe(adaptive=False),
 }
 
 
@@ -119,7 +119,7 @@ def report_impulses(run: Run, seed: int) -> None:
     """Box plots of digits in three scales."""
     pixels = pixel_digits()
     data = {"Pixels": pixels, "Standardized": standardized_digits(), "Contaminated": contaminate(pixels, seed=seed)}
-    statistics = {name: impulse_statistics(values) for name, values in data.items()}
+    statistics: dict[str, dict[str, Any]] = {name: impulse_statistics(values) for name, values in data.items()}
     shares = {name: found["outer_fraction"] for name, found in statistics.items()}
     run.claim(
         "impulses-pixels",
@@ -138,14 +138,14 @@ def report_impulses(run: Run, seed: int) -> None:
     run.claim(
         "impulses-kurtosis",
         "and their excess kurtosis",
-        statistics["Standardized"]["excess_kurtosis"],  # type: ignore[arg-type]
+        statistics["Standardized"]["excess_kurtosis"],
         ">",
         20,
     )
     names = ("inner_fraction", "outer_fraction", "excess_kurtosis", "max_abs")
     run.table(
         "Impulsive outliers",
-        [{"data": name} | {key: found[key] for key in names} for name, found in statistics.items()],  # type: ignore[dict-item]
+        [{"data": name} | {key: found[key] for key in names} for name, found in statistics.items()],
     )
     figures.impulses(run, data, statistics)
 

@@ -232,8 +232,9 @@ class LatentConsistencyLoss(nn.Module):
         """The levels or their law on a device, made once per stage."""
         key = (name, num_scales, device, dtype)
         if key not in self._tables:
-            grid = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
-            table = karras_sigmas(num_scales, **grid, dtype=torch.float64)
+            table = karras_sigmas(
+                num_scales, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho, dtype=torch.float64
+            )
             if name == "probabilities":
                 table = lognormal_index_probabilities(table, p_mean=self.p_mean, p_std=self.p_std)
             self._tables[key] = table.to(dtype).to(device)
