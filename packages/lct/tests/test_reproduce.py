@@ -109,6 +109,16 @@ def test_training_on_latents_of_images(cli, tmp_path, pictures, autoencoder) -> 
     assert scales[-1] == 41
     assert all(np.isfinite(line["full/loss"]) for line in lines if "full/loss" in line)
 
+    # Without the second recipe's result the run goes on from its checkpoint, to the same samples.
+    (folder,) = out.glob("lct/*")
+    sheet = (folder / "figures" / "samples.png").read_bytes()
+    for file in folder.glob("units/baseline*"):
+        file.unlink()
+    again = cli("run", "lct", "--resume", folder)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "figures" / "samples.png").read_bytes() == sheet
+    assert [json.loads(line) for line in log.read_text().splitlines()] == lines
+
 
 def test_missing_data_is_a_usage_error(cli, tmp_path, pictures) -> None:
     for missing, word in (

@@ -125,10 +125,11 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=settings.eps
     )
     loss_fn = recipe.loss(total_steps=total, final_scales=settings.final_scales, dim=latents[0].numel(), validate=False)
-    torch.manual_seed(run.seed * ranks + rank())  # noise, indices and dropout: of its own on every rank
     first = 0
     found = run.restore()
-    if found is not None and found[1]["key"] == key:
+    if found is None or found[1]["key"] != key:
+        torch.manual_seed(run.seed * ranks + rank())  # noise, indices and dropout: of its own on every rank
+    else:
         first, state = found
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
@@ -158,7 +159,7 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
             if not math.isfinite(scalars[f"{key}/loss"]):
                 raise FloatingPointError(f"the loss is {scalars[f'{key}/loss']} at step {done}")
             run.log(done, **scalars, **{f"{key}/num_scales": out.num_scales})
-        if done % settings.checkpoint_every == 0 and done < total:
+        if done % settings.checkpoint_every == 0 or done == total:  # the last one keeps the log whole
             run.checkpoint(
                 done,
                 {

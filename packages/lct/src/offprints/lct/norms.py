@@ -102,8 +102,8 @@ def replace_norms(
     Raises:
         ValueError: nothing to replace, a normalization that the example does not reach, or one used at two shapes.
     """
-    norms: dict[nn.Module, str] = {
-        module: name for name, module in network.named_modules() if isinstance(module, tuple(types))
+    norms = {
+        module: name for name, module in network.named_modules() if any(isinstance(module, kind) for kind in types)
     }
     if not norms:
         raise ValueError(f"network holds none of types {', '.join(kind.__name__ for kind in types)}")
