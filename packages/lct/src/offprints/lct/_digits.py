@@ -48,7 +48,8 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, dim: int, width: int, blocks: int, *, frequencies: int = 16) -> None:
         super().__init__()
-        self.register_buffer("frequencies", 2 * torch.pi * torch.randn(frequencies))
+        # Harmonics of the range of t = 0.25 ln sigma, about -1.6 to 1.1.
+        self.register_buffer("frequencies", torch.pi / 3.2 * torch.arange(1, frequencies + 1))
         self.embed = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.enter = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(
