@@ -84,7 +84,7 @@ class _SquaredNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         input, target = ctx.saved_tensors
-        gradient = (input - target) * _per_sample(2 * grads[0], input)
+        gradient = (input - target).mul_(_per_sample(2 * grads[0], input))
         return _both(ctx, gradient)
 
 
@@ -102,7 +102,7 @@ class _ElementMean(torch.autograd.Function):
         input, target = ctx.saved_tensors
         difference = input - target
         share = _per_sample(2 * grads[0] / max(input[0].numel(), 1), input)
-        gradient = difference * ROBUST[ctx.name].slope(difference.square(), ctx.c) * share
+        gradient = ROBUST[ctx.name].slope(difference.square(), ctx.c).mul_(share).mul_(difference)
         return (*_both(ctx, gradient), None, None)
 
 
