@@ -1,0 +1,79 @@
+"""Several views in one forward, each with the batch statistics that it has alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from offprints.cotta.configuration import BatchNorm, call_model
+
+
+@contextmanager
+def separate_statistics(model: nn.Module, num_views: int) -> Iterator[None]:
+    """Batch norm of ``[V * B, ...]`` inside the block: the layer's own kernel on each view's part."""
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)]
+
+    def normalize(norm: BatchNorm, x: Tensor) -> Tensor:
+        if len(x) % num_views:
+            raise RuntimeError(f"{len(x)} rows do not divide into {num_views} views")
+        parts = [
+            F.batch_norm(part, None, None, norm.weight, norm.bias, True, 0.0, norm.eps) for part in x.chunk(num_views)
+        ]
+        return torch.cat(parts)
+
+    for norm in norms:
+        norm.forward = lambda x, norm=norm: normalize(norm, x)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+class ViewPredictor:
+    """A model's logits of views, several in one forward where that changes nothing, not even the last bit.
+
+    Kernels may round differently for another number of rows, and a model may couple the samples of a batch in a layer
+    that is not known here. So the first time that views of some shape are joined, they are also predicted one by one;
+    unless the results are equal bit for bit, views of this shape are predicted one by one from then on.
+    """
+
+    def __init__(self, augmentation_batch: int | None, separate: bool) -> None:
+        self.augmentation_batch = augmentation_batch
+        self.separate = separate  # the model draws random numbers: never join views
+        self._exact: dict[tuple[object, ...], bool] = {}
+
+    def views_per_forward(self, x: Tensor) -> int:
+        """How many views of a batch share a forward."""
+        if self.separate:
+            return 1
+        if self.augmentation_batch is not None:
+            return self.augmentation_batch
+        # A CPU gains nothing from a larger batch; an accelerator is busy from some millions of values on.
+        return 1 if x.device.type == "cpu" else max(1, 2**22 // x.numel())
+
+    def __call__(self, model: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+        """The logits of each view ``[B, C, H, W]``."""
+        first = views[0]
+        key = (len(views), first.shape, first.dtype, first.device, torch.is_autocast_enabled(first.device.type))
+        joinable = len(views) > 1 and all(view.shape == first.shape for view in views)
+        if not joinable or self._exact.get(key) is False:
+            return [call_model(model, view) for view in views]
+        if self._exact.get(key):
+            return self._joined(model, views)
+        alone = [call_model(model, view) for view in views]
+        try:
+            together = self._joined(model, views)
+            self._exact[key] = all(map(torch.equal, together, alone))
+        except (RuntimeError, ValueError):  # a layer that cannot take them together
+            self._exact[key] = False
+        return alone
+
+    @staticmethod
+    def _joined(model: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+        with separate_statistics(model, len(views)):
+            return list(call_model(model, torch.cat(list(views))).chunk(len(views)))
