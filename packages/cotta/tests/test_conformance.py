@@ -9,7 +9,6 @@ import torch
 from packages.cotta.tests.models import batches, golden_net
 from torch import Tensor, nn
 
-import offprints.cotta
 from offprints.cotta import (
     BNAdapt,
     ConsistencyLoss,
@@ -22,11 +21,32 @@ from offprints.cotta import (
 )
 from offprints.shared.testing import check_loss, check_module, check_package, check_wrapper
 
-PUBLIC = """
-CORRUPTIONS OptimizerLike CoTTA Tent BNAdapt Source configure_model collect_params consistency_loss ConsistencyLoss
-ema_update_ stochastic_restore_ source_confidence_threshold AugmentationParams ImageAugmentation MultiScaleFlip corrupt
-severity_schedule CorruptionStream StreamBatch load_cifar_c ImageNetC ACDC mean_iou
-""".split()
+PUBLIC = {
+    "CORRUPTIONS",
+    "OptimizerLike",
+    "CoTTA",
+    "Tent",
+    "BNAdapt",
+    "Source",
+    "configure_model",
+    "collect_params",
+    "consistency_loss",
+    "ConsistencyLoss",
+    "ema_update_",
+    "stochastic_restore_",
+    "source_confidence_threshold",
+    "AugmentationParams",
+    "ImageAugmentation",
+    "MultiScaleFlip",
+    "corrupt",
+    "severity_schedule",
+    "CorruptionStream",
+    "StreamBatch",
+    "load_cifar_c",
+    "ImageNetC",
+    "ACDC",
+    "mean_iou",
+}
 
 
 def test_package() -> None:
@@ -84,13 +104,4 @@ def test_augmentation() -> None:
 
 def test_multiscale() -> None:
     views = MultiScaleFlip(scales=(0.5, 1.0))
-    predict = nn.Conv2d(3, 2, 1).requires_grad_(False)
-    check_module(
-        views,
-        lambda generator: (torch.rand(2, 3, 8, 6, generator=generator), torch.sin),
-        skip={"torch.compile": "the predictor is a plain callable"} if predict is None else None,
-    )
-
-
-def test_nothing_else_is_public() -> None:
-    assert set(offprints.cotta.__all__) == set(PUBLIC)
+    check_module(views, lambda generator: (torch.rand(2, 3, 8, 6, generator=generator), torch.sin))

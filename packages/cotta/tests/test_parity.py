@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 import torch
+from packages.cotta.tests.models import GoldenNet
 from torch import Tensor
 
 from offprints.cotta import AugmentationParams, CoTTA, ImageAugmentation, collect_params, configure_model, corrupt
-from packages.cotta.tests.models import GoldenNet
 
 Golden = Callable[[str], dict[str, Tensor]]
 SGD = partial(torch.optim.SGD, lr=1e-2, momentum=0.9, nesterov=True)
@@ -82,7 +82,9 @@ def test_augmentation(golden: Golden, name: str, soft: bool) -> None:
     torch.testing.assert_close(wide.float(), data["out"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "defocus_blur", "zoom_blur", "pixelate", "jpeg_compression"])
+@pytest.mark.parametrize(
+    "name", ["brightness", "contrast", "defocus_blur", "zoom_blur", "pixelate", "jpeg_compression"]
+)
 def test_cifar_corruptions(golden: Golden, name: str) -> None:
     data = golden("corruptions_cifar")
     x = data["x"].permute(0, 3, 1, 2)

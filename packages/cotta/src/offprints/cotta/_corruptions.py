@@ -224,7 +224,7 @@ def elastic_transform(x: Images, s: Setting) -> Images:
 
 
 def sample(x: Images, positions: Float[Tensor, "B H W 2"], *, mirror: bool) -> Images:
-    """Bilinear values at pixel positions (x, y); outside mirrored about the outer pixels, or about their outer edges."""
+    """Bilinear values at pixel positions (x, y); outside mirrored about the outer pixels, or about their edges."""
     sides = positions.new_tensor([x.shape[3], x.shape[2]])
     grid = 2 * positions / (sides - 1).clamp(min=1) - 1 if mirror else (2 * positions + 1) / sides - 1
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=mirror)

@@ -34,6 +34,35 @@ def separate_statistics(model: nn.Module, num_views: int) -> Iterator[None]:
             del norm.forward
 
 
+class Layout:
+    """The memory layout of images in forwards without gradient.
+
+    On a CPU convolutions of float32 are faster on channels-last images. A network that cannot take them (it asks for a
+    view of features in the other layout) is found out at its first batch.
+    """
+
+    def __init__(self) -> None:
+        self._refused = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The images in the layout to use."""
+        if self._refused or x.ndim != 4 or x.device.type != "cpu" or x.dtype != torch.float32:
+            return x
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def first_call(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The logits of a batch, which may show that the layout has to be the usual one."""
+        arranged = self(x)
+        try:
+            return call_model(model, arranged)
+        except RuntimeError:
+            if arranged is x:
+                raise
+        logits = call_model(model, x.contiguous())
+        self._refused = True
+        return logits
+
+
 class ViewPredictor:
     """A model's logits of views, several in one forward where that changes nothing, not even the last bit.
 

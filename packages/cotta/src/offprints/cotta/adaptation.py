@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from offprints.cotta._adapting import AdaptingModule, adapting, check_batch, check_finite
-from offprints.cotta._perview import ViewPredictor
+from offprints.cotta._perview import Layout, ViewPredictor
 from offprints.cotta.augmentation import ImageAugmentation
 from offprints.cotta.confidence import confidences
 from offprints.cotta.configuration import (
@@ -130,7 +130,9 @@ class CoTTA(AdaptingModule):
             configure_model(model, train_mode=train_mode)
         chosen, _ = collect_params(model, which=params)
         if not chosen:
-            raise ValueError(f"model must have parameters to adapt, got none that require gradients (params={params!r})")
+            raise ValueError(
+                f"model must have parameters to adapt, got none that require gradients (params={params!r})"
+            )
         self.optimizer, self._adapted = make_optimizer(optimizer, chosen, model)
         self._initial_optimizer = copy.deepcopy(self.optimizer.state_dict())
         self.model = model
@@ -139,6 +141,7 @@ class CoTTA(AdaptingModule):
         self.augmentation = ImageAugmentation() if augmentation is None else augmentation
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._adapted_names = [names[id(parameter)] for parameter in self._adapted]
+        self._layout = Layout()
         self._predict_views = ViewPredictor(augmentation_batch, separate=train_mode)
         self.generator = torch.Generator(device=chosen[0].device)
         if seed is None:
@@ -183,7 +186,7 @@ class CoTTA(AdaptingModule):
         """The teacher's logits, without adapting to the batch."""
         check_batch(x, self.validate)
         with _evaluation_mode(self.teacher):
-            return call_model(self.teacher, x)
+            return self._layout.first_call(self.teacher, x).contiguous()
 
     def reset(self) -> None:
         """Student, teacher and optimizer as they were at construction; the random stream runs on."""
@@ -214,37 +217,40 @@ class CoTTA(AdaptingModule):
         originals = [self.source.get_parameter(name) for name in self._adapted_names]
         stochastic_restore_(self._adapted, originals, self.restore_probability, generator=self.generator)
         self.last_loss = loss.detach()
-        return target
+        return target.contiguous()
 
     def _target(self, x: Tensor) -> Tensor:
         """The teacher's prediction, averaged over views where the source model is not confident."""
-        confidence = confidences(call_model(self.source, x))
+        confidence = confidences(self._layout.first_call(self.source, x))
         if self.gate == "batch":
             self.last_confidence = confidence.mean()
             self.last_augmented = bool(self.last_confidence < self.confidence_threshold)
-            return self._average(x) if self.last_augmented else call_model(self.teacher, x)
+            return self._average(x) if self.last_augmented else self._teach(x)
         self.last_confidence = confidence.flatten(1).mean(1) if confidence.ndim > 1 else confidence
         self.last_augmented = self.last_confidence < self.confidence_threshold
         if bool(self.last_augmented.all()):
             return self._average(x)
-        plain = call_model(self.teacher, x)
+        plain = self._teach(x)
         if not bool(self.last_augmented.any()):
             return plain
         return torch.where(self.last_augmented.view(-1, *[1] * (plain.ndim - 1)), self._average(x), plain)
+
+    def _teach(self, x: Tensor) -> Tensor:
+        return call_model(self.teacher, self._layout(x))
 
     def _average(self, x: Tensor) -> Tensor:
         """The mean of the teacher's predictions of the views, as logits."""
         average = getattr(self.augmentation, "average_predictions", None)
         if average is not None:
             if self.average == "logits":
-                return average(lambda view: call_model(self.teacher, view), x)
-            mean = average(lambda view: call_model(self.teacher, view).softmax(1), x)
+                return average(self._teach, x)
+            mean = average(lambda view: self._teach(view).softmax(1), x)
             return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
         total: Tensor | None = None
         group: list[Tensor] = []
         size = min(self._predict_views.views_per_forward(x), self.num_augmentations)
         for number, view in enumerate(self._views(x), 1):
-            group.append(view)
+            group.append(self._layout(view))
             if len(group) < size and number < self.num_augmentations:
                 continue
             for logits in self._predict_views(self.teacher, group):  # added in order, whatever the groups

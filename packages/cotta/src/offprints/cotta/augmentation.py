@@ -127,9 +127,7 @@ class ImageAugmentation(nn.Module):
         device = "cpu" if generator is None else generator.device
         ranges = SOFT_RANGES if self.soft else RANGES
         draws = torch.rand(num_views, 8 + len(ranges), generator=generator, device=device).cpu()
-        values = {
-            name: low + (high - low) * draws[:, 8 + i] for i, (name, (low, high)) in enumerate(ranges.items())
-        }
+        values = {name: low + (high - low) * draws[:, 8 + i] for i, (name, (low, high)) in enumerate(ranges.items())}
         # A sixteenth of the padded side, which is n + 2 (n // 2).
         sides = torch.tensor([side + 2 * (side // 2) for side in (x.shape[3], x.shape[2])])
         translate = ((2 * draws[:, 5:7] - 1) * sides / 16).round().long()
@@ -191,7 +189,6 @@ class ImageAugmentation(nn.Module):
             if noise and self.noise_std > 0:
                 part = replace(part, noise=torch.stack([self._noise(x, generator) for _ in part.order]))
             yield augment(x, part)
-
 
     def each_view(
         self, x: Tensor, num_views: int, generator: torch.Generator | None

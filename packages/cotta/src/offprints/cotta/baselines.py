@@ -173,10 +173,12 @@ class Tent(AdaptingModule):
         """The optimizer's state and what :meth:`reset` goes back to."""
         return super().get_extra_state() | {"initial": self._initial}
 
+    @torch.no_grad()
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`get_extra_state` returned."""
         super().set_extra_state(state)
-        torch._foreach_copy_(self._initial, [value.to(p) for value, p in zip(state["initial"], self._initial)])
+        for initial, value in zip(self._initial, state["initial"], strict=True):
+            initial.copy_(value)
 
 
 def entropies(logits: Float[Tensor, "B K *S"]) -> Float[Tensor, "B *S"]:

@@ -39,7 +39,8 @@ def load_cifar_c(
     check_number(severity, "severity", low=1, high=5, integer=True)
     check_choice(num_classes, "num_classes", (10, 100))
     name = f"CIFAR-{num_classes}-C"
-    layout = f"{name}/<corruption>.npy\n{name}/labels.npy\n(zenodo.org/records/{2535967 if num_classes == 10 else 3555552})"
+    record = {10: 2535967, 100: 3555552}[num_classes]
+    layout = f"{name}/<corruption>.npy\n{name}/labels.npy\n(zenodo.org/records/{record})"
     folder = require_folder(root, layout)
     folder = folder / name if (folder / name).is_dir() else folder
     files = [folder / f"{corruption}.npy", folder / "labels.npy"]
@@ -53,7 +54,7 @@ def load_cifar_c(
         raise ValueError(f"{files[1]} must hold {len(images)} labels below {num_classes}, got {labels.shape}")
     count = len(images) // 5
     part = slice((severity - 1) * count, severity * count)
-    x = torch.from_numpy(np.ascontiguousarray(images[part])).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2)
     return x.float() / 255, torch.from_numpy(np.asarray(labels[part], dtype=np.int64))
 
 

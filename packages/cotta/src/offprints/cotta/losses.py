@@ -74,6 +74,4 @@ class ConsistencyLoss(nn.Module):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """The loss of logits ``[B, K, ...]``."""
-        return consistency_loss(
-            student_logits, teacher_logits, symmetric=self.symmetric, reduction=self.reduction
-        )
+        return consistency_loss(student_logits, teacher_logits, symmetric=self.symmetric, reduction=self.reduction)

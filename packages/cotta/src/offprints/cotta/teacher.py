@@ -1,4 +1,4 @@
-"""The two updates without gradient: the averaged teacher (equation 2) and stochastic restoration (equations 7 and 8)."""
+"""The two updates without gradient: the averaged teacher (eq. 2) and stochastic restoration (eqs. 7 and 8)."""
 
 from __future__ import annotations
 
