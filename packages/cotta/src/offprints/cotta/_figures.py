@@ -65,7 +65,7 @@ def draw_confidence(run: Run, results: Sequence[Mapping[str, Any]], names: Seque
     share = augmented.reshape(len(results), len(names), -1).mean((0, 2))
     with run.figure("confidence", nrows=2, figsize=(9.0, 5.2), sharex=True, height_ratios=(2, 1)) as (_, axes):
         for row in confidence:
-            axes[0].plot(row, color=COLORS["cotta"], linewidth=0.9, alpha=0.8)
+            axes[0].plot(np.arange(count) + 0.5, row, color=COLORS["cotta"], linewidth=0.9, alpha=0.8)
         axes[0].axhline(threshold, color="#D55E00", linewidth=1.2, label=f"threshold (mean {threshold:.2f})")
         axes[0].set(ylabel="mean confidence", title="Confidence of the source model on each batch")
         axes[0].legend(loc="upper right")
@@ -73,6 +73,7 @@ def draw_confidence(run: Run, results: Sequence[Mapping[str, Any]], names: Seque
         axes[1].stairs(share, edges, fill=True, color=COLORS["cotta"])
         axes[1].set(ylabel="share", ylim=(0, 1.05), title="Batches whose views were averaged")
         axes[1].set_xticks((edges[:-1] + edges[1:]) / 2, readable(names), rotation=40, ha="right")
+        axes[1].set_xlim(0, count)
         for axis in axes:
             axis.grid(False)
             for edge in edges[1:-1]:

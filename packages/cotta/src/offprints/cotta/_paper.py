@@ -38,6 +38,7 @@ class PaperSettings:
         orders: so many of the ten corruption orders on ImageNet-C.
         imagenet_images: of each corruption of ImageNet-C, evenly over the classes.
         rounds: over the conditions of ACDC.
+        size: height and width of its images.
         images: at most so many of each segment.
         workers: processes that load images.
         depth: of the wide residual network.
@@ -49,6 +50,7 @@ class PaperSettings:
     orders: int = 10
     imagenet_images: int = 5000
     rounds: int = 10
+    size: tuple[int, int] = (540, 960)
     images: int | None = None
     workers: int = 4
     depth: int = 28
@@ -198,7 +200,7 @@ def follow_conditions(wrapper: nn.Module, settings: PaperSettings, device: str) 
     for _ in range(settings.rounds):
         conditions = []
         for condition in CONDITIONS:
-            images: Dataset[Any] = ACDC(settings.folder("ACDC"), condition, "train")
+            images: Dataset[Any] = ACDC(settings.folder("ACDC"), condition, "train", size=settings.size)
             if settings.images is not None:
                 images = Subset(images, range(min(settings.images, len(images))))  # type: ignore[arg-type]
             matrix = torch.zeros(19, 19, dtype=torch.int64)

@@ -55,7 +55,7 @@ def load_cifar_c(
     count = len(images) // 5
     part = slice((severity - 1) * count, severity * count)
     x = torch.from_numpy(np.array(images[part])).permute(0, 3, 1, 2)
-    return x.float() / 255, torch.from_numpy(np.asarray(labels[part], dtype=np.int64))
+    return x.float() / 255, torch.from_numpy(np.array(labels[part], dtype=np.int64))
 
 
 class ImageNetC(Dataset[tuple[Any, int]]):

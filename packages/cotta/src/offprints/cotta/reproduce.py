@@ -176,9 +176,9 @@ PRESETS = {
     "smoke": Config(
         digits=DigitSettings(
             runs=1,
-            train_images=300,
-            test_images=40,
-            epochs=2,
+            train_images=200,
+            test_images=20,
+            epochs=1,
             corruptions=15,
             adaptation=Adaptation(
                 learning_rate=1e-2,
