@@ -101,6 +101,15 @@ def test_padding_affine_and_crop_are_one_sampling() -> None:
             torch.testing.assert_close(view, plain, rtol=0, atol=2e-5)
 
 
+def test_half_types_are_computed_in_float32() -> None:
+    augmentation = ImageAugmentation()
+    x = images(2, 3, 16, 16).bfloat16()
+    params = augmentation.sample_params(2, x, generator=generator())
+    views = augmentation(x, params=params)
+    assert views.dtype == torch.bfloat16
+    assert torch.equal(views, augmentation(x.float(), params=params).bfloat16())
+
+
 def test_constant_images_stay_constant_under_the_geometry() -> None:
     x = torch.full((1, 3, 32, 32), 0.5)
     views = ImageAugmentation(noise_std=0)(x, 5, generator=generator())

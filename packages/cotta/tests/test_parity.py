@@ -102,7 +102,7 @@ def test_imagenet_corruptions(golden: Golden, name: str) -> None:
 
 
 def test_noise_moments(golden: Golden) -> None:
-    gray = torch.full((8, 3, 224, 224), 128, dtype=torch.uint8)
+    gray = torch.full((4, 3, 160, 160), 128, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     for key, moments in golden("noise_moments").items():
         scale, name = key.split(".")

@@ -29,8 +29,9 @@ def adapting(x: Tensor) -> Iterator[Tensor]:
 def check_finite(loss: Tensor, params: list[nn.Parameter]) -> None:
     """Refuse to step on a loss or a gradient that is NaN or infinite."""
     grads = [parameter.grad for parameter in params if parameter.grad is not None]
-    largest = [norm.to(loss.device) for norm in torch._foreach_norm(grads, float("inf"))] if grads else []
-    if not bool(torch.stack([loss.detach().float(), *(norm.float() for norm in largest)]).isfinite().all()):
+    largest = torch._foreach_norm(grads, float("inf")) if grads else []
+    finite = torch.stack([value.detach().isfinite().to(loss.device) for value in (loss, *largest)])
+    if not bool(finite.all()):
         raise FloatingPointError(
             f"the loss is {loss.item()} or has a gradient that is not finite; no weight was changed"
         )

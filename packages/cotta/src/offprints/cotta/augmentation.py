@@ -181,14 +181,15 @@ class ImageAugmentation(nn.Module):
         How many at a time depends on the device and the size of ``x`` alone: a kernel's vector and scalar loops may
         round differently, so that the same view, made in another company, need not be the same to the last bit.
         """
-        x = x.clamp(0, 1)
+        dtype = x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32)).clamp(0, 1)
         # On a CPU a view at a time stays in the cache; elsewhere 2**26 values bound the temporaries.
         chunk = 1 if x.device.type == "cpu" else max(1, 2**26 // x.numel())
         for start in range(0, len(params.order), chunk):
             part = select(params, slice(start, start + chunk))
             if noise and self.noise_std > 0:
                 part = replace(part, noise=torch.stack([self._noise(x, generator) for _ in part.order]))
-            yield augment(x, part)
+            yield augment(x, part).to(dtype)
 
     def each_view(
         self, x: Tensor, num_views: int, generator: torch.Generator | None
@@ -257,7 +258,7 @@ def jitter(x: Float[Tensor, "B C H W"], params: AugmentationParams) -> Float[Ten
 def warp(views: Float[Tensor, "V B C H W"], params: AugmentationParams) -> Float[Tensor, "V B C H W"]:
     """Padding, affine map, blur, crop and flip of the official pipeline."""
     count, batch, channels, height, width = views.shape
-    grid, coverage = sampling(params, height, width)
+    grid, coverage = sampling(params, height, width, views.device)
     # All images of a view share a grid: as channels, so that its weights are computed once.
     images = views.reshape(count, batch * channels, height, width)
     grid = grid.to(images)
@@ -278,23 +279,37 @@ def warp(views: Float[Tensor, "V B C H W"], params: AugmentationParams) -> Float
 
 
 def sampling(
-    params: AugmentationParams, height: int, width: int
+    params: AugmentationParams, height: int, width: int, device: torch.device
 ) -> tuple[Float[Tensor, "V h w 2"], Float[Tensor, "V h w"] | None]:
     """The grid of every view, with the blur's margin, and how much of the padded image each point covers.
 
     torchvision fills with zeros outside the padded image and weighs the already weighted border pixels by their
     coverage once more, hence its square. It is None where it is 1 everywhere.
     """
-    angle = torch.deg2rad(params.angle.double()).view(-1, 1, 1)
-    scale = params.scale.double().view(-1, 1, 1)
-    shift_x, shift_y = params.translate.double().view(-1, 2, 1, 1).unbind(1)
-    u = torch.arange(-MARGIN, width + MARGIN, dtype=torch.float64) - (width - 1) / 2
-    v = torch.arange(-MARGIN, height + MARGIN, dtype=torch.float64) - (height - 1) / 2
-    mirrored = torch.where(params.flip.view(-1, 1, 1), -u, u)
-    dx, dy = mirrored - shift_x, v.view(-1, 1) - shift_y
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    drawn = torch.stack(
+        [params.angle.double().deg2rad(), params.scale.double(), *params.translate.double().unbind(1), params.flip]
+    )
+    angle, scale, shift_x, shift_y, flip = drawn.to(wide).to(device).view(5, -1, 1, 1)
+    u = torch.arange(-MARGIN, width + MARGIN, dtype=wide, device=device) - (width - 1) / 2
+    v = torch.arange(-MARGIN, height + MARGIN, dtype=wide, device=device) - (height - 1) / 2
+    dx, dy = (1 - 2 * flip) * u - shift_x, v.view(-1, 1) - shift_y
     cos, sin = angle.cos() / scale, angle.sin() / scale
     x, y = cos * dx + sin * dy, cos * dy - sin * dx
     grid = torch.stack([2 * x / width, 2 * y / height], -1)
     half_x, half_y = (width + 2 * (width // 2) - 1) / 2, (height + 2 * (height // 2) - 1) / 2
+    if inside(params, height, width, half_x, half_y):
+        return grid, None
     covered = (half_x + 1 - x.abs()).clamp(0, 1) * (half_y + 1 - y.abs()).clamp(0, 1)
-    return grid, None if bool((covered == 1).all()) else covered.square()
+    return grid, covered.square()
+
+
+def inside(params: AugmentationParams, height: int, width: int, half_x: float, half_y: float) -> bool:
+    """Whether no view leaves the padded image: from the corners of the grids, without a look at the device."""
+    angle, scale = params.angle.double().deg2rad(), params.scale.double()
+    cos, sin = angle.cos().abs(), angle.sin().abs()
+    reach_x, reach_y = (
+        (side - 1) / 2 + MARGIN + shift for side, shift in zip((width, height), params.translate.abs().T, strict=True)
+    )
+    far_x, far_y = (cos * reach_x + sin * reach_y) / scale, (cos * reach_y + sin * reach_x) / scale
+    return bool(((far_x <= half_x) & (far_y <= half_y)).all())

@@ -19,6 +19,15 @@ def confidences(logits: Float[Tensor, "B K *S"]) -> Float[Tensor, "B *S"]:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).amax(1)
 
 
+class _Confidence(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return confidences(call_model(self.model, x))
+
+
 def source_confidence_threshold(
     model: nn.Module, batches: Iterable[Tensor], *, quantile: float = 0.05, margin: float = 0.05
 ) -> float:
@@ -45,19 +54,7 @@ def source_confidence_threshold(
     values = []
     for batch in batches:
         check_tensor(batch, "batches")
-        values.append(_evaluate(model, batch).flatten().cpu().float().numpy())
+        values.append(map_batches(_Confidence(model), batch, batch_size=len(batch)).flatten().cpu().float().numpy())
     if not values:
         raise ValueError("batches must hold at least one batch")
     return float(np.clip(np.quantile(np.concatenate(values), quantile) - margin, 0, 1))
-
-
-def _evaluate(model: nn.Module, x: Tensor) -> Tensor:
-    class Confidence(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            return confidences(call_model(self.model, x))
-
-    return map_batches(Confidence(), x, batch_size=len(x))

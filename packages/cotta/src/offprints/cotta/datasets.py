@@ -102,7 +102,7 @@ class ACDC(Dataset[tuple[Tensor, Tensor]]):
     Args:
         root: The folder of ``rgb_anon`` and ``gt``.
         condition: fog, night, rain or snow.
-        split: train, val or test; test has no labels.
+        split: train or val.
         size: Height and width to which images are resized; labels keep theirs.
 
     Raises:
