@@ -38,11 +38,12 @@ class Layout:
     """The memory layout of images in forwards without gradient.
 
     On a CPU convolutions of float32 are faster on channels-last images. A network that cannot take them (it asks for a
-    view of features in the other layout) is found out at its first batch.
+    view of features in the other layout) is found out at its first batch, at the cost of another forward: not for
+    models that draw random numbers.
     """
 
-    def __init__(self) -> None:
-        self._refused = False
+    def __init__(self, *, enabled: bool) -> None:
+        self._refused = not enabled
 
     def __call__(self, x: Tensor) -> Tensor:
         """The images in the layout to use."""

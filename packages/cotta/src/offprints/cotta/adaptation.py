@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -141,7 +142,7 @@ class CoTTA(AdaptingModule):
         self.augmentation = ImageAugmentation() if augmentation is None else augmentation
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._adapted_names = [names[id(parameter)] for parameter in self._adapted]
-        self._layout = Layout()
+        self._layout = Layout(enabled=not train_mode)
         self._predict_views = ViewPredictor(augmentation_batch, separate=train_mode)
         self.generator = torch.Generator(device=chosen[0].device)
         if seed is None:
@@ -254,16 +255,18 @@ class CoTTA(AdaptingModule):
             if len(group) < size and number < self.num_augmentations:
                 continue
             for logits in self._predict_views(self.teacher, group):  # added in order, whatever the groups
+                dtype = logits.dtype
+                logits = logits.to(torch.promote_types(dtype, torch.float32))
                 if self.average == "probabilities":
                     logits = logits.log_softmax(1)
                     total = logits if total is None else torch.logaddexp(total, logits)
                 else:
-                    total = logits.clone() if total is None else total.add_(logits)
+                    total = logits if total is None else total + logits
             group = []
         assert total is not None
         if self.average == "probabilities":
-            return total - torch.log(torch.tensor(float(self.num_augmentations)))
-        return total.div_(self.num_augmentations)
+            return (total - math.log(self.num_augmentations)).to(dtype)
+        return (total / self.num_augmentations).to(dtype)
 
     def _views(self, x: Tensor) -> Iterator[Tensor]:
         if isinstance(self.augmentation, ImageAugmentation):

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from offprints.cotta._corruptions import TABLE, Setting, quantized
+from offprints.cotta._corruptions import Setting, quantized
 from offprints.cotta._pixels import Draws
+from offprints.cotta._severities import TABLE
 from offprints.shared.device import make_generator
 from offprints.shared.validation import check_choice, check_labels, check_number, check_same_length, check_tensor
 
