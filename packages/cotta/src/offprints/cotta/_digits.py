@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,41 +112,51 @@ def train_source(
     return model.eval()
 
 
-def run_digits(seed: int, settings: DigitSettings, methods: tuple[Method, ...], device: str) -> dict[str, Any]:
-    """One network and one stream, followed by every method: errors by corruption, and what CoTTA saw."""
+def split(seed: int, settings: DigitSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Source images and labels, and those of the stream."""
     images, labels = digits_on_photographs(seed)
     order = torch.randperm(len(images), generator=make_generator(seed))
     train, test = order[: settings.train_images], order[settings.train_images :][: settings.test_images]
-    train_x, train_y = images[train].to(device), labels[train].to(device)
-    source = train_source(train_x, train_y, settings.epochs, seed, device)
-    threshold = source_confidence_threshold(source, train_x.split(200))
-    clean = map_batches(source, images[test], batch_size=200, device=device).argmax(1)
-    result: dict[str, Any] = {
-        "clean": 100 * float((clean != labels[test]).double().mean()),
-        "threshold": threshold,
-        "errors": {},
-    }
-    stream = CorruptionStream(
-        (images[test] * 255).to(torch.uint8),
-        labels[test],
+    return images[train], labels[train], images[test], labels[test]
+
+
+def stream_of(images: Tensor, labels: Tensor, seed: int, settings: DigitSettings) -> CorruptionStream:
+    """The corruptions of 8-bit images."""
+    return CorruptionStream(
+        (images * 255).to(torch.uint8),
+        labels,
         corruptions=CORRUPTIONS[: settings.corruptions],
         batch_size=settings.adaptation.batch_size,
         seed=seed,
     )
-    batches = list(stream)
-    for method in methods:
-        wrapper = adapted(
-            method,
-            copy.deepcopy(source),
-            settings.adaptation,
-            seed=seed,
-            augmentation=ImageAugmentation(flip_probability=0),
-            threshold=threshold,
-        )
-        followed = follow(wrapper, batches, device)
-        result["errors"][method] = segment_errors(followed, len(stream.schedule))
-        if method == "cotta":
-            result["confidence"], result["augmented"] = followed["confidence"], followed["augmented"]
-    result["example"] = torch.stack([batch.x[0] for batch in batches[:: len(stream) // len(stream.schedule)]])
-    result["original"] = images[test][0]
-    return result
+
+
+def run_source(seed: int, settings: DigitSettings, device: str) -> dict[str, Any]:
+    """A source model: its weights, its error without corruption, its threshold; and the stream's first image."""
+    train_x, train_y, test_x, test_y = split(seed, settings)
+    train_x = train_x.to(device)
+    source = train_source(train_x, train_y.to(device), settings.epochs, seed, device)
+    answers = map_batches(source, test_x, batch_size=200, device=device).argmax(1)
+    shown = stream_of(test_x[:1], test_y[:1], seed, settings)
+    return {
+        "weights": source.state_dict(),
+        "threshold": source_confidence_threshold(source, train_x.split(200)),
+        "clean": 100 * float((answers != test_y).double().mean()),
+        "examples": torch.cat([test_x[:1], *(batch.x for batch in shown)]),
+    }
+
+
+def run_stream(
+    seed: int, settings: DigitSettings, source: dict[str, Any], method: Method, device: str
+) -> dict[str, Any]:
+    """The stream, followed by one method from the source model: errors by corruption, and what CoTTA saw."""
+    *_, images, labels = split(seed, settings)
+    model = DigitNet().to(device)
+    model.load_state_dict(source["weights"])
+    augmentation = ImageAugmentation(flip_probability=0)
+    threshold = source["threshold"]
+    wrapper = adapted(method, model, settings.adaptation, seed=seed, augmentation=augmentation, threshold=threshold)
+    stream = stream_of(images, labels, seed, settings)
+    followed = follow(wrapper, stream, device)
+    errors = segment_errors(followed, len(stream.schedule))
+    return {"errors": errors, "confidence": followed["confidence"], "augmented": followed["augmented"]}

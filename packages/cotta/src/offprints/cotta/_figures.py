@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from offprints.cotta._evaluation import LABELS
 from offprints.cotta.datasets import CONDITIONS
@@ -56,13 +57,12 @@ def draw_bars(run: Run, what: str, errors: Mapping[str, np.ndarray], names: Sequ
         axes.legend(ncols=len(others), loc="upper right")
 
 
-def draw_confidence(run: Run, results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+def draw_confidence(run: Run, seen: Sequence[Mapping[str, Any]], threshold: float, names: Sequence[str]) -> None:
     """The source model's confidence, the threshold, and when views were averaged."""
-    confidence = np.stack([np.asarray(r["confidence"].cpu()) for r in results])
-    augmented = np.stack([np.asarray(r["augmented"].cpu()) for r in results])
-    threshold = float(np.mean([float(r["threshold"]) for r in results]))
+    confidence = np.stack([np.asarray(stream["confidence"]) for stream in seen])
+    augmented = np.stack([np.asarray(stream["augmented"]) for stream in seen])
     count = confidence.shape[1]
-    share = augmented.reshape(len(results), len(names), -1).mean((0, 2))
+    share = augmented.reshape(len(seen), len(names), -1).mean((0, 2))
     with run.figure("confidence", nrows=2, figsize=(9.0, 5.2), sharex=True, height_ratios=(2, 1)) as (_, axes):
         for row in confidence:
             axes[0].plot(np.arange(count) + 0.5, row, color=COLORS["cotta"], linewidth=0.9, alpha=0.8)
@@ -80,9 +80,8 @@ def draw_confidence(run: Run, results: Sequence[Mapping[str, Any]], names: Seque
                 axis.axvline(edge, color="#E3E3E3", linewidth=0.8, zorder=0)
 
 
-def draw_examples(run: Run, result: Mapping[str, Any], names: Sequence[str]) -> None:
-    """The first image of the stream in all its states."""
-    pictures = torch.cat([result["original"][None], result["example"]]).cpu()
+def draw_examples(run: Run, pictures: Float[Tensor, "N 3 H W"], names: Sequence[str]) -> None:
+    """The first image of the stream, as it is and in all its states."""
     titles = ["original", *readable(names)]
     columns = 8
     rows = -(-len(pictures) // columns)
@@ -90,7 +89,7 @@ def draw_examples(run: Run, result: Mapping[str, Any], names: Sequence[str]) -> 
         for axis in np.ravel(axes):
             axis.axis("off")
         for axis, picture, title in zip(np.ravel(axes), pictures, titles, strict=False):
-            axis.imshow(picture.permute(1, 2, 0).numpy())
+            axis.imshow(picture.permute(1, 2, 0).cpu().numpy())
             axis.set_title(title, fontsize=8, fontweight="normal", loc="center", pad=3)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from offprints.cotta import _figures as figures
-from offprints.cotta._digits import DigitSettings, run_digits
+from offprints.cotta._digits import DigitSettings, run_source, run_stream
 from offprints.cotta._evaluation import LABELS, Adaptation, Method
 from offprints.cotta._paper import (
     TABLES,
@@ -58,18 +58,29 @@ def reproduce(config: Config, run: Run) -> None:
 
 def report_digits(config: Config, run: Run) -> None:
     """Several networks, each with its stream."""
-    jobs = {
-        f"digits {i}": partial(run_digits, seed, config.digits, config.methods, str(run.device))
-        for i, seed in enumerate(run.seeds(config.digits.runs))
+    device, seeds = str(run.device), run.seeds(config.digits.runs)
+    sources = run.units(
+        {f"network {i}": partial(run_source, seed, config.digits, device) for i, seed in enumerate(seeds)}
+    )
+    streams = run.units(
+        {
+            f"{method} {i}": partial(run_stream, seed, config.digits, sources[f"network {i}"], method, device)
+            for method in reversed(config.methods)  # the longest first
+            for i, seed in enumerate(seeds)
+        }
+    )
+    results = list(sources.values())
+    errors = {
+        method: np.stack([np.asarray(streams[f"{method} {i}"]["errors"]) for i in range(len(seeds))])
+        for method in config.methods
     }
-    results = list(run.units(jobs).values())
-    errors = {m: np.stack([np.asarray(r["errors"][m].cpu()) for r in results]) for m in config.methods}
     names = CORRUPTIONS[: config.digits.corruptions]
     run.report_value("clean", "Error of the source model without corruption, percent", mean_of(results, "clean"))
     run.report_value("threshold", "Confidence threshold from the source images", mean_of(results, "threshold"))
     report_errors("digits on photographs", errors, names, run)
     if "cotta" in errors:
-        opened = float(np.mean([float(r["augmented"].mean()) for r in results]))
+        seen = [streams[f"cotta {i}"] for i in range(len(seeds))]
+        opened = float(np.mean([float(stream["augmented"].mean()) for stream in seen]))
         run.report_value("augmented", "Share of the batches whose views were averaged", opened)
         means = {method: values.mean(1) for method, values in errors.items()}
         for other, gain, text in (
@@ -81,8 +92,8 @@ def report_digits(config: Config, run: Run) -> None:
                 gains = means[other] - means["cotta"]
                 spread = float(gains.std()) if len(gains) > 1 else None
                 run.claim(f"below_{other}", text, float(gains.mean()), ">=", gain, spread=spread)
-        figures.draw_confidence(run, results, names)
-    figures.draw_examples(run, results[0], names)
+        figures.draw_confidence(run, seen, mean_of(results, "threshold"), names)
+    figures.draw_examples(run, results[0]["examples"], names)
 
 
 def mean_of(results: Sequence[Mapping[str, Any]], key: str) -> float:
