@@ -38,14 +38,15 @@ def main() -> None:
     ]
     compare(cases, results / "augmentation.json", rounds=5, seconds=0.2)
 
-    cases = []
-    for name, threshold in (("gate closed", 0.0), ("gate open", 1.0)):
+    for name, threshold in (("closed", 0.0), ("open", 1.0)):
         ours = CoTTA(copy.deepcopy(net), confidence_threshold=threshold, seed=0)
         official = PlainCoTTA(copy.deepcopy(net), threshold, gate_first=False)
-        gated = PlainCoTTA(copy.deepcopy(net), threshold, gate_first=True)
-        peers = {"official step": lambda m=official: m(x), "gate first": lambda m=gated: m(x)}
-        cases.append(Case(name, lambda m=ours: m(x), peers))
-    compare(cases, results / "step.json", rounds=3, seconds=0.01)
+        peers = {"official step": lambda m=official: m(x)}
+        if name == "closed":  # with an open gate it does the same as the official step
+            gated = PlainCoTTA(copy.deepcopy(net), threshold, gate_first=True)
+            peers["gate first"] = lambda m=gated: m(x)
+        case = Case(f"step, gate {name}", lambda m=ours: m(x), peers)
+        compare([case], results / f"step_{name}.json", rounds=2, seconds=0.01)
 
 
 if __name__ == "__main__":

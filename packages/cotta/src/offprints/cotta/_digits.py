@@ -33,7 +33,7 @@ class DigitSettings:
         adaptation: settings of TENT and CoTTA.
     """
 
-    runs: int = 2
+    runs: int = 1
     train_images: int = 997
     test_images: int = 800
     epochs: int = 20
