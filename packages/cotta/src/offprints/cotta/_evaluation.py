@@ -91,8 +91,8 @@ def follow(wrapper: nn.Module, batches: Iterable[StreamBatch], device: torch.dev
         wrong = (logits.argmax(1).cpu() != batch.y.cpu()).sum()
         confidence = float(getattr(wrapper, "last_confidence", torch.nan))
         rows.append([float(wrong), float(len(batch.y)), confidence, float(getattr(wrapper, "last_augmented", False))])
-    wrong, size, confidence, augmented = torch.tensor(rows, dtype=torch.float64).unbind(1)
-    return {"wrong": wrong, "size": size, "confidence": confidence, "augmented": augmented}
+    columns = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    return dict(zip(("wrong", "size", "confidence", "augmented"), columns, strict=True))
 
 
 def segment_errors(followed: dict[str, Tensor], segments: int) -> Tensor:

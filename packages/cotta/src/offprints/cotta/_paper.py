@@ -115,6 +115,7 @@ def source_model(benchmark: Benchmark, settings: PaperSettings) -> nn.Module:
     Raises:
         UsageError: weights are missing; the message says which and where they are.
     """
+    net: Any
     if benchmark in ("cifar10-c", "cifar10-c-gradual"):
         net = WideResNet(settings.depth, settings.widen_factor)
         where = "RobustBench's CIFAR-10 model 'Standard' (drive.google.com/uc?id=1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,12 @@ def separate_statistics(model: nn.Module, num_views: int) -> Iterator[None]:
         return torch.cat(parts)
 
     for norm in norms:
-        norm.forward = lambda x, norm=norm: normalize(norm, x)
+        vars(norm)["forward"] = partial(normalize, norm)
     try:
         yield
     finally:
         for norm in norms:
-            del norm.forward
+            del vars(norm)["forward"]
 
 
 class Layout:

@@ -83,6 +83,8 @@ class CoTTA(AdaptingModule):
         ValueError: a number or an option out of range, no parameter to adapt, an optimizer with foreign parameters.
     """
 
+    generator: torch.Generator
+
     def __init__(
         self,
         model: nn.Module,

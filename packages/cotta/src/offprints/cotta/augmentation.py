@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -218,8 +219,9 @@ def check_params(params: AugmentationParams, x: Tensor) -> None:
 
 def select(params: AugmentationParams, part: slice) -> AugmentationParams:
     """The parameters of some views."""
-    values = {field.name: getattr(params, field.name) for field in fields(params)}
-    return AugmentationParams(**{name: None if value is None else value[part] for name, value in values.items()})
+    values: dict[str, Any] = {field.name: getattr(params, field.name) for field in fields(params)}
+    values = {name: None if value is None else value[part] for name, value in values.items()}
+    return AugmentationParams(**values)
 
 
 def augment(x: Float[Tensor, "B C H W"], params: AugmentationParams) -> Float[Tensor, "V B C H W"]:

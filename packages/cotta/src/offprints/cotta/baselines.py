@@ -46,7 +46,7 @@ class Source(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """The same as :meth:`forward`."""
-        return self(x)  # type: ignore[no-any-return]
+        return self(x)
 
     def reset(self) -> None:
         """Nothing changes, so nothing has to be put back."""
@@ -161,7 +161,7 @@ class Tent(AdaptingModule):
     @torch.no_grad()
     def reset(self) -> None:
         """Parameters and optimizer as they were at construction."""
-        torch._foreach_copy_(self._adapted, self._initial)
+        torch._foreach_copy_(list[Tensor](self._adapted), self._initial)
         self.optimizer.load_state_dict(self._initial_optimizer)
 
     def train(self, mode: bool = True) -> Tent:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from offprints.shared.validation import check_choice
 
+BatchNorm = _BatchNorm  # 1-d, 2-d, 3-d, synchronized
 OptimizerLike = torch.optim.Optimizer | Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None
 
 

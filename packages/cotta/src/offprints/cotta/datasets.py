@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class ImageNetC(Dataset[tuple[Any, int]]):
         check_number(severity, "severity", low=1, high=5, integer=True)
         layout = "<root>/<corruption>/<severity>/<class>/<image>.JPEG\n(zenodo.org/records/2235448)"
         folder = require_folder(Path(root) / corruption / str(severity), layout)
-        self.folder: Any = image_folder(folder, transform=to_tensor if transform is None else transform)
+        self.folder = cast("Any", image_folder(folder, transform=to_tensor if transform is None else transform))
         self.classes: list[str] = self.folder.classes
         self.files: list[str] = [Path(path).name for path, _ in self.folder.samples]
 
@@ -90,7 +90,7 @@ class ImageNetC(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image and class."""
-        return self.folder[index]  # type: ignore[no-any-return]
+        return self.folder[index]
 
 
 class ACDC(Dataset[tuple[Tensor, Tensor]]):

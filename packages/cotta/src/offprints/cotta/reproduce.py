@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def report_digits(config: Config, run: Run) -> None:
         }
     )
     results = list(sources.values())
-    errors = {
+    errors: dict[str, np.ndarray] = {
         method: np.stack([np.asarray(streams[f"{method} {i}"]["errors"]) for i in range(len(seeds))])
         for method in config.methods
     }
@@ -152,7 +152,7 @@ def report_segmentation(config: Config, run: Run) -> None:
         for method in config.methods
     }
     done = run.units(jobs)
-    scores = {method: np.asarray(done[f"acdc {method}"]["iou"]) for method in config.methods}
+    scores: dict[str, np.ndarray] = {method: np.asarray(done[f"acdc {method}"]["iou"]) for method in config.methods}
     rows = [
         {"method": LABELS[method], "reference": method != "cotta", "mean": values.mean()}
         | dict(zip(CONDITIONS, values.mean(0), strict=True))
@@ -173,7 +173,8 @@ def claim_table(benchmark: str, means: Mapping[str, float], run: Run, what: str,
     if "cotta" not in means:
         return
     ours, paper = means["cotta"], reported["cotta"]
-    relation, bar = ("<=", paper + 1) if lower else (">=", paper - 1)
+    relation: Literal["<=", ">="] = "<=" if lower else ">="
+    bar = paper + 1 if lower else paper - 1
     run.claim(f"{benchmark}_cotta", f"{benchmark}: {what} of CoTTA", ours, relation, bar, paper_value=paper)
     for method, mean in means.items():
         if method != "cotta":
