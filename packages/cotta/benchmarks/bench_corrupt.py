@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from skimage.util import random_noise
 
 from offprints.cotta import corrupt
 from offprints.shared.benchmark import Case, compare
+
+sys.path.insert(0, str(Path(__file__).parent))
+from clock import compare_cpu
 
 rng = np.random.default_rng(0)
 
@@ -128,7 +132,11 @@ def main() -> None:
         Case(name, lambda name=name: corrupt(x, name, 5, generator=generator))
         for name in ("motion_blur", "snow", "frost", "fog")
     ]
-    compare(cases, Path(__file__).parent / "results" / "corrupt.json", rounds=2, seconds=0.05)
+    results = Path(__file__).parent / "results"
+    if "--cpu" in sys.argv:
+        compare_cpu(cases, results / "corrupt_cpu.json", rounds=1)
+    else:
+        compare(cases, results / "corrupt.json", rounds=3, seconds=0.05)
 
 
 if __name__ == "__main__":

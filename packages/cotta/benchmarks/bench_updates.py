@@ -12,6 +12,7 @@ from offprints.cotta import ema_update_, stochastic_restore_
 from offprints.shared.benchmark import Case, compare
 
 sys.path.insert(0, str(Path(__file__).parent))
+from clock import compare_cpu
 from plain import average, restore
 
 
@@ -43,7 +44,11 @@ def main() -> None:
             {"loop": lambda: restore(student, source, 0.01)},
         ),
     ]
-    compare(cases, Path(__file__).parent / "results" / "updates.json", rounds=5, seconds=0.1)
+    results = Path(__file__).parent / "results"
+    if "--cpu" in sys.argv:
+        compare_cpu(cases, results / "updates_cpu.json", rounds=5)
+    else:
+        compare(cases, results / "updates.json", rounds=5, seconds=0.1)
 
 
 if __name__ == "__main__":
