@@ -145,7 +145,7 @@ def _steps(schedule: AlphaSchedule, times: Tensor, method: Method) -> list[Step]
             raise ValueError("method 'f-pndm-sigma' needs a schedule with interpolation='log' or a continuous one")
         sigmas = ((1 - levels) / levels).sqrt()
         half_levels = 1 / (1 + ((sigmas[1:] + sigmas[:-1]) / 2) ** 2)
-        halves = schedule.time_of(half_levels)
+        halves = schedule._time_of(half_levels)
     else:
         halves = (times[1:] + times[:-1]) / 2
         half_levels = schedule.alpha_bar(halves)

@@ -180,16 +180,16 @@ class AlphaSchedule:
             entry = (time.trunc() + self.offset).clamp(0, last).long()
             level = self._table.to(time.device)[entry]
         else:
-            log = self._log.to(time.device)
-            left = index.clamp(0, max(last - 1, 0)).long()
+            table, log = self._table.to(time.device), self._log.to(time.device)
+            left = index.clamp(0, last).long()
             right = (left + 1).clamp(max=last)
-            level = torch.lerp(log[left], log[right], (index - left).clamp(0, 1)).exp()
+            level = table[left] * torch.exp((index - left).clamp(0, 1) * (log[right] - log[left]))
         return torch.where(index < 0, 1.0 if self.final == "one" else float(self._table[0]), level)
 
-    def time_of(self, alpha_bar: Tensor) -> Tensor:
+    def _time_of(self, alpha_bar: Tensor) -> Tensor:
         """The times at which levels are reached; the time of the first entry for levels above it."""
         entries = np.arange(self.num_train_timesteps, dtype=np.float64) - self.offset
-        return torch.from_numpy(np.interp(-alpha_bar.log().numpy(), -self._log.numpy(), entries))
+        return torch.as_tensor(np.interp(-alpha_bar.log().numpy(), -self._log.numpy(), entries))
 
     def _check_end(self, time: Tensor, within: Tensor) -> None:
         if should_check(time) and not bool(within.all()):
@@ -213,7 +213,7 @@ class _Continuous(AlphaSchedule):
         clamped = time.clamp(min=0)
         return torch.exp(-clamped * ((end - start) / 2 * clamped + start))
 
-    def time_of(self, alpha_bar: Tensor) -> Tensor:
+    def _time_of(self, alpha_bar: Tensor) -> Tensor:
         start, end = self._rates
         log = -alpha_bar.log()
         return 2 * log / (start + torch.sqrt(start**2 + 2 * (end - start) * log))
