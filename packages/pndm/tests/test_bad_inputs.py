@@ -53,7 +53,11 @@ def test_sampler() -> None:
             (run(schedule=SDE, times=[1.5, 0]), ValueError, "times"),
             (run(schedule=SDE, times=[1, 0], method="fon"), ValueError, "fon"),
             (run(schedule=torch.ones(3)), TypeError, "schedule"),
-            (run(schedule=AlphaSchedule.linear(interpolation="floor"), method="f-pndm-sigma"), ValueError, "interpolation"),
+            (
+                run(schedule=AlphaSchedule.linear(interpolation="floor"), method="f-pndm-sigma"),
+                ValueError,
+                "interpolation",
+            ),
             (run(NOISE.long()), TypeError, "noise"),
             (run(NOISE[:0]), ValueError, "noise"),
             (run(NOISE[0, 0]), ValueError, "noise"),

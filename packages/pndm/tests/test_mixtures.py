@@ -17,7 +17,9 @@ def test_it_is_the_scaled_score() -> None:
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
     level = SCHEDULE.alpha_bar(t).unsqueeze(1)
     parts = [
-        torch.distributions.MultivariateNormal(level.sqrt() * mean, (level * std**2 + 1 - level).view(-1, 1, 1) * torch.eye(2))
+        torch.distributions.MultivariateNormal(
+            level.sqrt() * mean, (level * std**2 + 1 - level).view(-1, 1, 1) * torch.eye(2)
+        )
         .log_prob(x)
         .add(torch.tensor(weight).double().log())
         for mean, std, weight in zip(MEANS, STDS, WEIGHTS, strict=True)

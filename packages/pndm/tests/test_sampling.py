@@ -38,7 +38,7 @@ def gaussian(x: Tensor, mean: Tensor, variance: float, a: Tensor, b: Tensor) -> 
     return mean * b.sqrt() + (x - mean * a.sqrt()) * ratio.sqrt()
 
 
-# ---- order ------------------------------------------------------------------------------------------------------------
+# ---- order -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_order_on_one_gaussian() -> None:
     assert orders["f-pndm"] < 2.5
 
 
-# ---- exactness --------------------------------------------------------------------------------------------------------
+# ---- exactness -------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 12), st.sampled_from(PHI), st.sampled_from(["linear", "quadratic", "cosine"]))
@@ -122,7 +122,7 @@ def test_it_commutes_with_rotations_and_permutations() -> None:
     torch.testing.assert_close(pndm_sample(model, noise[order], schedule=LINEAR, num_steps=7), out[order])
 
 
-# ---- small and uneven grids --------------------------------------------------------------------------------------------
+# ---- small and uneven grids ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -175,7 +175,7 @@ def test_times_of_every_kind() -> None:
     assert torch.equal(runs[0], runs[2])
 
 
-# ---- what the model sees and returns -----------------------------------------------------------------------------------
+# ---- what the model sees and returns ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,8 +14,11 @@ from torch.nn import functional as F
 from offprints.pndm.plans import Method, num_model_calls
 from offprints.pndm.sampling import pndm_sample
 from offprints.pndm.schedules import AlphaSchedule
+from offprints.pndm.transfers import transfer
 from offprints.shared.datasets import digits
 from offprints.shared.device import local_seed, make_generator
+
+METHODS: tuple[Method, ...] = ("ddim", "s-pndm", "f-pndm", "plms", "fon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class DigitSettings:
         samples: Drawn with every method, from the same noise.
         reference_steps: Of the DDIM run that all are compared with.
         evaluations: Of the network, that a method may spend.
+        path_steps: Steps of the trajectories that are drawn.
     """
 
     steps: int = 3000
@@ -39,6 +43,7 @@ class DigitSettings:
     samples: int = 512
     reference_steps: int = 1000
     evaluations: tuple[int, ...] = (20, 50, 100)
+    path_steps: tuple[int, int] = (10, 20)
 
 
 class EpsilonMLP(nn.Module):
@@ -124,9 +129,39 @@ def draw(settings: DigitSettings, trained: dict[str, Any], seed: int, device: st
     noise = torch.randn(settings.samples, 64, generator=make_generator(seed)).to(device)
     drawn = {"reference": sample(net, noise, settings.reference_steps, "ddim")}
     for evaluations in settings.evaluations:
-        for method in ("ddim", "s-pndm", "f-pndm", "plms", "fon"):
-            drawn[f"{method} {evaluations}"] = sample(net, noise, steps_for(evaluations, method), method)  # type: ignore[arg-type]
+        for method in METHODS:
+            drawn[f"{method} {evaluations}"] = sample(net, noise, steps_for(evaluations, method), method)
     return {name: images.cpu() for name, images in drawn.items()}
+
+
+def paths(settings: DigitSettings, trained: dict[str, Any], seed: int, device: str) -> dict[str, Any]:
+    """Norm of the sample and of its change per training step along the way, for the reference and with few steps."""
+    net = network(settings, trained["weights"], device)
+    noise = torch.randn(min(settings.samples, 128), 64, generator=make_generator(seed)).to(device)
+    schedule = AlphaSchedule.linear()
+
+    def along(num_steps: int, method: Method, points: int) -> tuple[Tensor, Tensor]:
+        times = grid(num_steps)
+        trajectory = pndm_sample(net, noise, schedule=schedule, times=times, method=method, return_trajectory=True)
+        norms, slopes = [], []
+        for i in np.unique(np.linspace(0, num_steps - 1, points).astype(int)):
+            x, t = trajectory[i], float(times[i])
+            eps = net(x, torch.full((len(x),), t, device=x.device))
+            moved = transfer(x, eps, schedule.alpha_bar(t), schedule.alpha_bar(t - 1))
+            norms.append(x.norm(dim=1))
+            slopes.append((moved - x).norm(dim=1))
+        return torch.stack(norms).cpu(), torch.stack(slopes).cpu()
+
+    norms, slopes = along(settings.reference_steps, "ddim", 100)
+    low, high = slopes.quantile(torch.tensor([0.05, 0.95]), dim=1)
+    found: dict[str, Any] = {
+        "reference": {"norm": norms.mean(1).tolist(), "slope_low": low.tolist(), "slope_high": high.tolist()}
+    }
+    for n in settings.path_steps:
+        for method in ("fon", "s-pndm", "f-pndm"):
+            norms, slopes = along(n, method, n)  # type: ignore[arg-type]
+            found[f"{method} {n}"] = {"norm": norms.mean(1).tolist(), "slope": slopes.mean(1).tolist()}
+    return found
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:

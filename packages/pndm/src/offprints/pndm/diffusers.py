@@ -138,7 +138,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
                 f"num_inference_steps={num_inference_steps} with steps_offset={self.config.steps_offset} begins at"
                 f" {times[0]}, beyond the table of {total} entries"
             )
-        # Where diffusers leads from each time t: to t - r; Runge-Kutta and the second Euler try to the next in the list.
+        # From each time t diffusers leads to t - r; Runge-Kutta and the second Euler try lead to the next in the list.
         ends = times - ratio
         listed = np.append(times[1:], ends[-1])
         asked = listed + ratio // 2
