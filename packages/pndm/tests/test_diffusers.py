@@ -38,28 +38,25 @@ def loop(scheduler: Any, num_steps: int | None, noise: Tensor = NOISE, begin: in
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("skip", [True, False])
-@pytest.mark.parametrize("n", [4, 7, 10, 30, 47])  # 7 and 30: an odd number of training steps each
-def test_diffusers_own(spacing: str, skip: bool, n: int) -> None:
-    for one, offset, betas in ((False, 1, "scaled_linear"), (True, 0, "linear"), (False, 0, "squaredcos_cap_v2")):
-        theirs = diffusers.PNDMScheduler(
-            timestep_spacing=spacing,
-            skip_prk_steps=skip,
-            set_alpha_to_one=one,
-            steps_offset=offset,
-            beta_schedule=betas,
-        )
-        ours = PNDMScheduler.from_config(theirs.config)
-        assert ours.config.method == ("plms" if skip else "f-pndm")
-        actual, expected = loop(ours, n), loop(theirs, n)
-        assert torch.equal(ours.timesteps, theirs.timesteps)
-        # Their table is in float32.
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-        exact = AlphaSchedule(theirs.betas.double().neg().add(1).cumprod(0), interpolation="floor")
-        theirs.alphas_cumprod = exact.alpha_bar(torch.arange(1000))
-        theirs.final_alpha_cumprod = torch.tensor(1.0) if one else theirs.alphas_cumprod[0]
-        same = PNDMScheduler.from_config(theirs.config, trained_betas=theirs.betas)
-        expected = loop(theirs, n)
-        torch.testing.assert_close(loop(same, n), expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+@pytest.mark.parametrize(
+    ("n", "one", "offset", "betas"),  # 7 and 30: an odd number of training steps each
+    [(4, False, 1, "scaled_linear"), (7, True, 0, "linear"), (30, False, 0, "squaredcos_cap_v2")],
+)
+def test_diffusers_own(spacing: str, skip: bool, n: int, one: bool, offset: int, betas: str) -> None:
+    theirs = diffusers.PNDMScheduler(
+        timestep_spacing=spacing, skip_prk_steps=skip, set_alpha_to_one=one, steps_offset=offset, beta_schedule=betas
+    )
+    ours = PNDMScheduler.from_config(theirs.config)
+    assert ours.config.method == ("plms" if skip else "f-pndm")
+    actual, expected = loop(ours, n), loop(theirs, n)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    # Their table is in float32.
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    exact = AlphaSchedule.from_betas(theirs.betas, interpolation="floor")
+    theirs.alphas_cumprod = exact.alpha_bar(torch.arange(1000))
+    theirs.final_alpha_cumprod = torch.tensor(1.0) if one else theirs.alphas_cumprod[0]
+    same, expected = PNDMScheduler.from_config(theirs.config, trained_betas=theirs.betas), loop(theirs, n)
+    torch.testing.assert_close(loop(same, n), expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -68,12 +65,12 @@ def test_it_is_pndm_sample_bit_for_bit(method: Any, prediction: Any) -> None:
     scheduler = PNDMScheduler(method=method, prediction_type=prediction)
     schedule = AlphaSchedule.linear(final="first", interpolation="floor")
     options: Any = {"schedule": schedule, "method": method, "prediction_type": prediction}
-    for n in (4, 10, 50):
+    for n in (4, 10):
         assert torch.equal(loop(scheduler, n), pndm_sample(network, NOISE, num_steps=n, **options))
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 50])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_timesteps(method: str, n: int) -> None:
     scheduler = PNDMScheduler(method=method)
     scheduler.set_timesteps(n)
@@ -162,27 +159,22 @@ def test_add_noise() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("told", [True, False])
 def test_every_beginning(method: str, told: bool) -> None:
-    """The network is asked for a sample at the level of the time that is asked: eps(x, t) = eps makes this exact."""
+    """The network is asked for a sample at the level of the time that is asked: a constant prediction makes this exact,
+    but for the classical method."""
     eps = NOISE.flip(0)
     schedule = AlphaSchedule.linear(final="first", interpolation="floor")
     scheduler = PNDMScheduler(method=method)
     scheduler.set_timesteps(10)
-    times = scheduler.timesteps
-    for begin in range(len(times)):
+    for begin in range(len(scheduler.timesteps)):
         scheduler.set_timesteps(10)
         if told:
             scheduler.set_begin_index(begin)
             assert scheduler.begin_index == begin
-        x = NOISE
-        listed = [*scheduler.timesteps[begin:], torch.tensor(-1)]
-        for t in listed[:-1]:
-            assert torch.allclose(x, transfer(NOISE, eps, *schedule.alpha_bar(torch.stack([listed[0], t])).tolist()))
+        x, times = NOISE, scheduler.timesteps[begin:]
+        for t, following in zip(times, [*times[1:], torch.tensor(-1)], strict=True):
             x = scheduler.step(eps, t, x).prev_sample
-        if method != "fon":
-            expected = transfer(NOISE, eps, *schedule.alpha_bar(torch.stack([listed[0], listed[-1]])).tolist())
-            assert torch.allclose(x, expected)
-        if method == "fon":
-            break  # not exact for a constant prediction
+            levels = schedule.alpha_bar(torch.stack([times[0], following])).tolist()
+            assert x.isfinite().all() if method == "fon" else torch.allclose(x, transfer(NOISE, eps, *levels))
 
 
 def test_the_history_begins_there_too() -> None:

@@ -7,7 +7,6 @@ here once, in float64 on the host.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,8 +79,7 @@ def plain_step(start: Node, half: Node, end: Node, unit: float = 1.0) -> Step:
     return Step(start, end, end, start, (half, half), half, unit)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One model call. `sample` is what the model was given, `base` the sample at the start of the step.
 
     The gradient ``of_output * output + of_sample * sample + of_base * base`` goes in front of those kept, and the next

@@ -45,7 +45,7 @@ def reproduce(config: Config, run: Run) -> None:
         return
     exact = partial(_exact.errors, run.seed, config.samples, config.grid, config.equal_cost)
     train = partial(_digits.train, config.digits, run.seed, str(run.device))
-    done = run.units({"digits": train, "exact": exact})
+    done = run.units({"digits": train, "exact": exact}, workers=1)  # a second process would spend more on its start
     convergence(config, run, done["exact"])
     few_evaluations(config.digits, run, done["digits"])
 
@@ -105,7 +105,8 @@ def few_evaluations(settings: DigitSettings, run: Run, trained: dict[str, Any]) 
         {
             "samples": partial(_digits.draw, settings, trained, run.seed, str(run.device)),
             "paths": partial(_digits.paths, settings, trained, run.seed, str(run.device)),
-        }
+        },
+        workers=1,
     )
     drawn, reference = made["samples"], made["samples"]["reference"]
     data = digits(value_range=(-1.0, 1.0))[0]
@@ -154,7 +155,7 @@ def few_evaluations(settings: DigitSettings, run: Run, trained: dict[str, Any]) 
     _figures.draw_manifold(run, made["paths"], settings.path_steps)
 
 
-SMOKE = DigitSettings(steps=30, width=32, samples=16, reference_steps=50)
+SMOKE = DigitSettings(steps=30, width=32, samples=16, reference_steps=200)
 
 experiment = Experiment(
     name="pndm",
