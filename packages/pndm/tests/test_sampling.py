@@ -83,7 +83,7 @@ def test_order_on_one_gaussian() -> None:
 
 
 @given(st.integers(1, 12), st.sampled_from(PHI), st.sampled_from(["linear", "quadratic", "cosine"]))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_constant_prediction_is_solved_exactly(n: int, method: Any, name: str) -> None:
     schedule = getattr(AlphaSchedule, name)()
     noise, eps = normal(2, 3), normal(2, 3, seed=1)
@@ -94,7 +94,7 @@ def test_a_constant_prediction_is_solved_exactly(n: int, method: Any, name: str)
 
 
 @given(st.integers(4, 12), st.lists(st.floats(-1, 1), min_size=4, max_size=4), st.integers(0, 5))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_sigma_weights_are_exact_for_cubics(n: int, factors: list[float], seed: int) -> None:
     """eps a cubic in sigma, the same for all x, on a random grid."""
 

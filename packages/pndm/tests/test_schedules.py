@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offprints.pndm import AlphaSchedule, inference_times
@@ -59,6 +59,7 @@ def test_the_table_is_a_copy() -> None:
     assert schedule.alpha_bar(0).item() == 0.9
 
 
+@settings(max_examples=30)
 @given(st.floats(-0.999, 998.9))
 def test_log_interpolation_lies_between_its_neighbors(t: float) -> None:
     schedule = AlphaSchedule.linear(offset=1 if t < 0 else 0)
@@ -68,6 +69,7 @@ def test_log_interpolation_lies_between_its_neighbors(t: float) -> None:
     assert math.log(here) == pytest.approx((1 - share) * math.log(left) + share * math.log(right), rel=1e-9)
 
 
+@settings(max_examples=30)
 @given(st.floats(1e-4, 1.0), st.sampled_from([(0.1, 20.0), (3.0, 3.0), (5.0, 0.5)]))
 def test_continuous(t: float, rates: tuple[float, float]) -> None:
     schedule = AlphaSchedule.continuous_linear(beta_0=rates[0], beta_1=rates[1])

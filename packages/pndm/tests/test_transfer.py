@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,6 +23,7 @@ def close(actual: Tensor, expected: Tensor) -> bool:
     return torch.allclose(actual, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
 
 
+@settings(max_examples=30)
 @given(level, level)
 def test_it_is_ddim_without_noise(a: float, b: float) -> None:
     x, e = pair()
@@ -31,12 +32,14 @@ def test_it_is_ddim_without_noise(a: float, b: float) -> None:
     assert torch.allclose(transfer(x, e, a, b), ddim, rtol=1e-9, atol=1e-9 * float(clean.abs().max()))
 
 
+@settings(max_examples=30)
 @given(level)
 def test_no_way_is_no_move(a: float) -> None:
     x, e = pair()
     assert torch.equal(transfer(x, e, a, a), x)
 
 
+@settings(max_examples=30)
 @given(level, level, level)
 def test_moves_compose_and_go_back(a: float, m: float, b: float) -> None:
     x, e = pair()
@@ -45,6 +48,7 @@ def test_moves_compose_and_go_back(a: float, m: float, b: float) -> None:
     assert torch.allclose(transfer(there, e, b, a), x, rtol=1e-9, atol=1e-8)
 
 
+@settings(max_examples=30)
 @given(level, level, st.floats(-3, 3))
 def test_it_is_linear(a: float, b: float, factor: float) -> None:
     (x, e), (y, f) = pair(0), pair(1)
@@ -61,6 +65,7 @@ def test_no_cancellation_for_near_levels() -> None:
     assert abs(moved / width / derivative - 1) < 1e-11
 
 
+@settings(max_examples=30)
 @given(st.lists(level, min_size=3, max_size=3), level)
 def test_one_level_for_each_row(levels: list[float], b: float) -> None:
     x, e = pair()

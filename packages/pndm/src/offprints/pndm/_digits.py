@@ -36,7 +36,7 @@ class DigitSettings:
         path_steps: Steps of the trajectories that are drawn.
     """
 
-    steps: int = 3000
+    steps: int = 2500
     batch_size: int = 256
     lr: float = 2e-3
     width: int = 256

@@ -30,6 +30,8 @@ def draw_errors(run: Run, errors: Mapping[str, Mapping[Method, Sequence[float]]]
                 calls = [num_model_calls(n, method) for n in steps]
                 style = "--" if method == "plms" else "-"
                 axes.loglog(calls, values, style, color=COLORS[method], marker="o", label=NAMES[method])
+            axes.set_xticks(steps, [str(n) for n in steps])
+            axes.minorticks_off()
             axes.set(xlabel="model evaluations")
             axes.legend()
         left.set(title="Exact scores, continuous schedule", ylabel="RMS error of the samples")
@@ -86,6 +88,6 @@ def draw_manifold(run: Run, paths: Mapping[str, Any], steps: Sequence[int]) -> N
                 path = paths[f"{method} {n}"]
                 axes.plot(path["norm"], path["slope"], marker="o", color=COLORS[method], label=NAMES[method])
             axes.set(title=f"{n} steps", xlabel="norm of the sample", yscale="log")
-            axes.invert_xaxis()
+        both[0].invert_xaxis()  # shared: time runs from left to right
         both[0].set_ylabel("norm of its change per training step")
         both[0].legend()

@@ -82,7 +82,9 @@ def convergence(config: Config, run: Run, found: Mapping[str, Any]) -> None:
         0.15,
     )
     run.report_value(
-        "plms-equal-cost", f"the same of PLMS, {config.equal_cost} evaluations", cost["plms"] / cost["ddim"]
+        "plms-equal-cost",
+        f"error of PLMS over that of DDIM, {config.equal_cost} evaluations each",
+        cost["plms"] / cost["ddim"],
     )
     run.report_value(
         "fon-bias",
@@ -124,12 +126,14 @@ def few_evaluations(settings: DigitSettings, run: Run, trained: dict[str, Any]) 
             0.5,
         )
         run.report_value(
-            "digits-plms", f"the same of PLMS, {n} evaluations", distances["plms"][n] / distances["ddim"][n]
+            "digits-plms",
+            f"digits, {n} evaluations: squared distance of PLMS over that of DDIM",
+            distances["plms"][n] / distances["ddim"][n],
         )
     few = settings.evaluations[0]
     run.report_value(
         "digits-fon",
-        f"the same of FON over F-PNDM, {few} evaluations",
+        f"digits, {few} evaluations: squared distance of the classical method (FON) over that of F-PNDM",
         distances["fon"][few] / distances["f-pndm"][few],
     )
     rows = [
