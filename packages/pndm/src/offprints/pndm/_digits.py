@@ -36,11 +36,11 @@ class DigitSettings:
         path_steps: Steps of the trajectories that are drawn.
     """
 
-    steps: int = 2500
+    steps: int = 1500
     batch_size: int = 256
     lr: float = 2e-3
     width: int = 256
-    samples: int = 512
+    samples: int = 256
     reference_steps: int = 1000
     evaluations: tuple[int, ...] = (20, 50, 100)
     path_steps: tuple[int, int] = (10, 20)
