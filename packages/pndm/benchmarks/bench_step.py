@@ -79,7 +79,7 @@ def main() -> None:
             if method == "f-pndm":
                 peers = peers | {"official loop": partial(official, table, noise, eps)}
             cases.append(Case(f"pndm_sample {name}", partial(sample, method, noise, eps), peers, agree))
-    compare(cases, Path(__file__).parent / "results" / "step.json", rounds=5, seconds=0.1, threads=1)
+    compare(cases, Path(__file__).parent / "results" / "step.json", rounds=5, seconds=0.05, threads=1)
 
 
 if __name__ == "__main__":

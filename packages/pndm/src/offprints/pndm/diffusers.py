@@ -115,6 +115,8 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self._listed: list[int] = []
         self._steps: list[Step] = []
+        self._grids: dict[int, tuple[list[Step], list[int]]] = {}  # by number of steps: pipelines repeat it
+        self._plans: dict[tuple[int | None, int], list[Call]] = {}
         self._reset()
 
     @classmethod
@@ -132,6 +134,16 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
         """
         total = self.config.num_train_timesteps
         check_number(num_inference_steps, "num_inference_steps", low=1, high=total, integer=True)
+        n = int(num_inference_steps)
+        if n not in self._grids:
+            self._grids[n] = self._grid(n)
+        self._steps, self._listed = self._grids[n]
+        self.timesteps = torch.tensor(self._listed, dtype=torch.int64).to(device)
+        self.num_inference_steps = n
+        self._reset()
+
+    def _grid(self, num_inference_steps: int) -> tuple[list[Step], list[int]]:
+        total = self.config.num_train_timesteps
         times, ratio = self._spaced(num_inference_steps), total // num_inference_steps
         if times[0] >= total:
             raise ValueError(
@@ -148,14 +160,11 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
         grid = np.stack([times, ends, listed, restarts, times - ratio // 2, asked, asked, times - 1], 1)
         levels = self._schedule.alpha_bar(torch.from_numpy(np.minimum(grid, total - 1))).tolist()
         rows = [[Node(*pair) for pair in zip(*row, strict=True)] for row in zip(grid.tolist(), levels, strict=True)]
-        self._steps = [
+        steps = [
             Step(start, end, following, restart, (first, second), half, unit.level)
             for start, end, following, restart, first, second, half, unit in rows
         ]
-        self._listed = [max(0, int(node.time)) for node in asked_nodes(self._steps, self.config.method)]
-        self.timesteps = torch.tensor(self._listed, dtype=torch.int64).to(device)
-        self.num_inference_steps = int(num_inference_steps)
-        self._reset()
+        return steps, [max(0, int(node.time)) for node in asked_nodes(steps, self.config.method)]
 
     def _spaced(self, n: int) -> np.ndarray:
         total = self.config.num_train_timesteps
@@ -226,7 +235,10 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
         check_output(model_output, sample, "model")
         if self._step_index is None:
             index = self._first_index(timestep)
-            self._plan = make_plan(self._steps, self.config.method, self.config.prediction_type, index)
+            key = (self.num_inference_steps, index)
+            if key not in self._plans:
+                self._plans[key] = make_plan(self._steps, self.config.method, self.config.prediction_type, index)
+            self._plan = self._plans[key]
             self._step_index = self._begun = index
         self._check_next(timestep, self._step_index)
         call = self._plan[self._step_index - self._begun]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def pndm_sample(
     check_tensor(noise, "noise", finite=validate, validate=validate)
     if noise.ndim < 2:
         raise ValueError(f"noise must have a batch axis and at least one more, got shape {tuple(noise.shape)}")
-    plan = make_plan(_steps(schedule, _times(times, num_steps, schedule, method), method), method, prediction_type)
+    grid = _times(times, num_steps, schedule, method)
+    plan = _plan(schedule, tuple(grid.tolist()), method, prediction_type)
 
     clock = torch.float32 if noise.dtype in HALF else noise.dtype
     asked = torch.tensor([call.node.time for call in plan], dtype=torch.float64).to(clock)
@@ -136,6 +138,11 @@ def _times(
     if grid[0] > end:
         raise ValueError(f"times must not lie beyond the last one of the schedule, {end}, got {grid[0].item():g}")
     return grid
+
+
+@lru_cache(maxsize=32)
+def _plan(schedule: AlphaSchedule, times: tuple[float, ...], method: Method, prediction: Prediction) -> list[Call]:
+    return make_plan(_steps(schedule, torch.tensor(times, dtype=torch.float64), method), method, prediction)
 
 
 def _steps(schedule: AlphaSchedule, times: Tensor, method: Method) -> list[Step]:
