@@ -1,0 +1,263 @@
+"""Noise schedules: alpha-bar at any real time, by the three conventions in use for reading a training table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict, Unpack
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from offprints.shared.validation import check_choice, check_monotone, check_number, should_check
+
+Values = Tensor | np.ndarray | Sequence[float]
+Final = Literal["one", "first"]
+Interpolation = Literal["log", "floor"]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of :class:`AlphaSchedule`."""
+
+    offset: int
+    final: Final
+    interpolation: Interpolation
+
+
+def as_float64(values: Values, name: str, *, ndim: int = 1) -> Tensor:
+    """A tensor, an array or numbers as a finite float64 tensor on the CPU, without passing through float32.
+
+    Raises:
+        TypeError: something else.
+        ValueError: another number of axes, empty, NaN or infinite.
+    """
+    if isinstance(values, Tensor):
+        tensor = values.detach().to("cpu", torch.float64)
+    else:
+        try:
+            array = np.asarray(values)
+            numeric = array.dtype.kind in "fiu"
+        except ValueError:  # rows of different lengths
+            numeric = False
+        if not numeric:
+            raise TypeError(f"{name} must be a tensor, an array or numbers, got {values!r}")
+        tensor = torch.from_numpy(array.astype(np.float64))
+    if tensor.ndim != ndim or tensor.numel() == 0:
+        raise ValueError(f"{name} must have {ndim} dimensions and not be empty, got shape {tuple(tensor.shape)}")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {tensor[~tensor.isfinite()][0].item()}")
+    return tensor
+
+
+class AlphaSchedule:
+    r"""alpha-bar, the share of the signal's variance, as a function of time: the cumulative product of 1 - beta.
+
+    Three conventions turn a time into an entry of a training table:
+
+    ====================  ========  =========  =================  =====================================================
+    convention            `offset`  `final`    `interpolation`    what it does
+    ====================  ========  =========  =================  =====================================================
+    ours, default         0         ``one``    ``log``            entry t as in training; the last step ends at the data
+    official code         1         ``one``    ``floor``          entry t + 1, so that the last time -1 is entry 0
+    diffusers             0         either     ``floor``          entry t; `final` is its ``set_alpha_to_one``
+    ====================  ========  =========  =================  =====================================================
+
+    Args:
+        alphas_cumprod: ``[num_train_timesteps]``, in (0, 1], strictly decreasing.
+        offset: Added to the time to get the index of the entry.
+        final: Level where time plus `offset` is below 0: ``"one"`` for clean data, ``"first"`` for entry 0.
+        interpolation: Between entries: ``"log"`` for log-linear, ``"floor"`` for the entry of the time truncated
+            toward zero.
+
+    Attributes:
+        num_train_timesteps: Length of the table; 0 for a continuous schedule.
+
+    Raises:
+        TypeError: `alphas_cumprod` is not numeric, `offset` not an integer.
+        ValueError: values that are not strictly decreasing in (0, 1], unknown `final` or `interpolation`,
+            `offset` negative.
+    """
+
+    num_train_timesteps: int
+
+    def __init__(
+        self,
+        alphas_cumprod: Values,
+        *,
+        offset: int = 0,
+        final: Final = "one",
+        interpolation: Interpolation = "log",
+    ) -> None:
+        check_number(offset, "offset", low=0, integer=True)
+        check_choice(final, "final", ("one", "first"))
+        check_choice(interpolation, "interpolation", ("log", "floor"))
+        table = as_float64(alphas_cumprod, "alphas_cumprod")
+        if table.min() <= 0 or table.max() > 1:
+            raise ValueError(f"alphas_cumprod must lie in (0, 1], got {table.min().item()} to {table.max().item()}")
+        check_monotone(table, "alphas_cumprod", increasing=False)
+        self.num_train_timesteps = len(table)
+        self.offset, self.final, self.interpolation = offset, final, interpolation
+        self._table = table.clone()
+        self._log = table.log()
+
+    @classmethod
+    def from_betas(cls, betas: Values, **options: Unpack[Options]) -> AlphaSchedule:
+        """From the variances of the noise added at each training step, ``[num_train_timesteps]`` in (0, 1).
+
+        Raises:
+            ValueError: a beta outside (0, 1), or what the class refuses.
+        """
+        variances = as_float64(betas, "betas")
+        if variances.min() <= 0 or variances.max() >= 1:
+            raise ValueError(f"betas must lie in (0, 1), got {variances.min().item()} to {variances.max().item()}")
+        return cls((1 - variances).cumprod(0), **options)
+
+    @classmethod
+    def linear(
+        cls,
+        num_train_timesteps: int = 1000,
+        *,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        **options: Unpack[Options],
+    ) -> AlphaSchedule:
+        """Betas equally spaced (DDPM's; diffusers' ``linear``)."""
+        return cls.from_betas(_linspace(num_train_timesteps, beta_start, beta_end), **options)
+
+    @classmethod
+    def quadratic(
+        cls,
+        num_train_timesteps: int = 1000,
+        *,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        **options: Unpack[Options],
+    ) -> AlphaSchedule:
+        """Square roots of the betas equally spaced (the official code's ``quad``; diffusers' ``scaled_linear``)."""
+        _check_betas(beta_start, beta_end)
+        roots = _linspace(num_train_timesteps, math.sqrt(beta_start), math.sqrt(beta_end))
+        return cls.from_betas(roots**2, **options)
+
+    @classmethod
+    def cosine(
+        cls, num_train_timesteps: int = 1000, *, max_beta: float = 0.999, **options: Unpack[Options]
+    ) -> AlphaSchedule:
+        """alpha-bar a squared cosine of time, betas cut at `max_beta` (diffusers' ``squaredcos_cap_v2``)."""
+        check_number(num_train_timesteps, "num_train_timesteps", low=1, integer=True)
+        check_number(max_beta, "max_beta", low=0, high=1, open_low=True, open_high=True)
+        time = torch.arange(num_train_timesteps + 1, dtype=torch.float64) / num_train_timesteps
+        signal = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+        return cls.from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta), **options)
+
+    @classmethod
+    def continuous_linear(cls, *, beta_0: float = 0.1, beta_1: float = 20.0) -> AlphaSchedule:
+        r"""The variance-preserving SDE with a linear rate, t in [0, 1].
+
+        alpha-bar(t) = exp(-t² (beta_1 - beta_0) / 2 - t beta_0), exact at any time; below 0 it is 1. There are no
+        default times: pass `times` to :func:`pndm_sample`.
+
+        Raises:
+            ValueError: a rate that is not positive.
+        """
+        check_number(beta_0, "beta_0", low=0, open_low=True)
+        check_number(beta_1, "beta_1", low=0, open_low=True)
+        return _Continuous(float(beta_0), float(beta_1))
+
+    def alpha_bar(self, t: Tensor | float) -> Float64[Tensor, "*times"]:
+        """Level at `t`, in float64 and in the shape of `t`; t below 0 (after `offset`) gives the final level.
+
+        Raises:
+            TypeError: `t` is neither a number nor a tensor of numbers.
+            ValueError: NaN, or a time beyond the table.
+        """
+        time = _as_time(t)
+        index = time + self.offset
+        last = self.num_train_timesteps - 1
+        self._check_end(time, index <= last)
+        if self.interpolation == "floor":
+            entry = (time.trunc() + self.offset).clamp(0, last).long()
+            level = self._table.to(time.device)[entry]
+        else:
+            table, log = self._table.to(time.device), self._log.to(time.device)
+            left = index.clamp(0, last).long()
+            right = (left + 1).clamp(max=last)
+            level = table[left] * torch.exp((index - left).clamp(0, 1) * (log[right] - log[left]))
+        return torch.where(index < 0, 1.0 if self.final == "one" else float(self._table[0]), level)
+
+    def _time_of(self, alpha_bar: Tensor) -> Tensor:
+        """The times at which levels are reached; the time of the first entry for levels above it."""
+        entries = np.arange(self.num_train_timesteps, dtype=np.float64) - self.offset
+        return torch.as_tensor(np.interp(-alpha_bar.log().numpy(), -self._log.numpy(), entries))
+
+    def _check_end(self, time: Tensor, within: Tensor) -> None:
+        if should_check(time) and not bool(within.all()):
+            worst = time[~within].flatten()[0].item()
+            raise ValueError(
+                f"t must not lie beyond the {self.num_train_timesteps} entries of the table (offset {self.offset}),"
+                f" got {worst}"
+            )
+
+
+class _Continuous(AlphaSchedule):
+    def __init__(self, beta_0: float, beta_1: float) -> None:
+        self.num_train_timesteps = 0
+        self.offset, self.final, self.interpolation = 0, "one", "log"
+        self._rates = (beta_0, beta_1)
+
+    def alpha_bar(self, t: Tensor | float) -> Float64[Tensor, "*times"]:
+        time = _as_time(t)
+        self._check_end(time, time <= 1)
+        start, end = self._rates
+        clamped = time.clamp(min=0)
+        return torch.exp(-clamped * ((end - start) / 2 * clamped + start))
+
+    def _time_of(self, alpha_bar: Tensor) -> Tensor:
+        start, end = self._rates
+        log = -alpha_bar.log()
+        return 2 * log / (start + torch.sqrt(start**2 + 2 * (end - start) * log))
+
+    def _check_end(self, time: Tensor, within: Tensor) -> None:
+        if should_check(time) and not bool(within.all()):
+            raise ValueError(f"t must not lie beyond 1, the end, got {time[~within].flatten()[0].item()}")
+
+
+def inference_times(num_steps: int, num_train_timesteps: int = 1000) -> Float64[Tensor, " num_steps+1"]:
+    """The official code's times ``[num_steps + 1]``: (n-1) r, ..., 2 r, r, 0, then -1 for the end, with r = N // n.
+
+    Always exactly `num_steps` steps. (The official loop takes ceil(N / r), 31 for n = 30.)
+
+    Raises:
+        TypeError, ValueError: not integers, or `num_steps` not in 1..`num_train_timesteps`.
+    """
+    check_number(num_train_timesteps, "num_train_timesteps", low=1, integer=True)
+    check_number(num_steps, "num_steps", low=1, high=num_train_timesteps, integer=True)
+    ratio = num_train_timesteps // num_steps
+    listed = torch.arange(num_steps - 1, -1, -1, dtype=torch.float64) * ratio
+    return torch.cat([listed, listed.new_tensor([-1.0])])
+
+
+def _as_time(t: Any) -> Tensor:
+    if isinstance(t, Tensor):
+        if t.is_complex() or t.dtype == torch.bool:
+            raise TypeError(f"t must hold real numbers, got {t.dtype}")
+        # Apple's GPUs have no float64.
+        time = t.detach().to("cpu" if t.device.type == "mps" else t.device, torch.float64)
+    else:
+        check_number(t, "t", low=-math.inf)
+        time = torch.tensor(float(t), dtype=torch.float64)
+    if should_check(time) and bool(time.isnan().any()):
+        raise ValueError("t must not be NaN")
+    return time
+
+
+def _check_betas(beta_start: float, beta_end: float) -> None:
+    check_number(beta_start, "beta_start", low=0, high=1, open_low=True, open_high=True)
+    check_number(beta_end, "beta_end", low=0, high=1, open_low=True, open_high=True)
+
+
+def _linspace(num_train_timesteps: int, start: float, end: float) -> Tensor:
+    check_number(num_train_timesteps, "num_train_timesteps", low=1, integer=True)
+    _check_betas(start, end)
+    return torch.linspace(start, end, num_train_timesteps, dtype=torch.float64)

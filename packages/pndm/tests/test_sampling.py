@@ -1,0 +1,268 @@
+"""What the methods promise: orders of convergence, exactness, conventions, parametrizations."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from offprints.pndm import AlphaSchedule, GaussianMixtureEps, num_model_calls, pndm_sample, transfer
+
+METHODS = ["ddim", "s-pndm", "f-pndm", "plms", "fon", "f-pndm-sigma"]
+PHI = [method for method in METHODS if method != "fon"]
+SDE = AlphaSchedule.continuous_linear()
+LINEAR = AlphaSchedule.linear()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def sigma(level: Tensor) -> Tensor:
+    return ((1 - level) / level).sqrt()
+
+
+def mixture(schedule: AlphaSchedule = SDE) -> GaussianMixtureEps:
+    return GaussianMixtureEps([[1.0, 0.2], [-0.6, 0.8], [-0.3, -1.0]], [0.4, 0.5, 0.35], [0.3, 0.4, 0.3], schedule)
+
+
+def gaussian(x: Tensor, mean: Tensor, variance: float, a: Tensor, b: Tensor) -> Tensor:
+    """The solution for a single Gaussian, in closed form."""
+    ratio = (b * variance + 1 - b) / (a * variance + 1 - a)
+    return mean * b.sqrt() + (x - mean * a.sqrt()) * ratio.sqrt()
+
+
+# ---- order -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exact() -> Tensor:
+    """The fourth-order variant at 640 steps, whose own error is 256 times smaller than at 160."""
+    return solve(640, "f-pndm-sigma")
+
+
+def solve(n: int, method: Any) -> Tensor:
+    return pndm_sample(mixture(), normal(16, 2), schedule=SDE, times=np.linspace(1, 0.02, n + 1), method=method)
+
+
+@pytest.mark.parametrize(
+    ("method", "low", "high"),
+    [("ddim", 0.9, 1.1), ("s-pndm", 1.8, 2.2), ("f-pndm", 1.8, 3.0), ("plms", 1.8, 3.0), ("f-pndm-sigma", 3.5, 4.5)],
+)
+def test_order_on_a_mixture(method: Any, low: float, high: float, exact: Tensor) -> None:
+    coarse, fine = ((solve(n, method) - exact).square().mean().sqrt() for n in (80, 160))
+    assert low < float(torch.log2(coarse / fine)) < high
+
+
+def test_order_on_one_gaussian() -> None:
+    """The closed form as the reference; a grid whose steps grow, where only the sigma variant keeps its order."""
+    mean, std = torch.tensor([0.7, -0.4], dtype=torch.float64), 0.5
+    model, noise = GaussianMixtureEps(mean[None], [std], [1.0], SDE), normal(8, 2)
+    ends = SDE.alpha_bar(torch.tensor([1.0, 0.01], dtype=torch.float64))
+    exact = gaussian(noise, mean, std**2, *ends)
+    errors: dict[str, list[float]] = {"f-pndm": [], "f-pndm-sigma": []}
+    for n in (100, 200):
+        times = (1 - np.linspace(0, 1, n + 1)) ** 2 * 0.99 + 0.01
+        for method, found in errors.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                out = pndm_sample(model, noise, schedule=SDE, times=times, method=method)  # type: ignore[arg-type]
+            found.append(float((out - exact).abs().max()))
+    orders = {method: np.log2(coarse / fine) for method, (coarse, fine) in errors.items()}
+    assert 3.6 < orders["f-pndm-sigma"] < 4.6
+    assert orders["f-pndm"] < 2.5
+
+
+# ---- exactness -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 12), st.sampled_from(PHI), st.sampled_from(["linear", "quadratic", "cosine"]))
+@settings(max_examples=25)
+def test_a_constant_prediction_is_solved_exactly(n: int, method: Any, name: str) -> None:
+    schedule = getattr(AlphaSchedule, name)()
+    noise, eps = normal(2, 3), normal(2, 3, seed=1)
+    out = pndm_sample(lambda x, t: eps, noise, schedule=schedule, num_steps=n, method=method)
+    start = schedule.alpha_bar((n - 1) * (1000 // n)).item()
+    scale = float(noise.abs().max()) / start**0.5
+    torch.testing.assert_close(out, transfer(noise, eps, start, 1.0), rtol=1e-9, atol=1e-11 * scale)
+
+
+@given(st.integers(4, 12), st.lists(st.floats(-1, 1), min_size=4, max_size=4), st.integers(0, 5))
+@settings(max_examples=15)
+def test_sigma_weights_are_exact_for_cubics(n: int, factors: list[float], seed: int) -> None:
+    """eps a cubic in sigma, the same for all x, on a random grid."""
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        return sum(f * sigma(SDE.alpha_bar(t)) ** k for k, f in enumerate(factors)).unsqueeze(1).expand_as(x)  # type: ignore[union-attr]
+
+    steps = np.random.default_rng(seed).uniform(0.2, 1, n)
+    times = 0.5 - np.concatenate([[0], np.cumsum(steps)]) / steps.sum() * 0.45
+    noise = normal(2, 3)
+    out = pndm_sample(eps, noise, schedule=SDE, times=times, method="f-pndm-sigma")
+    first, last = SDE.alpha_bar(torch.tensor([times[0], times[-1]]))
+    a, b = sigma(first), sigma(last)
+    integral = sum(f * (b ** (k + 1) - a ** (k + 1)) / (k + 1) for k, f in enumerate(factors))
+    torch.testing.assert_close(out, last.sqrt() * (noise / first.sqrt() + integral), rtol=1e-9, atol=1e-9)
+
+
+def test_it_commutes_with_rotations_and_permutations() -> None:
+    mean, noise = torch.zeros(1, 4, dtype=torch.float64), normal(5, 4)
+    model = GaussianMixtureEps(mean, [0.5], [1.0], LINEAR)
+    rotation = torch.linalg.qr(normal(4, 4, seed=2)).Q
+    out = pndm_sample(model, noise, schedule=LINEAR, num_steps=7)
+    turned = pndm_sample(model, noise @ rotation, schedule=LINEAR, num_steps=7)
+    torch.testing.assert_close(turned, out @ rotation, rtol=1e-9, atol=1e-10)
+    order = [3, 0, 4, 1, 2]
+    torch.testing.assert_close(pndm_sample(model, noise[order], schedule=LINEAR, num_steps=7), out[order])
+
+
+# ---- small and uneven grids ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_few_steps(method: Any, n: int) -> None:
+    asked = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(float(t[0]))
+        return 0.2 * x
+
+    out = pndm_sample(model, normal(2, 3), schedule=LINEAR, num_steps=n, method=method)
+    assert out.isfinite().all()
+    assert len(asked) == num_model_calls(n, method)
+    if method in ("f-pndm", "fon") and n <= 3:
+        assert asked[-1] == -1
+
+
+def test_the_sigma_variant_ends_at_the_data() -> None:
+    """The midpoint of the last step lies above the table's first entry: the model is asked at time 0 there."""
+    asked = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(float(t[0]))
+        return 0.2 * x
+
+    pndm_sample(model, normal(2, 3), schedule=LINEAR, num_steps=2, method="f-pndm-sigma")
+    assert asked[-4:] == [0, 0, 0, -1]
+    first = AlphaSchedule.linear(final="first")  # a last step of no width
+    assert pndm_sample(model, normal(2, 3), schedule=first, num_steps=6, method="f-pndm-sigma").isfinite().all()
+
+
+def test_uneven_times_warn() -> None:
+    uneven = [999.0, 700.0, 300.0, 0.0]
+    for method in ("s-pndm", "f-pndm", "plms", "fon"):
+        with pytest.warns(UserWarning, match="equally spaced") as caught:
+            pndm_sample(lambda x, t: x, normal(2, 3), schedule=LINEAR, times=uneven, method=method)  # type: ignore[arg-type]
+        assert caught[0].filename == __file__
+    for method in ("ddim", "f-pndm-sigma"):
+        pndm_sample(lambda x, t: x, normal(2, 3), schedule=LINEAR, times=uneven, method=method)  # type: ignore[arg-type]
+    pndm_sample(lambda x, t: x, normal(2, 3), schedule=LINEAR, times=[600, 400, 200, 0, -1])  # but the last: no warning
+
+
+def test_times_of_every_kind() -> None:
+    runs = [
+        pndm_sample(mixture(LINEAR), normal(2, 2), schedule=LINEAR, times=times)
+        for times in ([800, 400, 0], np.array([800, 400, 0]), torch.tensor([800.0, 400.0, 0.0]))
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+# ---- what the model sees and returns ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parametrizations(method: Any) -> None:
+    """A model of v or of the sample gives what the same model of the noise gives."""
+    model, noise = mixture(LINEAR), normal(6, 2)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        a = LINEAR.alpha_bar(t).unsqueeze(1)
+        return (model(x, t) - (1 - a).sqrt() * x) / a.sqrt()
+
+    def clean(x: Tensor, t: Tensor) -> Tensor:
+        a = LINEAR.alpha_bar(t).unsqueeze(1)
+        return (x - (1 - a).sqrt() * model(x, t)) / a.sqrt()
+
+    expected = pndm_sample(model, noise, schedule=LINEAR, num_steps=9, method=method)
+    for other, kind in ((velocity, "v_prediction"), (clean, "sample")):
+        out = pndm_sample(other, noise, schedule=LINEAR, num_steps=9, method=method, prediction_type=kind)  # type: ignore[arg-type]
+        torch.testing.assert_close(out, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_types(dtype: torch.dtype) -> None:
+    times = set()
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        assert x.dtype == dtype
+        assert t.dtype == (dtype if dtype == torch.float64 else torch.float32)
+        assert t.shape == (3,)
+        times.update(t.tolist())
+        return (0.5 * x).to(torch.float16)  # as under autocast
+
+    out = pndm_sample(model, normal(3, 4).to(dtype), schedule=LINEAR, num_steps=10)
+    assert out.dtype == dtype
+    assert {900.0, 850.0, 700.0, 0.0} <= times
+
+
+def test_half_precision_accumulates_in_float32() -> None:
+    """One step in bfloat16 is the step in float64, rounded once."""
+    x, eps = normal(20, 50).bfloat16(), normal(20, 50, seed=1).bfloat16()
+    out = pndm_sample(lambda x, t: eps, x, schedule=LINEAR, times=[300, 200], method="ddim")
+    exact = pndm_sample(lambda x, t: eps.double(), x.double(), schedule=LINEAR, times=[300, 200], method="ddim")
+    assert (out != exact.bfloat16()).double().mean() < 0.01
+
+
+def test_the_output_of_the_model_is_left_alone() -> None:
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        out = torch.tanh(x)
+        kept.append((out, out.clone()))
+        return out
+
+    pndm_sample(model, normal(2, 3), schedule=LINEAR, num_steps=12)
+    pndm_sample(lambda x, t: x, normal(2, 3), schedule=LINEAR, num_steps=12)  # its input itself
+    assert all(torch.equal(out, before) for out, before in kept)
+
+
+def test_trajectory_and_keyword_arguments() -> None:
+    noise = normal(2, 3)
+
+    def model(x: Tensor, t: Tensor, *, scale: float) -> Tensor:
+        return scale * x
+
+    options: Any = {"schedule": LINEAR, "num_steps": 8, "model_kwargs": {"scale": 0.3}}
+    trajectory = pndm_sample(model, noise, return_trajectory=True, **options)
+    assert trajectory.shape == (9, 2, 3)
+    assert torch.equal(trajectory[0], noise)
+    assert torch.equal(trajectory[-1], pndm_sample(model, noise, **options))
+    # ends of steps, not stages
+    part = pndm_sample(model, noise, schedule=LINEAR, times=[875, 750], model_kwargs={"scale": 0.3})
+    assert torch.equal(trajectory[1], part)
+
+
+def test_validation_can_be_left_out() -> None:
+    noise = normal(2, 3)
+    noise[0, 0] = torch.nan
+    out = pndm_sample(lambda x, t: x, noise, schedule=LINEAR, num_steps=3, validate=False)
+    assert out[1].isfinite().all()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    noise = normal(4, 2)
+    for method in METHODS:
+        here, there = (
+            pndm_sample(mixture(LINEAR), x, schedule=LINEAR, method=method)  # type: ignore[arg-type]
+            for x in (noise, noise.cuda())
+        )
+        torch.testing.assert_close(there.cpu(), here)
