@@ -81,9 +81,9 @@ def test_it_solves_an_equation_of_the_users_and_says_that_it_converged() -> None
         eps=(1e-2, 1.0),
         n_windows=2,
         n_t=20,
-        max_steps=3000,
-        check_every=100,
-        lr=3e-3,
+        max_steps=2000,
+        check_every=50,
+        lr=1e-2,
         random_state=0,
         device="cpu",
     )
@@ -91,7 +91,7 @@ def test_it_solves_an_equation_of_the_users_and_says_that_it_converged() -> None
         warnings.simplefilter("error")
         model.fit()
     assert model.converged_ == [True, True]
-    assert model.n_iter_ < 12_000
+    assert model.n_iter_ < 8000
     t = np.linspace(0, 2, 21)
     assert model.score(t, None, np.exp(-t)[:, None]) > -0.05
     assert model.history_[-1]["w_min"] > 0.99
@@ -110,15 +110,15 @@ def test_causality_decides_whether_lorenz_is_solved() -> None:
             sampling="grid",
             window_length=0.2,
             extend=0.1,
-            max_steps=800,
-            check_every=400,
-            lr=5e-3,
-            decay_steps=200,
+            max_steps=500,
+            check_every=500,
+            lr=1e-2,
+            decay_steps=100,
             random_state=0,
             device="cpu",
         )
         errors[eps] = -model.fit().score(t, None, solve_lorenz(t))
-    assert errors[1e-2] < errors[0.0]
+    assert errors[1e-2] < 0.5 * errors[0.0], errors
 
 
 def test_one_step_is_adam_on_the_causal_loss() -> None:
@@ -318,7 +318,7 @@ def test_numpy_states_and_float64() -> None:
 
 @pytest.mark.slow
 def test_compiled_losses_agree() -> None:
-    """With generated code, which takes a minute; test_problems.py traces the same losses without."""
+    """With generated code, which takes a minute."""
     make = partial(CausalPINN, Lorenz(), partial(MLP, 1, (4,), 3), eps=1e-3, **SMALL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the compiler itself warns of

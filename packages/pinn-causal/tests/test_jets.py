@@ -60,8 +60,8 @@ def test_jet_equals_nested_forward_mode(name) -> None:
     net = NETWORKS[name]
     x = torch.rand(4, dimensions(net), dtype=torch.float64)
     direction = torch.randn(4, dimensions(net), dtype=torch.float64)
-    taylor, nested = jet(net, x, direction, 4), jet(opaque(net), x, direction, 4)
-    assert len(taylor) == 5
+    taylor, nested = jet(net, x, direction, 3), jet(opaque(net), x, direction, 3)
+    assert len(taylor) == 4
     for a, b in zip(taylor, nested, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max() + 1))
     torch.testing.assert_close(taylor[0], net(x))

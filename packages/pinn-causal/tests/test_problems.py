@@ -129,6 +129,7 @@ def test_kuramoto_sivashinsky_keeps_the_mean_of_its_residual() -> None:
     torch.testing.assert_close(residual.mean(1), (mean(T + h) - mean(T - h)) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_losses_can_be_compiled() -> None:
     torch.manual_seed(0)
     net = ModifiedMLP(1, (4,), 3).double()

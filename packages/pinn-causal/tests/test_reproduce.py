@@ -22,10 +22,10 @@ def test_smoke(cli, tmp_path) -> None:
 
 
 def test_paper_preset_in_miniature(cli, tmp_path) -> None:
-    """Every row, two windows, a few steps: networks, batches, checkpoints, references, claims, figures."""
+    """Every row, a window, a few steps: networks, batches, checkpoints, references, claims, figures."""
     run = cli(
         *("run", "pinn-causal", "--preset", "paper", "--device", "cpu", "--out", tmp_path),
-        *("--max-steps", "1", "--check-every", "1", "--n-windows", "2", "--width", "4"),
+        *("--max-steps", "1", "--check-every", "1", "--n-windows", "1", "--width", "4"),
     )
     assert run.returncode == 1, run.stderr  # nothing is learned, and the claims say so
     (result,) = tmp_path.glob("pinn-causal/*/result.json")
@@ -33,7 +33,7 @@ def test_paper_preset_in_miniature(cli, tmp_path) -> None:
     assert len(record["claims"]) == 7
     assert not any(claim["holds"] for claim in record["claims"])
     assert {claim["paper_value"] for claim in record["claims"]} == {None, 1.662e-3, 3.49e-4}
-    steps = sum(2 * len(PAPER[name].eps) for name in experiment.presets["paper"].rows) + 2
+    steps = sum(len(PAPER[name].eps) for name in experiment.presets["paper"].rows) + 1
     assert (result.parent / "metrics.jsonl").read_text().count("\n") == steps
 
 

@@ -1,0 +1,153 @@
+"""The corruption generator and its streams."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from offprints.cotta import CORRUPTIONS, CorruptionStream, corrupt, severity_schedule
+from offprints.cotta._corruptions import Setting, glass_blur
+from offprints.cotta._pixels import Draws, border_index, motion_blur
+
+EXACT = {"brightness", "contrast", "defocus_blur", "zoom_blur", "pixelate", "jpeg_compression"}
+
+
+def images(count: int = 3, height: int = 32, width: int = 32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+
+
+def made(x: Tensor, name: str, severity: int, seed: int = 0, **options: object) -> Tensor:
+    return corrupt(x, name, severity, generator=torch.Generator().manual_seed(seed), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_every_corruption(name: str) -> None:
+    """Shape, type, range, seed, non-square and tiny images, both sets of constants."""
+    x = images()
+    levels = (x * 255).to(torch.uint8)
+    assert made(levels, name, 5).dtype == torch.uint8
+    assert made(x.double(), name, 1).dtype == torch.float64
+    before = x.clone()
+    for severity in (1, 5):
+        for scale in ("cifar", "imagenet"):
+            result = made(x, name, severity, scale=scale)
+            assert result.shape == x.shape
+            assert 0 <= result.min() <= result.max() <= 1
+            assert torch.equal(result, made(x, name, severity, scale=scale))
+            if name not in EXACT and (name, scale, severity) != ("glass_blur", "cifar", 1):
+                assert not torch.equal(result, made(x, name, severity, seed=1, scale=scale))
+    assert torch.equal(x, before)
+    assert made(images(2, 9, 21), name, 3).shape == (2, 3, 9, 21)
+    assert made(images(1, 96, 70), name, 4).shape == (1, 3, 96, 70)
+    strided = x.transpose(2, 3).contiguous().transpose(2, 3)
+    torch.testing.assert_close(made(strided, name, 3), made(x, name, 3))
+    assert (made(x, name, 5) - x).abs().mean() > 0.002, "something happens"
+
+
+@given(st.sampled_from(sorted(EXACT)), st.integers(1, 5), st.integers(0, 100))
+@settings(max_examples=25)
+def test_an_image_does_not_depend_on_the_others(name: str, severity: int, seed: int) -> None:
+    x = images(3, seed=seed)
+    torch.testing.assert_close(made(x, name, severity)[1:2], made(x[1:2], name, severity))
+
+
+def test_contrast_keeps_the_channel_means() -> None:
+    x = images()
+    for severity in range(1, 6):
+        torch.testing.assert_close(corrupt(x, "contrast", severity).mean((2, 3)), x.mean((2, 3)))
+
+
+def test_brightness_of_black_and_of_color() -> None:
+    x = torch.tensor([0.0, 0.0, 0.0, 0.2, 0.4, 0.1]).view(2, 3, 1, 1)
+    result = corrupt(x, "brightness", 3, scale="cifar")
+    torch.testing.assert_close(result[0].flatten(), torch.full((3,), 0.15))
+    torch.testing.assert_close(result[1].flatten(), x[1].flatten() * 0.55 / 0.4)
+
+
+@pytest.mark.parametrize(("delta", "iterations"), [(1, 1), (1, 2), (3, 2)])
+def test_glass_blur_is_the_scan(delta: int, iterations: int) -> None:
+    """Following chains at once equals visiting pixel after pixel."""
+    x = (images(2, 14, 17, seed=1) * 255).round() / 255
+    generator = torch.Generator().manual_seed(0)
+    offsets = [Draws(generator, x).integers(-delta, delta, 2, 2, 14, 17) for _ in range(iterations)]
+    plain = x.clone()
+    for dx, dy in offsets:
+        for h in range(14 - delta, delta, -1):
+            for w in range(17 - delta, delta, -1):
+                for b in range(2):
+                    plain[b, :, h, w] = plain[b, :, h + int(dy[b, h, w]), w + int(dx[b, h, w])]
+    draws = Draws(torch.Generator().manual_seed(0), x)
+    result = glass_blur(x, Setting((0.05, delta, iterations), draws, True, False, None))
+    torch.testing.assert_close(result, plain)
+
+
+def test_motion_blur_is_a_one_sided_line() -> None:
+    x = torch.zeros(3, 1, 9, 9)
+    x[:, :, 4, 4] = 1
+    angles = torch.tensor([0.0, 90.0, 45.0])
+    result = motion_blur(x, 1, 1.0, angles)
+    weights = np.exp(-0.5 * np.arange(3) ** 2.0)
+    weights /= weights.sum()
+    for b, (dy, dx) in enumerate([(0, 1), (1, 0)]):
+        for tap, weight in enumerate(weights):
+            assert result[b, 0, 4 - tap * dy, 4 - tap * dx] == pytest.approx(weight)
+    assert result[2, 0, 3, 3] == pytest.approx(weights[1] + weights[2]), "both of these taps round to one pixel"
+    torch.testing.assert_close(motion_blur(torch.ones(1, 1, 5, 5), 4, 2.0, angles[:1]), torch.ones(1, 1, 5, 5))
+
+
+def test_borders() -> None:
+    assert border_index(3, 4, 4, "mirror", torch.device("cpu")).tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2]
+    assert border_index(3, 4, 4, "symmetric", torch.device("cpu")).tolist() == [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0]
+    assert border_index(1, 2, 2, "mirror", torch.device("cpu")).tolist() == [0] * 5
+
+
+def test_frost_of_given_photographs() -> None:
+    """The crop is of one of the first five, at a fifth of the size for small images."""
+    textures = torch.full((7, 3, 170, 200), 255, dtype=torch.uint8)
+    textures[:5] = 51
+    x = torch.full((40, 3, 32, 32), 0.5)
+    result = made(x, "frost", 5, frost_textures=textures)
+    torch.testing.assert_close(result, torch.full_like(x, 0.75 * 0.5 + 0.45 * 0.2))
+    assert made(images(2, 100, 100), "frost", 1, frost_textures=textures).shape == (2, 3, 100, 100)
+    with pytest.raises(ValueError, match="frost_textures"):
+        made(x, "frost", 5, frost_textures=textures[..., :150, :150])
+
+
+def test_fog_brightens_dark_images_and_keeps_the_brightest_value() -> None:
+    x = images(4)
+    result = made(x, "fog", 5)
+    assert (result.amax((1, 2, 3)) <= x.amax((1, 2, 3)) + 1e-6).all()
+    assert result.std() < x.std()
+
+
+def test_schedules() -> None:
+    assert severity_schedule(severity=3) == [(name, 3) for name in CORRUPTIONS]
+    gradual = severity_schedule(gradual=True)
+    assert len(gradual) == 131
+    assert gradual[:6] == [("gaussian_noise", s) for s in (5, 4, 3, 2, 1)] + [("shot_noise", 1)]
+    assert [s for _, s in gradual[5:14]] == [1, 2, 3, 4, 5, 4, 3, 2, 1]
+
+
+def test_stream() -> None:
+    x, y = (images(10) * 255).to(torch.uint8), torch.arange(10) % 3
+    stream = CorruptionStream(x, y, corruptions=["fog", "contrast"], repeats=2, batch_size=4, seed=1)
+    first, again = list(stream), list(stream)
+    assert len(first) == len(stream) == 12
+    assert [len(batch.x) for batch in first[:3]] == [4, 4, 2]
+    assert [(batch.corruption, batch.severity) for batch in first[::3]] == [("fog", 5), ("contrast", 5)] * 2
+    for a, b, c in zip(first, again, first[6:] + first[:6], strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.x, c.x), "a repeated pass shows the same images"
+        assert a.x.dtype == torch.float32
+    assert torch.equal(torch.cat([batch.y for batch in first[:3]]), y)
+    torch.testing.assert_close(first[3].x, corrupt(x[:4], "contrast", 5).float() / 255)
+    other = CorruptionStream(x, y, corruptions=["fog"], batch_size=4, seed=2)
+    assert not torch.equal(next(iter(other)).x, first[0].x)
+    floats = next(iter(CorruptionStream(x / 255, y, corruptions=["contrast"])))
+    assert (floats.x - corrupt(x, "contrast", 5) / 255).abs().max() < 1 / 255

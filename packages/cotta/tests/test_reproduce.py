@@ -1,0 +1,122 @@
+"""The experiment through the real command line, and the paper's loaders and loops on tiny data of their format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from packages.cotta.tests.test_datasets import write_acdc, write_cifar_c
+from PIL import Image
+from torch import nn
+
+from offprints.cotta import CORRUPTIONS, CoTTA, MultiScaleFlip
+from offprints.cotta._networks import ResNeXt, WideResNet
+from offprints.cotta._paper import (
+    PaperSettings,
+    corruption_orders,
+    follow_conditions,
+    run_segmentation,
+    segment_batches,
+    segments_of,
+    source_model,
+)
+from offprints.cotta.reproduce import by_corruption
+from offprints.shared.usage import UsageError
+
+
+def test_smoke(cli, tmp_path) -> None:
+    run = cli("run", "cotta", "--preset", "smoke", "--device", "cpu", "--out", tmp_path)
+    assert run.returncode == 0, run.stderr
+    (path,) = tmp_path.glob("cotta/*/result.json")
+    result = json.loads(path.read_text())
+    assert {claim["id"] for claim in result["claims"]} == {"below_source", "below_bn", "below_tent"}
+    names = {Path(figure).stem for figure in result["figures"]}
+    assert names == {"stream-digits-on-photographs", "gains-digits-on-photographs", "confidence", "corruptions"}
+
+
+def test_paper_on_cifar(cli, tmp_path) -> None:
+    write_cifar_c(tmp_path / "CIFAR-10-C", list(CORRUPTIONS))
+    (tmp_path / "weights/cifar10").mkdir(parents=True)
+    state = {f"module.{name}": value for name, value in WideResNet(10, 1).state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "weights/cifar10/Standard.pt")
+    tiny = ("--benchmarks", "cifar10-c", "--paper.data", tmp_path, "--paper.depth", 10, "--paper.widen-factor", 1)
+    tiny += ("--methods", "source", "cotta", "--paper.images", 2)
+    run = cli("run", "cotta", "--preset", "paper", *tiny, "--device", "cpu", "--out", tmp_path / "runs")
+    assert run.returncode == 1, run.stderr
+    (path,) = (tmp_path / "runs").glob("cotta/*/result.json")
+    claims = {claim["id"]: claim for claim in json.loads(path.read_text())["claims"]}
+    assert claims["cifar10-c_cotta"]["paper_value"] == 16.2
+    assert "cifar10-c_beats_source" in claims
+    (tmp_path / "weights/cifar10/Standard.pt").unlink()
+    with pytest.raises(UsageError, match="RobustBench"):
+        source_model("cifar10-c", PaperSettings(data=tmp_path))
+
+
+def test_orders_and_segments() -> None:
+    orders = corruption_orders()
+    assert len(orders) == 10
+    assert all(sorted(order) == sorted(CORRUPTIONS) for order in orders)
+    assert orders[0][:2] == ["brightness", "pixelate"]
+    assert segments_of("imagenet-c", 3) == [(name, 5) for name in orders[3]]
+    assert len(segments_of("cifar10-c-gradual", 0)) == 131
+    assert segments_of("cifar100-c", 0) == [(name, 5) for name in CORRUPTIONS]
+    errors = np.array([CORRUPTIONS.index(name) for name in orders[3]], dtype=float)
+    assert by_corruption(errors, segments_of("imagenet-c", 3)).tolist() == list(range(15))
+
+
+def test_imagenet_batches(tmp_path) -> None:
+    for label in ("n01", "n02", "n03"):
+        folder = tmp_path / "ImageNet-C/fog/5" / label
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (224, 224), (i, 0, 0)).save(folder / f"{i}.png")
+    settings = PaperSettings(data=tmp_path, imagenet_images=6, workers=0)
+    batches = list(segment_batches("imagenet-c", "fog", 5, settings, 4))
+    assert [len(batch.x) for batch in batches] == [4, 2]
+    assert torch.cat([batch.y for batch in batches]).tolist() == [0, 0, 1, 1, 2, 2]
+    assert batches[0].x.shape == (4, 3, 224, 224)
+
+
+def test_weights_of_the_other_networks(tmp_path) -> None:
+    settings = PaperSettings(weights=tmp_path)
+    for benchmark, word in (("cifar100-c", "AugMix"), ("imagenet-c", "resnet50"), ("acdc", "segformer")):
+        with pytest.raises(UsageError, match=word):
+            source_model(benchmark, settings)  # type: ignore[arg-type]
+    (tmp_path / "cifar100").mkdir()
+    file = tmp_path / "cifar100/Hendrycks2020AugMix_ResNeXt.pt"
+    torch.save({"mu": torch.zeros(3), **ResNeXt().state_dict()}, file)
+    assert source_model("cifar100-c", settings)(torch.rand(1, 3, 32, 32)).shape == (1, 100)
+    torch.save(nn.Linear(2, 2).state_dict(), file)
+    with pytest.raises(UsageError, match="does not hold"):
+        source_model("cifar100-c", settings)
+
+
+def acdc(root: Path) -> PaperSettings:
+    for condition in ("fog", "night", "rain", "snow"):
+        write_acdc(root / "ACDC", condition, 2)
+    return PaperSettings(data=root, rounds=2, images=1, size=(64, 96), workers=0)
+
+
+def test_rounds_over_driving_scenes(tmp_path) -> None:
+    settings = acdc(tmp_path)
+    net = nn.Sequential(nn.AvgPool2d(16), nn.Conv2d(3, 19, 1))
+    adapted = CoTTA(net, augmentation=MultiScaleFlip(scales=(0.5, 1.0)), seed=0)
+    rounds = follow_conditions(adapted, settings, "cpu")["iou"]
+    assert np.shape(rounds) == (2, 4)
+    assert np.isfinite(rounds).all()
+    assert (np.array(rounds) < 20).all()
+
+
+def test_segformer(tmp_path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra segformer")
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 8], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8
+    )
+    config.num_labels = 19
+    net = transformers.SegformerForSemanticSegmentation(config)
+    net.save_pretrained(tmp_path / "weights/segformer-b5-cityscapes")
+    settings = acdc(tmp_path)
+    assert np.shape(run_segmentation("cotta", 0, settings, "cpu")["iou"]) == (2, 4)

@@ -1,0 +1,141 @@
+"""What depends on the training step: the grid of noise levels, its doubling, its index law, the robustness constant."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from offprints.shared.validation import check_monotone, check_number
+
+
+def initial_c(dim: int) -> float:
+    """c of the first stage, 0.00054 sqrt(dim): the constant of iCT, here beside the *mean* square (official code).
+
+    Raises:
+        TypeError, ValueError: ``dim`` is not an integer of at least 1.
+    """
+    check_number(dim, "dim", low=1, integer=True)
+    return 0.00054 * math.sqrt(dim)
+
+
+def adaptive_c(
+    num_scales: int, *, dim: int, initial_scales: int = 10, slope: float = -1.15, intercept: float = -0.85
+) -> float:
+    """Adaptive scaling-c: exp(slope ln(N - 1) + intercept) for N levels, :func:`initial_c` in the first stage.
+
+    The later stages do not depend on ``dim``: the constants are those found at dim = 4096 (latents 4 x 32 x 32), where
+    c falls throughout, 0.0346, 0.0136, 0.0061, ... Below dim = 636 the first value is the smaller one.
+
+    Args:
+        num_scales: Number of levels N.
+        dim: Entries of a sample.
+        initial_scales: Intervals of the first stage, N - 1.
+        slope: In ln(N - 1).
+        intercept: The constant term.
+
+    Raises:
+        TypeError, ValueError: ``num_scales`` < 2, ``dim`` or ``initial_scales`` < 1, not finite.
+    """
+    check_number(num_scales, "num_scales", low=2, integer=True)
+    check_number(initial_scales, "initial_scales", low=1, integer=True)
+    check_number(slope, "slope")
+    check_number(intercept, "intercept")
+    first = initial_c(dim)
+    if num_scales <= initial_scales + 1:
+        return first
+    return math.exp(slope * math.log(num_scales - 1) + intercept)
+
+
+def check_levels(sigma_min: float, sigma_max: float, rho: float) -> None:
+    """Refuse a grid that is not positive and increasing."""
+    check_number(sigma_min, "sigma_min", low=0, open_low=True)
+    check_number(sigma_max, "sigma_max", low=sigma_min, open_low=True)
+    check_number(rho, "rho", low=0, open_low=True)
+
+
+def karras_sigmas(
+    num_scales: int,
+    *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, " num_scales"]:
+    """Noise levels (sigma_min^(1/rho) + i / (N - 1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, increasing.
+
+    The ends are exact; everything is computed in float64.
+
+    Raises:
+        TypeError, ValueError: ``num_scales`` < 2, levels that are not 0 < sigma_min < sigma_max, ``rho`` <= 0.
+    """
+    check_number(num_scales, "num_scales", low=2, integer=True)
+    check_levels(sigma_min, sigma_max, rho)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    ramp = torch.arange(num_scales, dtype=torch.float64) / (num_scales - 1)
+    sigmas = (low + ramp * (high - low)) ** rho
+    sigmas[0], sigmas[-1] = sigma_min, sigma_max
+    return sigmas.to(dtype).to(device)
+
+
+def lognormal_index_probabilities(
+    sigmas: Float[Tensor, " num_scales"], *, p_mean: float = -1.1, p_std: float = 2.0
+) -> Float[Tensor, " num_scales-1"]:
+    """Probability of each interval i = 0..N-2 of an increasing grid: ln sigma is Normal(p_mean, p_std^2), binned.
+
+    Differences of the normal distribution function in float64, each from the tail in which it keeps its digits.
+
+    Returns:
+        ``[N - 1]`` with sum 1, in the type and on the device of ``sigmas``.
+
+    Raises:
+        TypeError, ValueError: ``sigmas`` not a floating, positive, strictly increasing vector of at least two levels,
+            ``p_std`` <= 0, or a law that gives the whole grid no mass.
+    """
+    check_number(p_mean, "p_mean")
+    check_number(p_std, "p_std", low=0, open_low=True)
+    check_monotone(sigmas, "sigmas")
+    if not sigmas.is_floating_point():
+        raise TypeError(f"sigmas must have a floating type, got {sigmas.dtype}")
+    if len(sigmas) < 2:
+        raise ValueError(f"sigmas must hold at least two levels, got {len(sigmas)}")
+    levels = sigmas.detach().cpu().double()
+    if float(levels[0]) <= 0:
+        raise ValueError(f"sigmas must be positive, got {float(levels[0])}")
+    edges = (levels.log() - p_mean) / (p_std * math.sqrt(2))
+    lower, upper = edges[:-1], edges[1:]
+    above = lower + upper > 0
+    masses = torch.where(above, torch.erfc(lower) - torch.erfc(upper), torch.erfc(-upper) - torch.erfc(-lower))
+    total = masses.sum()
+    if not float(total) > 0:
+        raise ValueError(f"p_mean = {p_mean} and p_std = {p_std} give no mass to any interval of sigmas")
+    return (masses / total).to(sigmas.dtype).to(sigmas.device)
+
+
+def discretization_curriculum(step: int, total_steps: int, *, initial: int = 10, final: int = 640) -> int:
+    """Number of levels N(k) = min(s0 2^floor(k / K'), s1) + 1, K' = floor(K / (log2(floor(s1 / s0)) + 1)).
+
+    Args:
+        step: k, from 0 to ``total_steps``.
+        total_steps: K.
+        initial: s0, the intervals at the start.
+        final: s1, the most intervals.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: ``step`` out of range, ``initial`` < 1, ``final`` < ``initial``, ``total_steps`` too small for a
+            step per stage.
+    """
+    check_number(total_steps, "total_steps", low=1, integer=True)
+    check_number(step, "step", low=0, high=total_steps, integer=True)
+    check_number(initial, "initial", low=1, integer=True)
+    check_number(final, "final", low=initial, integer=True)
+    length = math.floor(total_steps / (math.log2(final // initial) + 1))
+    if length < 1:
+        stages = math.ceil(math.log2(final // initial) + 1)
+        raise ValueError(f"total_steps must be at least {stages}, one per stage, got {total_steps}")
+    doublings = min(int(step) // length, final.bit_length())
+    return int(min(initial * 2**doublings, final)) + 1

@@ -1,0 +1,287 @@
+"""The training loss of latent consistency models, step by step of a user's own loop."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from offprints.lct.coupling import ot_couple
+from offprints.lct.losses import NORMS, ROBUST, Norm, RobustName, robust_values, squared_norm
+from offprints.lct.schedules import (
+    adaptive_c,
+    check_levels,
+    discretization_curriculum,
+    initial_c,
+    karras_sigmas,
+    lognormal_index_probabilities,
+)
+from offprints.shared.validation import (
+    check_choice,
+    check_labels,
+    check_number,
+    check_same_device,
+    check_same_shape,
+    check_tensor,
+)
+
+
+@dataclass
+class LatentConsistencyOutput:
+    """What one call of :class:`LatentConsistencyLoss` computed.
+
+    Attributes:
+        loss: consistency + diffusion_weight * diffusion, a scalar to call ``backward`` on.
+        consistency: The robust consistency loss, a scalar with its graph.
+        diffusion: Mean weighted squared error of the early samples, a scalar with its graph; 0 where there are none.
+        prediction: f(x + sigma_{i+1} z, sigma_{i+1}), ``[B, ...]`` with its graph.
+        target: f(x + sigma_i z, sigma_i), the same shape, without a graph.
+        indices: i of each sample, int64 ``[B]``, in the increasing grid.
+        sigma: sigma_i, ``[B]``.
+        sigma_next: sigma_{i+1}, ``[B]``.
+        diffusion_mask: Which samples are early, bool ``[B]``.
+        noise: z after coupling, ``[B, ...]``.
+        c: The robustness constant used.
+        num_scales: Number of levels N of the grid.
+    """
+
+    loss: Float[Tensor, ""]
+    consistency: Float[Tensor, ""]
+    diffusion: Float[Tensor, ""]
+    prediction: Float[Tensor, "batch *shape"]
+    target: Float[Tensor, "batch *shape"]
+    indices: Int[Tensor, " batch"]
+    sigma: Float[Tensor, " batch"]
+    sigma_next: Float[Tensor, " batch"]
+    diffusion_mask: Bool[Tensor, " batch"]
+    noise: Float[Tensor, "batch *shape"]
+    c: float
+    num_scales: int
+
+
+class LatentConsistencyLoss(nn.Module):
+    """Cauchy consistency loss, diffusion loss at early timesteps, OT coupling and adaptive c, each of which may be off.
+
+    For each sample draw an interval i of the grid of this step and take
+
+    L = mean_b rho(f(x + sigma_{i+1} z, sigma_{i+1}), sg f(x + sigma_i z, sigma_i)) / (sigma_{i+1} - sigma_i)
+      + diffusion_weight * mean_{early b} (1 / sigma_{i+1}^2 + 1 / sigma_data^2) mean (f(..., sigma_{i+1}) - x)^2
+
+    with the same z and the same dropout masks in both calls, and the model itself as the teacher.
+
+    Args:
+        total_steps: K, steps of the whole training.
+        initial_scales, final_scales: s0 and s1 of the doubling curriculum.
+        sigma_min, sigma_max, rho: The grid.
+        p_mean, p_std: The index law.
+        sigma_data: In the weight of the diffusion loss.
+        robust: The robust function; "pseudo_huber" is the baseline.
+        norm: What it is a function of, see :func:`cauchy_loss`.
+        c: A number, a function of N, or None for :func:`adaptive_c` at the data's dimension.
+        diffusion_fraction: Share of the grid that counts as early: with j = N - 2 - i, those with
+            j >= int((1 - fraction) N), as the official code rounds it. 0 for none.
+        diffusion_weight: Of the diffusion loss; 0 leaves it out.
+        coupling: "ot" pairs noise and data of the batch by :func:`ot_couple`, "none" leaves them as drawn.
+        validate: Check values of tensors at once on an accelerator too; False leaves these checks out, except those of
+            the coupling.
+
+    Raises:
+        TypeError, ValueError: see the arguments.
+    """
+
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        initial_scales: int = 10,
+        final_scales: int = 640,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        p_mean: float = -1.1,
+        p_std: float = 2.0,
+        sigma_data: float = 0.5,
+        robust: RobustName = "cauchy",
+        norm: Norm = "mean",
+        c: float | Callable[[int], float] | None = None,
+        diffusion_fraction: float = 0.25,
+        diffusion_weight: float = 5.0,
+        coupling: Literal["ot", "none"] = "ot",
+        validate: bool = True,
+    ) -> None:
+        super().__init__()
+        discretization_curriculum(0, total_steps, initial=initial_scales, final=final_scales)
+        check_levels(sigma_min, sigma_max, rho)
+        check_number(p_mean, "p_mean")
+        check_number(p_std, "p_std", low=0, open_low=True)
+        check_number(sigma_data, "sigma_data", low=0, open_low=True)
+        check_choice(robust, "robust", tuple(ROBUST))
+        check_choice(norm, "norm", NORMS)
+        if c is not None and not callable(c):
+            check_number(c, "c", low=0, open_low=True)
+        check_number(diffusion_fraction, "diffusion_fraction", low=0, high=1)
+        check_number(diffusion_weight, "diffusion_weight", low=0)
+        check_choice(coupling, "coupling", ("ot", "none"))
+        self.total_steps = total_steps
+        self.initial_scales, self.final_scales = initial_scales, final_scales
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        self.p_mean, self.p_std = p_mean, p_std
+        self.sigma_data = sigma_data
+        self.robust, self.norm, self.c = robust, norm, c
+        self.diffusion_fraction, self.diffusion_weight = diffusion_fraction, diffusion_weight
+        self.coupling = coupling
+        self.validate = validate
+        self._tables: dict[tuple[Any, ...], Tensor] = {}
+        self._warned = False
+
+    def forward(
+        self,
+        model: Callable[..., Tensor],
+        x: Float[Tensor, "batch *shape"],
+        *,
+        step: int,
+        noise: Float[Tensor, "batch *shape"] | None = None,
+        indices: Int[Tensor, " batch"] | None = None,
+        generator: torch.Generator | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+    ) -> LatentConsistencyOutput:
+        """The loss of a batch.
+
+        Args:
+            model: ``model(x, sigma, **model_kwargs)`` with ``sigma`` ``[B]``, such as a LatentConsistencyModel (or one
+                wrapped by DistributedDataParallel). It is called twice, the first time without a graph.
+            x: Clean normalized latents ``[B, ...]``, floating.
+            step: k, 0 to ``total_steps``.
+            noise: z instead of a draw; still coupled where ``coupling="ot"``.
+            indices: i of each sample instead of a draw, increasing order, 0..N-2.
+            generator: Of the draws, made on its device; seed it differently on each rank.
+            model_kwargs: Passed to the model; rows stay with those of ``x``.
+
+        Raises:
+            TypeError: ``x`` or ``noise`` not floating, ``indices`` not integers.
+            ValueError: ``step`` or ``indices`` out of range, shapes that do not fit, an empty batch, NaN or infinity.
+        """
+        num_scales = discretization_curriculum(
+            step, self.total_steps, initial=self.initial_scales, final=self.final_scales
+        )
+        check_tensor(x, "x", validate=self.validate)
+        if x.ndim < 2:
+            raise ValueError(f"x must have a batch axis and at least one more, got shape {tuple(x.shape)}")
+        source = x.device if generator is None else generator.device
+        if noise is None:
+            noise = torch.randn(x.shape, generator=generator, device=source, dtype=x.dtype).to(x.device)
+        else:
+            check_tensor(noise, "noise", validate=self.validate)
+            check_same_shape(x, noise, ("x", "noise"))
+            check_same_device(x, noise, names=("x", "noise"))
+        if indices is None:
+            probabilities = self._table("probabilities", num_scales, source, torch.float32)
+            indices = torch.multinomial(probabilities, len(x), replacement=True, generator=generator).to(x.device)
+        else:
+            checked = check_labels(
+                indices, "indices", length=len(x), num_classes=num_scales - 1, validate=self.validate
+            )
+            indices = checked.to(x.device)
+        if self.coupling == "ot":
+            noise = ot_couple(x, noise)
+        c = self._constant(num_scales, x[0].numel())
+
+        sigmas = self._table("sigmas", num_scales, x.device, torch.promote_types(x.dtype, torch.float32))
+        sigma, sigma_next = sigmas[indices], sigmas[indices + 1]
+        kwargs = dict(model_kwargs or {})
+        with torch.no_grad(), _same_randomness(x.device):
+            target = model(_noisy(x, noise, sigma), sigma, **kwargs).detach()
+        prediction = model(_noisy(x, noise, sigma_next), sigma_next, **kwargs)
+        for output, name in ((prediction, "prediction"), (target, "target")):
+            if output.shape != x.shape:
+                raise ValueError(f"model must return the shape of x {tuple(x.shape)}, got {name} {tuple(output.shape)}")
+
+        each = robust_values(self.robust, prediction, target, c, self.norm)
+        consistency = (each / (sigma_next - sigma)).mean()
+        early = num_scales - 2 - indices >= int((1 - self.diffusion_fraction) * num_scales)
+        if self.diffusion_weight > 0 and self.diffusion_fraction > 0:
+            weight = (sigma_next.square().reciprocal() + 1 / self.sigma_data**2) / x[0].numel()
+            errors = torch.where(early, weight * squared_norm(prediction, x), 0.0)
+            diffusion = errors.sum() / early.sum().clamp(min=1)
+            loss = consistency + self.diffusion_weight * diffusion
+        else:
+            diffusion = torch.zeros_like(consistency)
+            loss = consistency
+        return LatentConsistencyOutput(
+            loss=loss,
+            consistency=consistency,
+            diffusion=diffusion,
+            prediction=prediction,
+            target=target,
+            indices=indices,
+            sigma=sigma,
+            sigma_next=sigma_next,
+            diffusion_mask=early,
+            noise=noise,
+            c=c,
+            num_scales=num_scales,
+        )
+
+    def _table(self, name: str, num_scales: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The levels or their law on a device, made once per stage."""
+        key = (name, num_scales, device, dtype)
+        if key not in self._tables:
+            table = karras_sigmas(
+                num_scales, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho, dtype=torch.float64
+            )
+            if name == "probabilities":
+                table = lognormal_index_probabilities(table, p_mean=self.p_mean, p_std=self.p_std)
+            self._tables[key] = table.to(dtype).to(device)
+        return self._tables[key]
+
+    def _constant(self, num_scales: int, dim: int) -> float:
+        if self.c is None:
+            if not self._warned and self.final_scales > self.initial_scales:
+                second = adaptive_c(2 * self.initial_scales + 1, dim=dim, initial_scales=self.initial_scales)
+                if initial_c(dim) < second:
+                    self._warned = True
+                    warnings.warn(
+                        f"the adaptive c is made for latents of dimension 4096: at dimension {dim} it would rise from "
+                        f"{initial_c(dim):.3g} to {second:.3g} after the first stage; pass a fixed c, or "
+                        f"c=lambda n: adaptive_c(n, dim=4096)",
+                        UserWarning,
+                        stacklevel=3,
+                    )
+            return adaptive_c(num_scales, dim=dim, initial_scales=self.initial_scales)
+        c = self.c(num_scales) if callable(self.c) else self.c
+        check_number(c, "c", low=0, open_low=True)
+        return float(c)
+
+    def extra_repr(self) -> str:
+        """The settings that define the recipe."""
+        return (
+            f"robust={self.robust!r}, norm={self.norm!r}, coupling={self.coupling!r}, "
+            f"diffusion_weight={self.diffusion_weight}, scales={self.initial_scales}..{self.final_scales}"
+        )
+
+
+def _noisy(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    return (x + sigma.view(-1, *[1] * (x.ndim - 1)) * noise).to(x.dtype)
+
+
+@contextmanager
+def _same_randomness(device: torch.device) -> Iterator[None]:
+    """The random streams that dropout draws from are put back at the end, so that the next call repeats them."""
+    if torch.compiler.is_compiling():
+        yield
+        return
+    cpu = torch.get_rng_state()
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    accelerator = None if module is None else module.get_rng_state(device)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if module is not None:
+            module.set_rng_state(accelerator, device)

@@ -1,0 +1,94 @@
+"""Latent statistics: normalizer and box plot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kurtosis
+from torch.testing import assert_close
+
+from offprints.lct import LatentNormalizer, impulse_statistics
+
+
+def latents(n: int = 60, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return (5 * torch.randn(n, 2, 3, 4, generator=g, dtype=torch.float64) + 40).to(dtype)
+
+
+def fitted(x: torch.Tensor, **options: float) -> LatentNormalizer:
+    normalizer = LatentNormalizer(x.shape[1:], **options)
+    normalizer.update(x)
+    return normalizer
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 3.0))
+def test_round_trip(seed: int, target: float) -> None:
+    x = latents(seed=seed)
+    normalizer = fitted(x, target_std=target)
+    y = normalizer(x)
+    assert_close(y.mean(0), torch.zeros(2, 3, 4, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert_close(y.std(0), torch.full((2, 3, 4), target, dtype=torch.float64))
+    assert_close(normalizer.inverse(y), x)
+    assert_close(normalizer.mean, x.mean(0))
+    assert_close(normalizer.std, x.std(0))
+
+
+def test_constant_positions_give_zero() -> None:
+    x = latents(dtype=torch.float32)
+    x[:, 0, 1] = 0.1
+    normalizer = fitted(x)
+    y = normalizer(x)
+    assert (y[:, 0, 1] == 0).all()
+    assert y.isfinite().all()
+    assert_close(normalizer.inverse(y), x)
+    assert (normalizer.std[0, 1] == normalizer.eps).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_types(dtype: torch.dtype) -> None:
+    x = latents(dtype=dtype)
+    normalizer = fitted(x).to(dtype)
+    assert normalizer.mean.dtype == torch.float64
+    assert normalizer(x).dtype == dtype
+    assert normalizer.inverse(x).dtype == dtype
+    other = LatentNormalizer((2, 3, 4))
+    other.load_state_dict(normalizer.state_dict())
+    assert torch.equal(other(x), normalizer(x))
+
+
+def test_scaled_latents_normalize_alike() -> None:
+    x = latents()
+    assert_close(fitted(x * 0.18215)(x * 0.18215), fitted(x)(x))
+
+
+@given(st.integers(1, 60), st.integers(0, 1000))
+def test_box_plot(n: int, seed: int) -> None:
+    x = latents(n, seed)
+    found = impulse_statistics(x)
+    values = x.numpy().ravel()
+    q1, median, q3 = np.quantile(values, [0.25, 0.5, 0.75])
+    for name, expected in (("q1", q1), ("median", median), ("q3", q3), ("iqr", q3 - q1)):
+        assert found[name] == pytest.approx(expected, rel=1e-12)
+    for name, k in (("inner", 1.5), ("outer", 3.0)):
+        low, high = q1 - k * (q3 - q1), q3 + k * (q3 - q1)
+        assert found[name] == pytest.approx((low, high), rel=1e-9)
+        assert found[f"{name}_fraction"] == pytest.approx(((values < low) | (values > high)).mean())
+    assert found["excess_kurtosis"] == pytest.approx(kurtosis(values), rel=1e-9, abs=1e-9)
+    assert found["max_abs"] == np.abs(values).max()
+
+
+def test_box_plot_of_impulses_and_of_constants() -> None:
+    x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    calm = impulse_statistics(x)
+    x[::100] *= 50
+    loud = impulse_statistics(x.half())
+    assert calm["outer_fraction"] < 1e-3 < 5e-3 < loud["outer_fraction"] < 0.011
+    assert calm["excess_kurtosis"] < 1 < 100 < loud["excess_kurtosis"]
+    constant = impulse_statistics(torch.ones(5))
+    assert constant["inner_fraction"] == 0
+    assert math.isnan(constant["excess_kurtosis"])

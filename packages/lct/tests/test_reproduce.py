@@ -1,0 +1,190 @@
+"""The experiment through the real command line, and the paper's training on tiny images of the same format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from offprints.lct import _generator, _pictures
+from offprints.lct._metrics import energy_distance, frechet_distance, recall
+from offprints.lct._unet import UNet
+from offprints.shared.usage import UsageError
+
+
+def result_of(folder: Path) -> dict:
+    (path,) = folder.glob("lct/*/result.json")
+    result = json.loads(path.read_text())
+    for figure in result["figures"]:
+        assert (path.parent / figure).stat().st_size > 1000
+    return result
+
+
+def test_smoke(cli, tmp_path) -> None:
+    run = cli("run", "lct", "--preset", "smoke", "--device", "cpu", "--out", tmp_path)
+    assert run.returncode == 0, run.stderr
+    result = result_of(tmp_path)
+    names = {Path(figure).stem for figure in result["figures"]}
+    assert names == {
+        "losses",
+        "impulses",
+        "coupling",
+        "schedules",
+        "contaminated",
+        "contaminated-scores",
+        "digits-scores",
+    }
+    claims = {claim["id"]: claim for claim in result["claims"]}
+    assert all(np.isfinite(claim["measured"]) for claim in claims.values())
+    # What does not depend on the length of training holds at any size of the experiment.
+    for name in ("location", "location-huber", "location-squared", "impulses-latents", "coupling-gradient"):
+        assert claims[name]["holds"], claims[name]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "faces" / "all").mkdir(parents=True)
+    for i in range(24):
+        pixels = rng.integers(0, 255, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "faces" / "all" / f"{i:03d}.png")
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def autoencoder(tmp_path) -> Path:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    return tmp_path / "vae"
+
+
+TINY = {
+    "image-size": 32,
+    "batch-size": 8,
+    "epochs": 5,
+    "channels": 8,
+    "multipliers": "1 2",
+    "blocks": 1,
+    "attention": 8,
+    "samples": 0,
+    "sample-batch": 8,
+    "log-every": 2,
+    "checkpoint-every": 4,
+}
+
+
+def flags(**more: object) -> list[str]:
+    settings = TINY | {name.replace("_", "-"): value for name, value in more.items()}
+    return [word for name, value in settings.items() for word in (f"--latents.{name}", *str(value).split())]
+
+
+def test_training_on_latents_of_images(cli, tmp_path, pictures, autoencoder) -> None:
+    small = flags(folder=pictures, autoencoder=autoencoder, final_scales=40)
+    out = tmp_path / "runs"
+    run = cli(
+        *("run", "lct", "--preset", "paper", "--recipes", "full", "baseline", "--device", "cpu", "--out", out), *small
+    )
+    assert run.returncode == 0, run.stderr
+    result = result_of(out)
+    assert [Path(figure).stem for figure in result["figures"]] == ["samples"]
+    (log,) = out.glob("lct/*/metrics.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(2, 16, 2), 15] * 2
+    scales = [line["full/num_scales"] for line in lines if "full/num_scales" in line]
+    assert scales[0] == 11
+    assert scales[-1] == 41
+    assert all(np.isfinite(line["full/loss"]) for line in lines if "full/loss" in line)
+
+    # Without the second recipe's result the run goes on from its checkpoint, to the same samples.
+    (folder,) = out.glob("lct/*")
+    sheet = (folder / "figures" / "samples.png").read_bytes()
+    for file in folder.glob("units/baseline*"):
+        file.unlink()
+    again = cli("run", "lct", "--resume", folder)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "figures" / "samples.png").read_bytes() == sheet
+    assert [json.loads(line) for line in log.read_text().splitlines()] == lines
+
+
+def test_missing_data_is_a_usage_error(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        _pictures.open_images("ffhq", tmp_path / "nowhere", 32)
+    with pytest.raises(UsageError, match="download"):
+        _pictures.Autoencoder(str(tmp_path / "novae"), device=torch.device("cpu"), download=False)
+
+
+class Features(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(3 * 8 * 8, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(nn.functional.adaptive_avg_pool2d(images.float() / 255, 8).flatten(1))
+
+
+def test_scores_of_samples(pictures, autoencoder, tmp_path) -> None:
+    images = _pictures.open_images("ffhq", pictures, 32)
+    device = torch.device("cpu")
+    vae = _pictures.Autoencoder(str(autoencoder), device=device, download=False)
+    _pictures.encode_all(images, vae, tmp_path / "latents", batch_size=8, seed=0)
+    latents, normalizer = _pictures.load_all(tmp_path / "latents", len(images))
+    assert latents.shape == (24, 4, 16, 16)
+    torch.testing.assert_close(latents.std(0), torch.full((4, 16, 16), 0.5))
+    settings = _generator.LatentSettings(samples=20, sample_batch=8, channels=8, multipliers=(1, 2), blocks=1)
+    model = _generator.build(settings, _generator.Recipe(), latents.shape[1:])
+    features = Features()
+    with torch.no_grad():
+        real = features(torch.cat([_pictures.to_bytes(b) for b in _pictures.batches(images, range(24), 8)]))
+    found = _generator.evaluate(settings, model, normalizer, vae.decode, features, real, seed=0, device=device)
+    assert found["sheet_one"].shape == found["sheet_two"].shape == (16, 3, 32, 32)
+    assert all(np.isfinite(found[f"fid_{steps}"]) and 0 <= found[f"recall_{steps}"] <= 1 for steps in ("one", "two"))
+
+
+def test_frechet_distance_is_that_of_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    features = Features()
+    features.num_features = 5
+    fid = FrechetInceptionDistance(feature=features, input_img_size=(3, 16, 16))
+    g = torch.Generator().manual_seed(0)
+    real, fake = (torch.randint(lo, 255, (40, 3, 16, 16), generator=g, dtype=torch.uint8) for lo in (0, 60))
+    fid.update(real, real=True)
+    fid.update(fake, real=False)
+    with torch.no_grad():
+        ours = frechet_distance(features(real), features(fake))
+    assert ours == pytest.approx(float(fid.compute()), rel=1e-3)
+
+
+def test_distances() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(600, 3, generator=g) for _ in range(2))
+    assert abs(energy_distance(a, b)) < 0.02
+    assert energy_distance(a, b + 2) > 1
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert recall(a, a) == 1
+    assert recall(a, b) > 0.8
+    assert recall(a, 0.1 * b) < 0.2
+
+
+def test_unet_at_the_size_of_the_paper() -> None:
+    with torch.device("meta"):
+        network = UNet()
+        out = network(torch.empty(2, 4, 32, 32), torch.empty(2))
+    assert out.shape == (2, 4, 32, 32)
+    assert sum(p.numel() for p in network.parameters()) > 1e8
