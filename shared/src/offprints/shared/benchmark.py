@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer as wall
 
 from offprints.shared.experiment.files import to_json, write
 from offprints.shared.validation import check_number
@@ -146,9 +147,8 @@ def _time(case: Case, rounds: int, seconds: float, threads: int, clock: Callable
             case.agree(results["ours"], results[name])
     del results
 
-    chosen = {} if clock is None else {"timer": clock}
     timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=threads, **chosen)
+        name: Timer("call()", timer=clock or wall, globals={"call": call}, num_threads=threads)
         for name, call in contenders.items()
     }
     # A call that is shorter than the clock's tick is repeated often enough all the same.

@@ -92,7 +92,12 @@ def algebra(indices: tuple[Index, ...], operators: tuple[Operator, ...] = ()) ->
     adjoint = [tuple((w, a, c) for a in range(size) for w, i, c in products[a] if i == b) for b in range(size)]
     squares = [tuple((w / 2 if b == c else w, b, c) for w, b, c in terms if b <= c) for terms in products]
     return Algebra(
-        *(tuple(part) for part in (elements, products, adjoint, squares, chain)), tuple(map(tuple, readings))
+        elements=tuple(elements),
+        products=tuple(products),
+        adjoint=tuple(adjoint),
+        squares=tuple(squares),
+        chain=tuple(chain),
+        readings=tuple(tuple(reading) for reading in readings),
     )
 
 

@@ -209,7 +209,7 @@ class KuramotoSivashinsky(_OnLine):
     ) -> tuple[Float[Tensor, "n_t n_x"]]:
         """Return the residual on the product of ``t`` and ``x``; errors as for `AllenCahn.residual`."""
         _check_times(t)
-        operator = {(1, 0): 1.0, (0, 2): self.beta, (0, 4): self.gamma}
+        operator: dict[Index, float] = {(1, 0): 1.0, (0, 2): self.beta, (0, 4): self.gamma}
         u, u_x, linear = _on_line(net, t, _line(x), [(0, 0), (0, 1)], operator)
         return (linear + self.alpha * u * u_x,)
 
