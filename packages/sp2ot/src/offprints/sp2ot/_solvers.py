@@ -41,7 +41,13 @@ def solve_newton(
     stalled = point.residual > tol
     if iterations < max_iterations and bool(stalled.any()):
         g, more = _lower_smoothing(
-            cost[stalled], target, softness, epsilon, reach[stalled], tol=tol, max_iterations=max_iterations - iterations
+            cost[stalled],
+            target,
+            softness,
+            epsilon,
+            reach[stalled],
+            tol=tol,
+            max_iterations=max_iterations - iterations,
         )
         whole = point.g.clone()
         whole[stalled] = g

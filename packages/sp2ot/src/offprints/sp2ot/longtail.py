@@ -16,8 +16,8 @@ def long_tailed_counts(
 ) -> list[int]:
     """Samples of each class, largest class first.
 
-    ``"exp"``: ``int(max_count * ratio^(c / (K - 1)))`` of class ``c``; ``"step"``: ``max_count`` of the first ``K // 2``
-    classes, ``int(max_count * ratio)`` of the others.
+    ``"exp"``: ``int(max_count * ratio^(c / (K - 1)))`` of class ``c``; ``"step"``: ``max_count`` of each of the first
+    ``K // 2`` classes, ``int(max_count * ratio)`` of the others.
 
     Raises:
         TypeError: a count that is not an integer.

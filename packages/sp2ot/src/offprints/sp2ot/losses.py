@@ -151,9 +151,7 @@ class SP2OTLoss(nn.Module):
         if self.training:
             self.step.add_(1)
 
-        log_p = torch.stack(
-            [torch.stack([head.to(labels.dtype).log_softmax(1) for head in heads]) for heads in views]
-        )
+        log_p = torch.stack([torch.stack([head.to(labels.dtype).log_softmax(1) for head in heads]) for heads in views])
         # The sum over ordered pairs of different views: all pairs, less each view with itself.
         pairs = (log_p.sum(0) * labels.sum(0)).sum(-1) - (log_p * labels).sum((0, -1))
         per_head = -pairs.mean(-1)
@@ -189,13 +187,15 @@ class SP2OTLoss(nn.Module):
             raise ValueError(f"index must have one dimension, got shape {tuple(index.shape)}")
         index = check_labels(index, "index", length=len(like), num_classes=total)
         if 0 < self.bank_size < len(like) * world_size():
-            raise ValueError(f"logits must have at most bank_size={self.bank_size} rows, got {len(like) * world_size()}")
+            raise ValueError(
+                f"logits must have at most bank_size={self.bank_size} rows, got {len(like) * world_size()}"
+            )
         return index.to(like.device)
 
     def _pseudo_labels(
         self, logits: Float[Tensor, "views heads batch clusters"], index: Int[Tensor, " batch"], rho: float
     ) -> Float[Tensor, "views heads batch clusters"]:
-        views, heads, batch, clusters = logits.shape
+        views, heads, batch = logits.shape[:3]
         dtype = torch.promote_types(logits.dtype, torch.float32)
         mine = slice(0, batch)
         if world_size() > 1:

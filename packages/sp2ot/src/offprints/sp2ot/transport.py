@@ -104,15 +104,11 @@ def partial_ot(
     )
     if not solution.converged and tol > 0:
         warn_unconverged(solution.residual, tol, solution.iterations)
-    tensors = [
-        part.to(cost.device) if cost.ndim == 3 else part.squeeze(0).to(cost.device) for part in solution[:4]
-    ]
+    tensors = [part.to(cost.device) if cost.ndim == 3 else part.squeeze(0).to(cost.device) for part in solution[:4]]
     return TransportResult(*tensors, *solution[4:])
 
 
-def check_transport(
-    rho: float, epsilon: float, gamma: float, method: str, tol: float, max_iterations: int
-) -> None:
+def check_transport(rho: float, epsilon: float, gamma: float, method: str, tol: float, max_iterations: int) -> None:
     """Refuse options of the transport problem that are out of range."""
     check_number(rho, "rho", low=0, high=1, open_low=True)
     check_number(epsilon, "epsilon", low=0, open_low=True)
