@@ -171,11 +171,11 @@ def two_ranks(rank: int, folders: Path, out: Path) -> dict:
     import warnings
 
     warnings.simplefilter("ignore")
-    config = replace(TINY, collections=("inature100",), data=folders, n_heads=1)
+    config = replace(TINY, collections=("inature100",), data=folders, n_heads=1, epochs=1)
     return launch(config, out).result["claims"][0]
 
 
 def test_two_processes(two_processes, folders: Path, tmp_path: Path) -> None:
-    first, second = two_processes(two_ranks, folders, tmp_path)
+    first, second = two_processes(two_ranks, folders, tmp_path, timeout=400)
     assert first == second
     assert len(list((tmp_path / "sp2ot").iterdir())) == 1

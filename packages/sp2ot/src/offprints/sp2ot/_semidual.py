@@ -31,26 +31,22 @@ class Point:
     value: Float[Tensor, " batch"]
     mass: Float[Tensor, "batch columns"]  # c
     wanted: Float[Tensor, "batch columns"]  # e
+    gradient: Float[Tensor, "batch columns"]  # e - c
+    residual: Float[Tensor, " batch"]  # ||e - c||_1, infinite where the value is not finite
     row_sums: Float[Tensor, "batch samples"]  # of the anchored kernel
-
-    @property
-    def gradient(self) -> Float[Tensor, "batch columns"]:
-        """``e - c``."""
-        return self.wanted - self.mass
-
-    @property
-    def residual(self) -> Float[Tensor, " batch"]:
-        """``||e - c||_1``, infinite where the value is not finite."""
-        return torch.where(self.value.isfinite(), self.gradient.abs().sum(-1), math.inf)
 
     def where(self, chosen: Bool[Tensor, " batch"], other: Point) -> Point:
         """This point for the chosen problems, ``other`` for the rest."""
+        if bool(chosen.all()):
+            return self
         flat, tall = chosen, chosen.unsqueeze(-1)
         return Point(
             torch.where(tall, self.g, other.g),
             torch.where(flat, self.value, other.value),
             torch.where(tall, self.mass, other.mass),
             torch.where(tall, self.wanted, other.wanted),
+            torch.where(tall, self.gradient, other.gradient),
+            torch.where(flat, self.residual, other.residual),
             torch.where(tall, self.row_sums, other.row_sums),
         )
 
@@ -94,7 +90,9 @@ class SemiDual:
         wanted = self.target * fill.exp()
         gain = torch.where(self.hard, self.target * g, -self.target * fill.expm1() / self.softness)
         value = gain.sum(-1) - (rows.log() + self.row_anchor.squeeze(-1)).mean(-1)
-        return Point(g, value, mass, wanted, rows)
+        gradient = wanted - mass
+        residual = torch.where(value.isfinite(), gradient.abs().sum(-1), math.inf)
+        return Point(g, value, mass, wanted, gradient, residual, rows)
 
     def move(self, g: Float[Tensor, "batch columns"]) -> Point:
         """The same at any ``g``: anchors there if need be, which ends the use of earlier points."""

@@ -44,9 +44,9 @@ def as_coo(similarity: Tensor) -> Tensor:
 
 
 def both_ways(similarity: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """``S + S^T`` in float64."""
+    """``S + S^T`` in float64, on a device that has it."""
     with quiet_sparse():
-        matrix = as_coo(similarity).double()
+        matrix = as_coo(similarity.cpu() if similarity.device.type == "mps" else similarity).double()
         if matrix.layout == torch.strided:
             return matrix + matrix.T
         return (matrix + matrix.t()).coalesce()

@@ -53,6 +53,8 @@ class LogitBank(nn.Module):
         check_tensor(logits, "logits", shape=(None, clusters))
         batch = len(logits)
         index = check_labels(index, "index", length=batch)
+        if index.ndim != 1:
+            raise ValueError(f"index must have one dimension, got shape {tuple(index.shape)}")
         if batch > size:
             raise ValueError(f"logits must have at most {size} rows, the size of the bank, got {batch}")
         if replace_last and batch != int(self.last):

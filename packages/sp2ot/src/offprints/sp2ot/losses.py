@@ -183,9 +183,9 @@ class SP2OTLoss(nn.Module):
                 raise ValueError("index must be given where there is a bank or a similarity, got None")
             return torch.zeros(len(like), dtype=torch.int64, device=like.device)
         total = None if self.similarity is None else len(self.similarity)
+        index = check_labels(index, "index", length=len(like), num_classes=total)
         if index.ndim != 1:
             raise ValueError(f"index must have one dimension, got shape {tuple(index.shape)}")
-        index = check_labels(index, "index", length=len(like), num_classes=total)
         if 0 < self.bank_size < len(like) * world_size():
             raise ValueError(
                 f"logits must have at most bank_size={self.bank_size} rows, got {len(like) * world_size()}"
@@ -204,8 +204,8 @@ class SP2OTLoss(nn.Module):
         rows = torch.arange(len(index), device=index.device)
         if self.bank_size:
             logits, index, rows = self._through_banks(logits, index)
-        cost = as_batch(-logits.double().log_softmax(-1).flatten(0, 1))
-        init = self.column_potential.double().repeat(views, 1).to(cost.device)
+        cost = -as_batch(logits.flatten(0, 1)).log_softmax(-1)
+        init = as_batch(self.column_potential.repeat(views, 1), axes=2)
         transport = {
             "epsilon": self.epsilon,
             "gamma": self.gamma,
@@ -215,7 +215,7 @@ class SP2OTLoss(nn.Module):
             "max_iterations": self.max_iterations,
         }
         if self.similarity is not None and self.semantic_weight > 0:
-            graph = both_ways(sub_matrix(self.similarity, index)).to(cost.device)
+            graph = both_ways(sub_matrix(self.similarity, index))
             semantic, residual = majorize(
                 cost,
                 graph,
@@ -236,7 +236,7 @@ class SP2OTLoss(nn.Module):
             warn_unconverged(residual, TOL, self.max_iterations)
         if self.training:
             self.column_potential.copy_(potential[-heads:])
-        return labels[:, rows[mine]].to(logits.device, dtype).unflatten(0, (views, heads))
+        return labels[:, rows[mine].to(labels.device)].to(logits.device, dtype).unflatten(0, (views, heads))
 
     def _through_banks(self, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All that the banks hold in place of a batch, and the rows of the batch in it.

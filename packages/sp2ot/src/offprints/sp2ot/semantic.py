@@ -100,7 +100,7 @@ def semantic_partial_ot(
             raise ValueError(f"init_plan must not be negative, got {float(init_plan.min())}")
     result, residual = majorize(
         as_batch(cost),
-        both_ways(similarity).to(as_batch(cost[..., :1, :1]).device),
+        both_ways(similarity),
         None if init_plan is None else as_batch(init_plan),
         rho=rho,
         weight=semantic_weight * (1 - rho) if decay else semantic_weight,

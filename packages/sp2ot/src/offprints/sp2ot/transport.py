@@ -162,7 +162,7 @@ def solve(
     softness[-1] = 0
     # A column without mass has no logarithm: it takes no part.
     used = target > 0
-    every = bool(used.all())
+    every, real = bool(used.all()), int(used[:clusters].sum())
     if not every:
         extended, target, softness = extended[:, :, used], target[used], softness[used]
         init = None if init is None else init[:, used]
@@ -174,7 +174,7 @@ def solve(
                 extended, target, softness, epsilon, tol=tol, max_iterations=max_iterations, init=init
             )
             if softness.max() == 0:  # the constant that gamma -> inf leads to
-                g = point.g - (target * point.g)[:, :clusters].sum(-1, keepdim=True) / rho
+                g = point.g - (target * point.g)[:, :real].sum(-1, keepdim=True) / rho
                 point = dual.move(g)
             rows = dual.row_potential(point)
         else:
