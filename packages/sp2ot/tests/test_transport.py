@@ -197,6 +197,16 @@ def test_batches(rho: float, gamma: float) -> None:
     assert together.row_potential.shape == (3, 30)
 
 
+@pytest.mark.filterwarnings("ignore:partial transport")
+def test_a_problem_at_rounding_does_not_end_its_neighbors() -> None:
+    """At costs of 1e4 no residual reaches 1e-15; the other problem of the batch still gets its solution."""
+    cost = random_cost(14, 2, 40, 6)
+    cost[0] *= 3e3
+    together = partial_ot(cost, rho=0.3, tol=1e-15)
+    alone = partial_ot(cost[1], rho=0.3, tol=1e-12)
+    assert_close(together.plan[1], alone.plan, atol=1e-11, rtol=0)
+
+
 @pytest.mark.parametrize("rho", RHOS)
 @pytest.mark.parametrize("method", ["newton", "sinkhorn"])
 def test_warm_start_is_stationary(rho: float, method: str) -> None:

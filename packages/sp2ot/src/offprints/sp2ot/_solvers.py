@@ -105,8 +105,9 @@ def newton(dual: SemiDual, g: Float[Tensor, "batch columns"], *, tol: float, max
     """Newton's method with a bounded step and backtracking; a scaling step where that fails."""
     dual.anchor(g)
     point = dual.at(g)
+    exhausted = torch.zeros_like(point.residual, dtype=torch.bool)  # nothing is left to gain but rounding
     for iteration in range(max_iterations):
-        pending = point.residual > tol
+        pending = (point.residual > tol) & ~exhausted
         if not bool(pending.any()):
             return point, iteration
         direction = dual.newton_direction(point)
@@ -125,10 +126,10 @@ def newton(dual: SemiDual, g: Float[Tensor, "batch columns"], *, tol: float, max
             if not bool(pending.any()):
                 break
             step = step / 2
-        if bool(pending.any()):
-            if bool(blind[pending].all()):
-                return dual.move(best.g), iteration + 1  # nothing is left to gain but rounding
-            best = dual.move(torch.where(pending.unsqueeze(-1), dual.scale(point), best.g))
+        exhausted = exhausted | (pending & blind)
+        failed = pending & ~blind
+        if bool(failed.any()):
+            best = dual.move(torch.where(failed.unsqueeze(-1), dual.scale(point), best.g))
         elif bool((best.g - dual.anchored).abs().amax() > MAX_STEP):
             best = dual.move(best.g)
         point = best

@@ -176,12 +176,12 @@ def solve(
             if softness.max() == 0:  # the constant that gamma -> inf leads to
                 g = point.g - (target * point.g)[:, :real].sum(-1, keepdim=True) / rho
                 point = dual.move(g)
-            rows = dual.row_potential(point)
+            rows, plan = dual.row_potential(point), dual.plan(point)
         else:
             dual = SemiDual(extended / epsilon, target, softness.expand(batch, -1))
             start = extended.new_full((batch, len(target)), -math.log(clusters + 1)) if init is None else init
             point, iterations, rows = scaling(dual, start, tol=tol, max_iterations=max_iterations)
-        plan = (rows.unsqueeze(-1) + point.g.unsqueeze(1) - dual.scaled_cost).exp_()
+            plan = (rows.unsqueeze(-1) + point.g.unsqueeze(1) - dual.scaled_cost).exp_()
     potential = point.g
     if not every:
         potential = potential.new_full((batch, clusters + 1), -math.inf)
