@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -121,7 +121,7 @@ class SP2OTLoss(nn.Module):
             self.total_steps,
             base=self.rho_base,
             upper=self.rho_upper,
-            kind=cast("Literal['sigmoid', 'linear', 'constant']", self.rho_kind),
+            kind=self.rho_kind,
         )
 
     def forward(
@@ -158,7 +158,7 @@ class SP2OTLoss(nn.Module):
         pseudo_labels = [list(heads.unbind()) for heads in labels.unbind()]
         return SP2OTOutput(per_head.sum(), per_head.detach(), pseudo_labels, rho)
 
-    def _check_logits(self, logits: Sequence[Tensor] | Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    def _check_logits(self, logits: Any) -> list[list[Tensor]]:
         if isinstance(logits, Tensor) or not isinstance(logits, Sequence):
             raise TypeError(f"logits must be a sequence of views, got {type(logits).__name__}")
         if len(logits) < 2:
@@ -206,7 +206,7 @@ class SP2OTLoss(nn.Module):
             logits, index, rows = self._through_banks(logits, index)
         cost = -as_batch(logits.flatten(0, 1)).log_softmax(-1)
         init = as_batch(self.column_potential.repeat(views, 1), axes=2)
-        transport = {
+        transport: dict[str, Any] = {
             "epsilon": self.epsilon,
             "gamma": self.gamma,
             "prior": None,

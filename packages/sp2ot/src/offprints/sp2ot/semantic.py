@@ -12,7 +12,7 @@ from torch import Tensor
 
 from offprints.shared.validation import check_number, check_same_device, check_tensor
 from offprints.sp2ot._sparse import both_ways, check_similarity, multiply
-from offprints.sp2ot.transport import as_batch, check_prior, check_transport, solve, warn_unconverged
+from offprints.sp2ot.transport import as_batch, check_prior, check_transport, like_cost, solve, warn_unconverged
 
 
 class SemanticTransportResult(NamedTuple):
@@ -121,12 +121,12 @@ def semantic_partial_ot(
 
         message = f"semantic transport: the objective still falls after {outer_iterations} outer_iterations"
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    tensors = {
-        name: part.to(cost.device) if cost.ndim == 3 else part.squeeze(0).to(cost.device)
-        for name, part in result._asdict().items()
-        if isinstance(part, Tensor)
-    }
-    return result._replace(**tensors)
+    return result._replace(
+        plan=like_cost(result.plan, cost),
+        pseudo_labels=like_cost(result.pseudo_labels, cost),
+        objective=like_cost(result.objective, cost),
+        column_potential=like_cost(result.column_potential, cost),
+    )
 
 
 def majorize(

@@ -104,8 +104,12 @@ def partial_ot(
     )
     if not solution.converged and tol > 0:
         warn_unconverged(solution.residual, tol, solution.iterations)
-    tensors = [part.to(cost.device) if cost.ndim == 3 else part.squeeze(0).to(cost.device) for part in solution[:4]]
-    return TransportResult(*tensors, *solution[4:])
+    return solution._replace(
+        plan=like_cost(solution.plan, cost),
+        pseudo_labels=like_cost(solution.pseudo_labels, cost),
+        row_potential=like_cost(solution.row_potential, cost),
+        column_potential=like_cost(solution.column_potential, cost),
+    )
 
 
 def check_transport(rho: float, epsilon: float, gamma: float, method: str, tol: float, max_iterations: int) -> None:
@@ -139,6 +143,11 @@ def as_batch(x: Tensor, axes: int = 3) -> Tensor:
     x = x.detach()
     x = (x.cpu() if x.device.type == "mps" else x).double()
     return x if x.ndim == axes else x.unsqueeze(0)
+
+
+def like_cost(part: Tensor, cost: Tensor) -> Tensor:
+    """A result on the device of the cost, with a batch axis if that has one."""
+    return (part if cost.ndim == 3 else part.squeeze(0)).to(cost.device)
 
 
 def solve(
