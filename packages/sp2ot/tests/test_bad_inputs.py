@@ -93,6 +93,7 @@ def test_start() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
 def test_similarity() -> None:
     sparse = torch.eye(6).to_sparse_coo()
     block = torch.eye(6).to_sparse_bsr((2, 2))

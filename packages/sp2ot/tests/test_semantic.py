@@ -83,7 +83,7 @@ def test_no_semantics_is_partial_transport() -> None:
     assert_close(decayed.plan, fixed.plan, atol=1e-9, rtol=0)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.filterwarnings("ignore:Sparse")
 def test_layouts_and_asymmetry() -> None:
     cost, _ = problem(5)
     features = torch.randn(40, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
