@@ -147,6 +147,14 @@ def test_good_modules_pass_and_are_left_as_they_are() -> None:
     check_module(Good().double(), inputs, skip={"torch.compile": "checked above"})
 
 
+def test_numbers_beside_tensors_have_no_dtype() -> None:
+    class WithRate(Good):
+        def forward(self, x: Tensor) -> tuple[Tensor, float]:  # type: ignore[override]
+            return super().forward(x), 0.5
+
+    check_module(WithRate(), inputs, skip={"torch.compile": "not of interest"})
+
+
 def test_errors_are_checked() -> None:
     with pytest.raises(AssertionError, match="Good: errors: check_errors: case 0"):
         check_module(Good(), inputs, errors=[(Good, ValueError, "width")], skip={"torch.compile": "not of interest"})

@@ -1,0 +1,29 @@
+"""SP²OT: Semantic-regularized progressive partial optimal transport for imbalanced clustering (arXiv 2404.03446)."""
+
+from offprints.sp2ot.bank import LogitBank
+from offprints.sp2ot.clusterer import SP2OTClusterer
+from offprints.sp2ot.graph import knn_similarity
+from offprints.sp2ot.head import CosineHead
+from offprints.sp2ot.longtail import long_tailed_counts, long_tailed_indices
+from offprints.sp2ot.losses import SP2OTLoss, SP2OTOutput
+from offprints.sp2ot.schedule import rho_schedule
+from offprints.sp2ot.scores import cluster_scores
+from offprints.sp2ot.semantic import SemanticTransportResult, semantic_partial_ot
+from offprints.sp2ot.transport import TransportResult, partial_ot
+
+__all__ = [
+    "CosineHead",
+    "LogitBank",
+    "SP2OTClusterer",
+    "SP2OTLoss",
+    "SP2OTOutput",
+    "SemanticTransportResult",
+    "TransportResult",
+    "cluster_scores",
+    "knn_similarity",
+    "long_tailed_counts",
+    "long_tailed_indices",
+    "partial_ot",
+    "rho_schedule",
+    "semantic_partial_ot",
+]

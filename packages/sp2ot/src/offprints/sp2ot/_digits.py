@@ -1,0 +1,127 @@
+"""Long-tailed handwritten digits: how right pseudo-labels are, and what clusterers make of them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from offprints.shared.datasets import digits
+from offprints.sp2ot.clusterer import SP2OTClusterer
+from offprints.sp2ot.graph import knn_similarity
+from offprints.sp2ot.head import CosineHead
+from offprints.sp2ot.longtail import long_tailed_indices
+from offprints.sp2ot.scores import cluster_scores
+from offprints.sp2ot.semantic import semantic_partial_ot
+from offprints.sp2ot.transport import partial_ot
+
+Features = Literal["pixels", "pca", "spectral"]
+SIZE_FREE_WEIGHT = 0.195  # of the semantic term, per sample
+NEIGHBORS = 20
+CLASSES = 10
+SELF_LABELING: dict[str, dict[str, Any]] = {
+    "balanced OT": {"rho_base": 1.0, "gamma": math.inf, "semantic_weight": 0.0},
+    "P²OT": {"semantic_weight": 0.0},
+    "SP²OT": {},
+}
+
+
+def long_tailed_digits(seed: int, *, ratio: float) -> tuple[Float[Tensor, "n 64"], Int[Tensor, " n"]]:
+    """Digits whose classes, in an order drawn by the seed, get fewer and fewer samples; the first class is the head."""
+    images, labels = digits(dtype=torch.float64)
+    place = torch.from_numpy(np.random.default_rng(seed).permutation(CLASSES))
+    labels = place[labels]
+    chosen = torch.from_numpy(long_tailed_indices(labels, ratio=ratio, seed=seed))
+    return images[chosen], labels[chosen]
+
+
+def features_of(images: Float[Tensor, "n 64"], kind: Features, seed: int) -> Float[Tensor, "n dim"]:
+    """The pixels, their first 20 principal components, or a spectral embedding in 12 dimensions."""
+    if kind == "pixels":
+        return images
+    if kind == "pca":
+        from sklearn.decomposition import PCA
+
+        return torch.from_numpy(PCA(20, random_state=seed).fit_transform(images.numpy()))
+    from sklearn.manifold import SpectralEmbedding
+
+    embedding = SpectralEmbedding(12, affinity="nearest_neighbors", n_neighbors=NEIGHBORS, random_state=seed)
+    embedded = torch.from_numpy(embedding.fit_transform(images.numpy()))
+    return embedded / embedded.std()
+
+
+def kmeans(features: Float[Tensor, "n dim"], seed: int) -> tuple[Tensor, Tensor]:
+    """Centers and labels of ten starts."""
+    from sklearn.cluster import KMeans
+
+    model = KMeans(CLASSES, n_init=10, random_state=seed).fit(features.numpy())
+    return torch.from_numpy(model.cluster_centers_), torch.from_numpy(model.labels_).long()
+
+
+def pseudo_label_quality(seed: int, *, features: Features, ratio: float, rhos: tuple[float, ...]) -> dict[str, Any]:
+    """Share of the transported mass that is on the right class, by method and ``rho``.
+
+    Logits are ten times the cosines with the centers of k-means, whose clusters are matched to classes once.
+    """
+    images, labels = long_tailed_digits(seed, ratio=ratio)
+    x = features_of(images, features, seed)
+    centers, assigned = kmeans(x, seed)
+    head = CosineHead(x.shape[1], CLASSES).double()
+    head.reset_prototypes(centers)
+    cost = -head(x).detach().log_softmax(1)
+    mapping = cluster_scores(labels, assigned, num_clusters=CLASSES)["mapping"]
+    right = torch.tensor([mapping[cluster] for cluster in range(CLASSES)])[None] == labels[:, None]
+    graph = knn_similarity(images, k=NEIGHBORS)
+    weight = SIZE_FREE_WEIGHT * len(x)
+
+    def quality(pseudo_labels: Tensor) -> float:
+        return float((pseudo_labels * right).sum() / pseudo_labels.sum())
+
+    balanced = partial_ot(cost, rho=1.0, gamma=math.inf)
+    plain = [partial_ot(cost, rho=rho) for rho in rhos]
+    semantic = [semantic_partial_ot(cost, graph, rho=rho, semantic_weight=weight) for rho in rhos]
+    return {
+        "k-means": float((torch.tensor([mapping[int(a)] for a in assigned]) == labels).double().mean()),
+        "balanced OT": quality(balanced.pseudo_labels),
+        "P²OT": [quality(result.pseudo_labels) for result in plain],
+        "SP²OT": [quality(result.pseudo_labels) for result in semantic],
+        "largest residual": max(result.residual for result in [balanced, *plain]),
+        "last gap": float((plain[-1].plan - semantic[-1].plan).abs().max()) * len(x),
+    }
+
+
+def clustering(seed: int, method: str, *, features: Features, ratio: float, steps: int) -> dict[str, Any]:
+    """Scores, cluster sizes and history of one clusterer."""
+    images, labels = long_tailed_digits(seed, ratio=ratio)
+    x = features_of(images, features, seed)
+    history: list[dict[str, float]] = []
+    if method == "k-means":
+        predicted = kmeans(x, seed)[1]
+    elif method == "spectral":
+        from sklearn.cluster import SpectralClustering
+
+        model = SpectralClustering(
+            CLASSES, affinity="nearest_neighbors", n_neighbors=NEIGHBORS, random_state=seed, assign_labels="kmeans"
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Graph is not fully connected")
+            predicted = torch.from_numpy(model.fit_predict(x.numpy())).long()
+    else:
+        clusterer = SP2OTClusterer(CLASSES, max_steps=steps, random_state=seed, device="cpu", **SELF_LABELING[method])
+        predicted = clusterer.fit_predict(x.float())
+        history = clusterer.history_
+    scores = cluster_scores(labels, predicted, num_clusters=CLASSES)
+    class_of = scores.pop("mapping")
+    mapping = torch.tensor([class_of[cluster] for cluster in range(CLASSES)])
+    return {
+        "scores": scores,
+        "sizes": mapping[predicted].bincount(minlength=CLASSES).tolist(),
+        "true sizes": labels.bincount(minlength=CLASSES).tolist(),
+        "loss": [entry["loss"] for entry in history],
+        "rho": [entry["rho"] for entry in history],
+    }

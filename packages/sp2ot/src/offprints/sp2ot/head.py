@@ -1,0 +1,65 @@
+"""The classifier of a clustering network: cosines with one prototype per cluster."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from offprints.shared.validation import check_number, check_tensor
+
+
+class CosineHead(nn.Module):
+    """Logits ``scale * cos(x, prototype)``.
+
+    Args:
+        in_features: Dimension of the features.
+        num_clusters: Number of prototypes.
+        scale: Inverse temperature.
+
+    Raises:
+        TypeError, ValueError: a size below 1 or not an integer, a scale that is not positive.
+    """
+
+    def __init__(self, in_features: int, num_clusters: int, *, scale: float = 10.0) -> None:
+        super().__init__()
+        check_number(in_features, "in_features", low=1, integer=True)
+        check_number(num_clusters, "num_clusters", low=1, integer=True)
+        check_number(scale, "scale", low=0, open_low=True)
+        self.scale = float(scale)
+        self.weight = nn.Parameter(torch.randn(num_clusters, in_features))
+
+    @property
+    def prototypes(self) -> Float[Tensor, "clusters dim"]:
+        """Rows of unit length."""
+        return F.normalize(self.weight, dim=1)
+
+    @torch.no_grad()
+    def reset_prototypes(self, centers: Float[Tensor, "clusters dim"]) -> None:
+        """Point the prototypes at ``centers``.
+
+        Raises:
+            TypeError: not a floating tensor.
+            ValueError: another shape, not finite, a center at the origin, which has no direction.
+        """
+        check_tensor(centers, "centers", shape=self.weight.shape)
+        norms = centers.detach().norm(dim=1)
+        if bool((norms == 0).any()):
+            raise ValueError(f"centers must not be zero, got {int((norms == 0).sum())} rows of zeros")
+        self.weight.copy_(centers / norms.unsqueeze(1))
+
+    def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch clusters"]:
+        """Logits of a batch.
+
+        Raises:
+            TypeError: features that are not a floating tensor.
+            ValueError: another number of axes or features.
+        """
+        check_tensor(features, "features", shape=(None, self.weight.shape[1]), finite=False, allow_empty=True)
+        return self.scale * F.linear(F.normalize(features, dim=1), self.prototypes)
+
+    def extra_repr(self) -> str:
+        """Sizes, as they appear in the module's repr."""
+        clusters, dim = self.weight.shape
+        return f"in_features={dim}, num_clusters={clusters}, scale={self.scale}"
