@@ -24,13 +24,13 @@ def draw_simulation(run: Run, dimensions: list[int], needed: Mapping[str, np.nda
     with run.figure("simulation", ncols=2, figsize=(9.4, 3.8)) as (_, (both, near)):
         for name, counts in needed.items():
             mean = counts.mean(0)
-            shape, word = (np.log, "log n") if name == NB else (lambda x: x, "n")
+            word, x, fine_x = ("log n", np.log(n), np.log(fine)) if name == NB else ("n", n, fine)
             for axes in (both, near) if name == NB else (both,):
                 axes.errorbar(n, mean, counts.std(0), fmt="o", color=COLORS[name], label=name)
                 if len(n) > 1:
-                    slope, offset = np.polyfit(shape(n), mean, 1)
+                    slope, offset = np.polyfit(x, mean, 1)
                     label = f"{offset:.3g} {'+' if slope >= 0 else '-'} {abs(slope):.2g} {word}"
-                    axes.plot(fine, offset + slope * shape(fine), color=COLORS[name], linewidth=1.2, label=label)
+                    axes.plot(fine, offset + slope * fine_x, color=COLORS[name], linewidth=1.2, label=label)
         both.set(title="Samples to come near the Bayes error", xlabel="dimension n", ylabel="samples m")
         near.set(title="Naive Bayes alone", xlabel="dimension n (logarithmic)", ylabel="samples m", xscale="log")
         near.set_xticks(dimensions, [str(d) for d in dimensions])
