@@ -137,6 +137,24 @@ def test_ungrouped_float32_samples_keep_their_precision() -> None:
     np.testing.assert_allclose(moments.std(1)[0], x.double().std(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("n", [1, 5, 97, 3000])
+def test_groups_of_any_size_in_one_batch(n: int) -> None:
+    """Runs are filled up, blocks end anywhere, the last group and one in the middle may be empty."""
+    generator = torch.Generator().manual_seed(n)
+    groups = (torch.rand(n, generator=generator).pow(3) * 9).long()
+    groups[groups == 4] = 5
+    x = 1e6 + 1e3 * groups.unsqueeze(1) + torch.randn(n, 150, generator=generator, dtype=torch.float64)
+    moments = GroupMoments(12, (150,))
+    moments.update(x, groups)
+    for group in range(12):
+        members = x[groups == group].numpy()
+        assert moments.count[group] == len(members)
+        expected = members.mean(0) if len(members) else np.zeros(150)
+        np.testing.assert_allclose(moments.mean[group], expected, rtol=1e-14)
+        squares = np.square(members - expected).sum(0)
+        np.testing.assert_allclose(moments.m2[group], squares, rtol=1e-6, atol=1e-6)
+
+
 def test_std_without_enough_samples_is_nan() -> None:
     moments = GroupMoments(2, ())
     moments.update(torch.ones(1), torch.tensor([1]))

@@ -104,6 +104,13 @@ def test_good_input_passes() -> None:
     check_monotone(torch.tensor([0.0, 0.0, 1.0]), "t", strict=False)
 
 
+def test_finite_values_may_have_a_sum_that_is_not() -> None:
+    check_tensor(torch.full((8,), 60_000, dtype=torch.float16), "x")
+    check_tensor(torch.full((8,), 1e308, dtype=torch.float64), "x")
+    with pytest.raises(ValueError, match="inf"):
+        check_tensor(torch.tensor([math.inf, 1.0, -math.inf]), "x")
+
+
 def test_probabilities_tolerance_goes_by_the_type() -> None:
     off = torch.tensor([0.5, 0.5001])
     check_probabilities(off, "p")

@@ -70,11 +70,44 @@ def all_reduce_(*tensors: Tensor, op: Literal["sum", "max", "mean"] = "sum", gro
                 tensor.copy_(part.view(tensor.shape))
 
 
+def _batch_moments(x: Tensor, labels: Tensor, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and sum of squared deviations of each group of one batch ``[N, D]``.
+
+    Rows are gathered by group, in runs of ``run`` rows of one group. The first row of the group is taken from each:
+    a run that is too short is filled with that row itself, which then adds nothing.
+    """
+    count = torch.zeros(groups, dtype=torch.int64, device=x.device).index_add_(0, labels, torch.ones_like(labels))
+    run = min(32, 1 << max(0, len(x) // groups).bit_length())
+    order = labels.argsort(stable=True)
+    start = (count.cumsum(0) - count).clamp(max=len(x) - 1)
+    ends = ((count + run - 1) // run).cumsum(0)
+    # As many runs as there can be: to ask how many there are would wait for the device. Those too many add nothing.
+    number = torch.arange(len(x) // run + groups, device=x.device)
+    of_run = torch.searchsorted(ends, number, right=True).clamp_(max=groups - 1)
+    before = ends.roll(1).index_fill(0, ends.new_zeros(1), 0)
+    within = (number - before[of_run]).unsqueeze(1) * run + torch.arange(run, device=x.device)
+    within = torch.where(within < count[of_run].unsqueeze(1), within, 0)
+    rows = order[start[of_run].unsqueeze(1) + within]
+    first = x[order[start]].to(dtype)
+
+    total, squares = torch.zeros_like(first), torch.zeros_like(first)
+    entries = 2**18 if x.device.type == "cpu" else 2**25  # of a block: it stays in the processor's cache
+    block = max(1, entries // (run * max(1, x.shape[1])))
+    for part, group in zip(rows.split(block), of_run.split(block), strict=True):
+        deviation = x.index_select(0, part.flatten()).to(dtype).view(*part.shape, -1)
+        deviation = deviation.sub_(first.index_select(0, group).unsqueeze(1))
+        total.index_add_(0, group, deviation.sum(1))
+        squares.index_add_(0, group, deviation.square_().sum(1))
+    mean = total / count.clamp(min=1).unsqueeze(1)
+    first = torch.where((count > 0).unsqueeze(1), first, 0)
+    return count.to(dtype), first + mean, squares.sub_(mean * total).clamp_(min=0)
+
+
 class GroupMoments:
     """Count, mean and sum of squared deviations of each group, streaming and mergeable (Chan, Golub and LeVeque 1979).
 
-    A batch takes two passes (means, then deviations from them) and is merged pairwise, so that no precision is lost
-    to large means; there is no loop over groups.
+    A batch is read once, as deviations from the first sample of each group, and merged pairwise, so that no precision
+    is lost to large means; there is no loop over groups, and no copy of the batch in ``dtype``.
 
     Attributes:
         count: Samples per group, ``[groups]``, in ``dtype`` as the others.
@@ -150,11 +183,9 @@ class GroupMoments:
             self._placed = True
         if self.num_groups is None:
             self._grow(int(labels.max()) + 1)
-        x, labels = x.to(self.mean.device).to(self.mean.dtype), labels.to(self.mean.device)
-        count = torch.zeros_like(self.count).index_add_(0, labels, torch.ones_like(labels, dtype=x.dtype))
-        mean = torch.zeros_like(self.mean).index_add_(0, labels, x) / self._columns(count.clamp(min=1))
-        squares = mean.index_select(0, labels).sub_(x).square_()
-        self._merge(count, mean, torch.zeros_like(self.m2).index_add_(0, labels, squares))
+        x, labels = x.to(self.mean.device), labels.to(self.mean.device)
+        count, mean, m2 = _batch_moments(x.reshape(len(x), -1), labels, len(self.count), self.mean.dtype)
+        self._merge(count, mean.view_as(self.mean), m2.view_as(self.m2))
 
     def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
         total = self.count + count

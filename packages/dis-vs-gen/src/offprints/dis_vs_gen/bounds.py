@@ -1,0 +1,55 @@
+"""The H-consistency bound of the multiclass logistic loss (section 4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from offprints.shared.validation import check_number, check_tensor
+
+
+def logistic_h_consistency_bound(
+    excess: Float[Tensor, "..."] | float, *, gap: float = 0.0, zero_one_gap: float = 0.0, exact: bool = False
+) -> Float[Tensor, "..."]:
+    """Bound on the zero-one regret by the regret of the logistic loss, clipped to [0, 1].
+
+    With t = excess + gap: ``sqrt(2 t) - zero_one_gap``, or with ``exact`` the b that solves
+    t = ((1 + b) log(1 + b) + (1 - b) log(1 - b)) / 2 in place of sqrt(2 t), which is never larger. Increasing in
+    ``excess``. Mao, Mohri and Zhong (NeurIPS 2023) remark that the paper's version amounts to an excess error bound:
+    for hypothesis sets in which both minimizability gaps vanish it is one.
+
+    Args:
+        excess: Regret of the logistic loss (natural logarithm) within the hypothesis set, of any shape.
+        gap: Minimizability gap of the logistic loss.
+        zero_one_gap: Minimizability gap of the zero-one loss.
+        exact: Use the exact inverse.
+
+    Raises:
+        TypeError: ``excess`` is neither a number nor a floating tensor.
+        ValueError: a negative, NaN or infinite argument; an empty tensor.
+    """
+    check_number(gap, "gap", low=0)
+    check_number(zero_one_gap, "zero_one_gap", low=0)
+    if not isinstance(excess, Tensor):
+        check_number(excess, "excess", low=0)
+        excess = torch.tensor(float(excess), dtype=torch.float64)
+    check_tensor(excess, "excess")
+    if bool((excess < 0).any()):
+        raise ValueError(f"excess must not be negative, got {float(excess.min())}")
+    t = excess.double() + gap
+    root = _inverse(t) if exact else (2 * t).sqrt()
+    return (root - zero_one_gap).clamp(0, 1).to(excess.dtype)
+
+
+def _inverse(t: Tensor) -> Tensor:
+    """b in [0, 1] with entropy deficit t, by bisection; 1 from log 2 on."""
+    low, high = torch.zeros_like(t), torch.ones_like(t)
+    for _ in range(60):
+        b = (low + high) / 2
+        # log1p keeps the digits of small b, where the deficit is b^2 / 2
+        deficit = ((1 + b) * b.log1p() + torch.special.xlog1py(1 - b, -b)) / 2
+        low, high = torch.where(deficit < t, b, low), torch.where(deficit < t, high, b)
+    return torch.where(t >= math.log(2), 1.0, high)

@@ -1,0 +1,106 @@
+"""Learning curves on random training subsets, and where two of them cross (section 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from offprints.dis_vs_gen._harness import subset_errors
+from offprints.dis_vs_gen._inputs import as_labels, as_table, training_data
+from offprints.shared.validation import check_number
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Test errors by size of the training subset.
+
+    Attributes:
+        sizes: Numbers of training samples m.
+        errors: Test errors in [0, 1], float64 ``[repeats, len(sizes)]``.
+    """
+
+    sizes: list[int]
+    errors: Float[Tensor, "repeats sizes"]
+
+
+def learning_curve(
+    make_estimator: Callable[[], Any],
+    X: Float[Any, "n d"],
+    y: Int[Any, " n"],
+    X_test: Float[Any, "n_test d"],
+    y_test: Int[Any, " n_test"],
+    sizes: Sequence[int],
+    *,
+    repeats: int = 5,
+    scale: bool = True,
+    seed: int = 0,
+) -> LearningCurve:
+    """Test error of estimators trained on random subsets of each size, ``repeats`` subsets a size.
+
+    A subset is drawn uniformly without replacement, again until it holds every class of ``y``; after 100 draws it is
+    one random sample of each class and a uniform rest. It depends on ``seed``, size and repeat alone: curves of
+    different estimators are of the same subsets. Scaling is min-max, fitted on the subset and applied to the test
+    data. Test data choose nothing.
+
+    ``GaussianNaiveBayes`` with shared variance and ``LogisticRegression`` of this package are trained all repeats at
+    once, with the results of single fits. Any other estimator with fit and predict is made anew for every subset and
+    given data of the kind (array or tensor) of ``X``.
+
+    Args:
+        make_estimator: Makes one.
+        X, y: What the subsets are drawn from.
+        X_test, y_test: Test data.
+        sizes: Sizes m, from the number of classes to all.
+        repeats: Subsets a size.
+        scale: Whether to scale.
+        seed: Of the subsets.
+
+    Raises:
+        TypeError: features not floating, labels not integers.
+        ValueError: shapes, NaN, fewer than two classes as in the estimators; no size, or one below the number of
+            classes or above ``len(y)``; ``repeats`` < 1; a negative ``seed``.
+    """
+    features, classes, index = training_data(X, y)
+    test = as_table(X_test, "X_test", device=features.device)
+    if test.shape[1] != features.shape[1]:
+        raise ValueError(f"X_test must have the {features.shape[1]} features of X, got {test.shape[1]}")
+    labels = as_labels(y_test, "y_test", len(test), features.device)
+    wanted = list(sizes)
+    if not wanted:
+        raise ValueError("sizes must not be empty")
+    for m in wanted:
+        check_number(m, "sizes", low=len(classes), high=len(index), integer=True)
+    check_number(repeats, "repeats", low=1, integer=True)
+    check_number(seed, "seed", low=0, integer=True)
+    columns = [
+        subset_errors(
+            [make_estimator], features, index, test, labels, int(m), classes=classes, repeats=repeats, scale=scale,
+            seed=seed, arrays=not isinstance(X, Tensor),
+        )[0]
+        for m in wanted
+    ]  # fmt: skip
+    return LearningCurve(sizes=[int(m) for m in wanted], errors=torch.stack(columns, 1))
+
+
+def crossover(a: LearningCurve, b: LearningCurve) -> int | None:
+    """The first size from which on ``b`` has the lower mean error; None if ``a`` is as good at the last size.
+
+    Raises:
+        TypeError: not two learning curves.
+        ValueError: of different sizes.
+    """
+    for name, curve in (("a", a), ("b", b)):
+        if not isinstance(curve, LearningCurve):
+            raise TypeError(f"{name} must be a LearningCurve, got {type(curve).__name__}")
+    if a.sizes != b.sizes:
+        raise ValueError(f"a and b must have the same sizes, got {a.sizes} and {b.sizes}")
+    better = (b.errors.mean(0) < a.errors.mean(0)).tolist()
+    first = None
+    for size, is_better in zip(a.sizes, better, strict=True):
+        first = (size if first is None else first) if is_better else None
+    return first
