@@ -62,6 +62,7 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
     """
 
     _learned = ("classes_", "n_features_in_")
+    _cached: Rule | None  # what predicts, until the next batch
 
     def __init__(
         self, *, shared_variance: bool = True, var_smoothing: float = 1e-9, priors: Tensor | None = None
@@ -184,7 +185,7 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
         self._classes = classes.to(moments.mean.device)
         self.classes_ = self._shown(self._classes)
         self.n_features_in_ = moments.shape[0]
-        self._cached: Rule | None = None
+        self._cached = None
 
     # What was learned
 

@@ -161,7 +161,9 @@ def split(X: Tensor, y: Tensor, n_train: int, seed: int) -> tuple[Tensor, Tensor
     return X[order[:n_train]], y[order[:n_train]], X[order[n_train:]], y[order[n_train:]]
 
 
-def errors_on(data: tuple[Tensor, ...], config: Config, sizes: tuple[int, ...], seed: int) -> dict[str, Any]:
+def errors_on(
+    data: tuple[Tensor, Tensor, Tensor, Tensor], config: Config, sizes: tuple[int, ...], seed: int
+) -> dict[str, Any]:
     """Errors of both classifiers on the same subsets."""
     return {
         name: learning_curve(make, *data, sizes, repeats=config.repeats, seed=seed).errors
@@ -336,9 +338,9 @@ def backbones(config: Config, run: Run) -> None:
             nb, lr = (panels[title][label].errors.mean(0) for label in (NB, LR))
             if name in ("vit", "resnet50", "clip"):
                 words = f"{title}, m = {sizes[0]}: error of logistic regression less that of naive Bayes"
-                run.claim(f"few {title}", words, lr[0] - nb[0], ">", 0, paper_value="two regimes")
+                run.claim(f"few {title}", words, float(lr[0] - nb[0]), ">", 0, paper_value="two regimes")
                 words = f"{title}, m = {sizes[-1]}: error of naive Bayes less that of logistic regression"
-                run.claim(f"many {title}", words, nb[-1] - lr[-1], ">", 0, paper_value="two regimes")
+                run.claim(f"many {title}", words, float(nb[-1] - lr[-1]), ">", 0, paper_value="two regimes")
             words = f"{title}: share of its gain that naive Bayes has made halfway, less that of logistic regression"
             plateau = "naive Bayes reaches its plateau first"
             run.claim(f"plateau {title}", words, gained(nb) - gained(lr), ">", 0, paper_value=plateau)

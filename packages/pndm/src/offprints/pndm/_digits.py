@@ -159,7 +159,7 @@ def paths(settings: DigitSettings, trained: dict[str, Any], seed: int, device: s
     }
     for n in settings.path_steps:
         for method in ("fon", "s-pndm", "f-pndm"):
-            norms, slopes = along(n, method, n)  # type: ignore[arg-type]
+            norms, slopes = along(n, method, n)
             found[f"{method} {n}"] = {"norm": norms.mean(1).tolist(), "slope": slopes.mean(1).tolist()}
     return found
 

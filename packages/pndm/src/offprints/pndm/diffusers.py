@@ -30,7 +30,7 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 METHODS = tuple(method for method in ORDERS if method != "f-pndm-sigma")  # its half steps are not at integer times
 
 
-class PNDMScheduler(SchedulerMixin, ConfigMixin):
+class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Drop-in for diffusers' own ``PNDMScheduler``: its times and its results, with more methods and less work a step.
 
     ::
@@ -132,7 +132,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             TypeError, ValueError: not an integer in 1..num_train_timesteps, or times beyond the table.
         """
-        total = self.config.num_train_timesteps
+        total = self.config["num_train_timesteps"]
         check_number(num_inference_steps, "num_inference_steps", low=1, high=total, integer=True)
         n = int(num_inference_steps)
         if n not in self._grids:
@@ -143,18 +143,18 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
         self._reset()
 
     def _grid(self, num_inference_steps: int) -> tuple[list[Step], list[int]]:
-        total = self.config.num_train_timesteps
+        total = self.config["num_train_timesteps"]
         times, ratio = self._spaced(num_inference_steps), total // num_inference_steps
         if times[0] >= total:
             raise ValueError(
-                f"num_inference_steps={num_inference_steps} with steps_offset={self.config.steps_offset} begins at"
+                f"num_inference_steps={num_inference_steps} with steps_offset={self.config['steps_offset']} begins at"
                 f" {times[0]}, beyond the table of {total} entries"
             )
         # From each time t diffusers leads to t - r; Runge-Kutta and the second Euler try lead to the next in the list.
         ends = times - ratio
         listed = np.append(times[1:], ends[-1])
         asked = listed + ratio // 2
-        if self.config.method == "fon":
+        if self.config["method"] == "fon":
             ends[-1] = listed[-1] = -1
         restarts = np.append(times[1:] + ratio, times[-1])
         grid = np.stack([times, ends, listed, restarts, times - ratio // 2, asked, asked, times - 1], 1)
@@ -164,14 +164,14 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
             Step(start, end, following, restart, (first, second), half, unit.level)
             for start, end, following, restart, first, second, half, unit in rows
         ]
-        return steps, [max(0, int(node.time)) for node in asked_nodes(steps, self.config.method)]
+        return steps, [max(0, int(node.time)) for node in asked_nodes(steps, self.config["method"])]
 
     def _spaced(self, n: int) -> np.ndarray:
-        total = self.config.num_train_timesteps
-        if self.config.timestep_spacing == "linspace":
+        total = self.config["num_train_timesteps"]
+        if self.config["timestep_spacing"] == "linspace":
             times = np.linspace(0, total - 1, n).round()[::-1]
-        elif self.config.timestep_spacing == "leading":
-            times = np.arange(n - 1, -1, -1) * (total // n) + self.config.steps_offset
+        elif self.config["timestep_spacing"] == "leading":
+            times = np.arange(n - 1, -1, -1) * (total // n) + self.config["steps_offset"]
         else:
             times = np.round(np.arange(total, 0, -total / n)) - 1
         return times.astype(np.int64)
@@ -237,7 +237,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
             index = self._first_index(timestep)
             key = (self.num_inference_steps, index)
             if key not in self._plans:
-                self._plans[key] = make_plan(self._steps, self.config.method, self.config.prediction_type, index)
+                self._plans[key] = make_plan(self._steps, self.config["method"], self.config["prediction_type"], index)
             self._plan = self._plans[key]
             self._step_index = self._begun = index
         self._check_next(timestep, self._step_index)
@@ -306,4 +306,4 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):
         return signal * original_samples + noisy * noise
 
     def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)
+        return int(self.config["num_train_timesteps"])
