@@ -24,7 +24,7 @@ def test_smoke(cli, tmp_path) -> None:
     assert run.returncode == 0, run.stderr
     result = result_of(tmp_path)
     assert result["paper"] == "dis-vs-gen"
-    assert len(result["claims"]) == 7
+    assert len(result["claims"]) == 6
     assert {Path(figure).stem for figure in result["figures"]} == {"simulation", "regimes", "assumptions", "bound"}
 
 

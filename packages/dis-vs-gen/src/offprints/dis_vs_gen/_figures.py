@@ -36,8 +36,8 @@ def draw_simulation(run: Run, dimensions: list[int], needed: Mapping[str, np.nda
         near.set_xticks(dimensions, [str(d) for d in dimensions])
         near.minorticks_off()
         near.set_ylim(bottom=0)
-        for axes in (both, near):
-            axes.legend()
+        both.legend(loc="upper left")
+        near.legend(loc="lower right")
 
 
 def draw_curve(axes: Any, curve: LearningCurve, name: str, **style: Any) -> None:
@@ -55,7 +55,7 @@ def finish_curves(axes: Any, title: str, sizes: list[int]) -> None:
     axes.set_xticks(shown, [str(m) for m in shown])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.legend()
+    axes.legend(loc="upper right")
 
 
 def draw_regimes(
@@ -96,4 +96,4 @@ def draw_bound(run: Run) -> None:
         axes.plot(t, logistic_h_consistency_bound(t), label="$\\sqrt{2t}$, clipped")
         axes.plot(t, logistic_h_consistency_bound(t, exact=True), label="exact inverse")
         axes.set(title="Zero-one regret by logistic regret", xlabel="logistic regret t", ylabel="bound")
-        axes.legend()
+        axes.legend(loc="lower right")
