@@ -144,12 +144,10 @@ def report_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Co
             "<=",
             1e-8,
         )
-    run.claim(
-        "solved",
+    run.report_value(
+        "residual",
         "largest residual of the transport problems",
         max(result["largest residual"] for of_kind in results.values() for result in of_kind),
-        "<=",
-        1e-10,
     )
     for kind, of_kind in results.items():
         rows: list[dict[str, Any]] = [
