@@ -36,10 +36,10 @@ class DigitSettings:
         path_steps: Steps of the trajectories that are drawn.
     """
 
-    steps: int = 1500
-    batch_size: int = 256
+    steps: int = 1000
+    batch_size: int = 128
     lr: float = 2e-3
-    width: int = 256
+    width: int = 128
     samples: int = 256
     reference_steps: int = 1000
     evaluations: tuple[int, ...] = (20, 50, 100)
