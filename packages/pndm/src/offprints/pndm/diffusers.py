@@ -100,7 +100,8 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 raise ValueError(
                     f"trained_betas must have num_train_timesteps={num_train_timesteps} entries, got {len(betas)}"
                 )
-            self.register_to_config(trained_betas=betas.tolist())  # what a JSON file can hold
+            plain = betas.tolist()  # what a JSON file can hold
+            self.register_to_config(trained_betas=plain)  # type: ignore[no-untyped-call]
             self._schedule = AlphaSchedule.from_betas(betas, **options)
         elif beta_schedule == "squaredcos_cap_v2":
             self._schedule = AlphaSchedule.cosine(num_train_timesteps, **options)
