@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -43,10 +43,14 @@ def reproduce(config: Config, run: Run) -> None:
     if config.fid:
         reproduce_paper(config.paper, run)
         return
-    found = run.unit("exact", partial(_exact.errors, run.seed, config.samples, config.grid, config.equal_cost))
-    convergence(config, run, found)
+    exact = partial(_exact.errors, run.seed, config.samples, config.grid, config.equal_cost)
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {"exact": exact}
     if config.digits.steps > 0:
-        few_evaluations(config.digits, run)
+        jobs["digits"] = partial(_digits.train, config.digits, run.seed, str(run.device))
+    done = run.units(jobs)
+    convergence(config, run, done["exact"])
+    if config.digits.steps > 0:
+        few_evaluations(config.digits, run, done["digits"])
 
 
 def convergence(config: Config, run: Run, found: Mapping[str, Any]) -> None:
@@ -100,14 +104,15 @@ def convergence(config: Config, run: Run, found: Mapping[str, Any]) -> None:
     _figures.draw_errors(run, {"continuous": errors, "table": table}, config.grid)
 
 
-def few_evaluations(settings: DigitSettings, run: Run) -> None:
+def few_evaluations(settings: DigitSettings, run: Run, trained: dict[str, Any]) -> None:
     """What the methods make of a trained network with few evaluations, beside DDIM with 1000 steps. Without a bar."""
     device = str(run.device)
-    trained = run.unit("digits", partial(_digits.train, settings, run.seed, device))
-    made = {
-        "samples": run.unit("samples", partial(_digits.draw, settings, trained, run.seed, device)),
-        "paths": run.unit("paths", partial(_digits.paths, settings, trained, run.seed, device)),
-    }
+    made = run.units(
+        {
+            "samples": partial(_digits.draw, settings, trained, run.seed, device),
+            "paths": partial(_digits.paths, settings, trained, run.seed, device),
+        }
+    )
     drawn, reference = made["samples"], made["samples"]["reference"]
     data = digits(value_range=(-1.0, 1.0))[0]
     distances: dict[str, dict[int, float]] = {
