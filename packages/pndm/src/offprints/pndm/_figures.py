@@ -90,4 +90,4 @@ def draw_manifold(run: Run, paths: Mapping[str, Any], steps: Sequence[int]) -> N
             axes.set(title=f"{n} steps", xlabel="norm of the sample", yscale="log")
         both[0].invert_xaxis()  # shared: time runs from left to right
         both[0].set_ylabel("norm of its change per training step")
-        both[0].legend()
+        both[1].legend(loc="lower right")
