@@ -185,7 +185,6 @@ def main() -> None:
     parser.add_argument("--case", default="", help="a word in the name of the cases to run")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory out")
     options = parser.parse_args()
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes started below: what is freed is given back
     record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     record |= {"benchmark": "classifiers", "threads": 1, "clock": "CPU time", "machine": machine()}
     record["versions"] = {name: version(name) for name in ("scikit-learn", "pandas", "torch")}
@@ -196,9 +195,11 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             seconds = pool.submit(times, name).result()
         peaks = {}
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes started below: what is freed is given back
         for contender in [] if options.no_memory else seconds:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 peaks[contender] = pool.submit(memory, name, contender).result()
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]  # which would slow down the next case's temporaries
         cases[name] = {
             contender: {"seconds": value, "ratio": value / seconds["ours"], "peak_mib": peaks.get(contender)}
             for contender, value in seconds.items()
