@@ -4,6 +4,7 @@ import math
 import warnings
 
 import numpy as np
+import ot
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,10 +16,6 @@ from torch.testing import assert_close
 from offprints.sp2ot import TransportResult, partial_ot
 from offprints.sp2ot._semidual import SemiDual
 from offprints.sp2ot._solvers import newton
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # POT's docstrings have invalid escapes
-    import ot
 
 RHOS = (0.1, 0.5, 0.9, 1.0)
 
