@@ -46,6 +46,12 @@ def sync(session: nox.Session, *options: str, environment: str | None = None) ->
     )
 
 
+def run_tests(session: nox.Session, python: str, name: str, *options: str) -> None:
+    """Two processes, a file of tests never in both; one torch thread each, or they would wait for one another."""
+    command = (python, "-m", "pytest", str(folder(name) / "tests"), "--numprocesses=2", "--dist=loadfile")
+    session.run(*command, *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
 def source_paths() -> str:
     return os.pathsep.join(str(folder(name) / "src") for name in NAMES)
 
@@ -58,7 +64,7 @@ def tests(session: nox.Session, name: str) -> None:
     environment = ROOT / ".nox" / "tests"
     sync(session, "--package", f"offprints-{name}", "--group", "test", environment=str(environment))
     python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
-    session.run(str(python), "-m", "pytest", str(folder(name) / "tests"), *session.posargs)
+    run_tests(session, str(python), name)
 
 
 @nox.session
@@ -146,7 +152,7 @@ def lowest(session: nox.Session, name: str) -> None:
     """The tests with the lowest version of each direct dependency that the package admits."""
     members = [str(folder(member)) for member in ("shared", name)]
     session.install("--resolution=lowest-direct", "--group", f"{folder(name) / 'pyproject.toml'}:test", *members)
-    session.run("pytest", str(folder(name) / "tests"), "-W", "default", *session.posargs)
+    run_tests(session, "python", name, "-W", "default")
 
 
 @nox.session
