@@ -188,7 +188,8 @@ def test_a_failure_shows_the_traceback_and_does_not_wait() -> None:
 
 
 def test_a_warning_fails_where_it_fails_here() -> None:
-    with pytest.raises(RuntimeError, match="UserWarning: careful"):
+    with warnings.catch_warnings(), pytest.raises(RuntimeError, match="UserWarning: careful"):
+        warnings.simplefilter("error")
         two_processes(lambda rank: warnings.warn("careful", stacklevel=1))
 
 
