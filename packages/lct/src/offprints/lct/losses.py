@@ -43,8 +43,8 @@ class Robust(NamedTuple):
 # log1p and the conjugate form keep their digits in float32 where m is far below c^2.
 ROBUST: dict[str, Robust] = {
     "cauchy": Robust(
-        lambda m, c: torch.log1p(m / (2 * c * c)),
-        lambda m, c: 1 / (m + 2 * c * c),
+        lambda m, c: (m / (2 * c * c)).log1p_(),
+        lambda m, c: (m + 2 * c * c).reciprocal_(),
     ),
     "pseudo_huber": Robust(
         lambda m, c: m / ((m + c * c).sqrt() + c),
@@ -89,20 +89,25 @@ class _SquaredNorm(torch.autograd.Function):
 
 
 class _ElementMean(torch.autograd.Function):
-    """Mean of rho over the entries of each sample, ``[B]``."""
+    """Mean of rho over the entries of each sample, ``[B]``. Twice differentiable, too."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, target: Tensor, name: str, c: float) -> Tensor:
-        ctx.save_for_backward(input, target)
+        difference = input - target
+        ctx.save_for_backward(input, target, difference)
         ctx.name, ctx.c = name, c
-        return ROBUST[name].rho((input - target).square_(), c).flatten(1).mean(1)
+        return ROBUST[name].rho(difference.square(), c).flatten(1).mean(1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        input, target = ctx.saved_tensors
-        difference = input - target
+        input, target, difference = ctx.saved_tensors
         share = _per_sample(2 * grads[0] / max(input[0].numel(), 1), input)
-        gradient = ROBUST[ctx.name].slope(difference.square(), ctx.c).mul_(share).mul_(difference)
+        slope = ROBUST[ctx.name].slope
+        if torch.is_grad_enabled():  # a second derivative needs the graph
+            difference = input - target
+            gradient = slope(difference.square(), ctx.c) * difference * share
+        else:
+            gradient = slope(difference.square(), ctx.c).mul_(difference).mul_(share)
         return (*_both(ctx, gradient), None, None)
 
 
