@@ -20,6 +20,7 @@ from offprints.pndm.diffusers import PNDMScheduler
 from offprints.shared.benchmark import Case, compare
 
 STEPS = 50
+SCHEDULE = AlphaSchedule.linear(final="first", interpolation="floor")
 
 
 def loop(scheduler: Any, noise: Tensor, eps: Tensor) -> Tensor:
@@ -31,8 +32,7 @@ def loop(scheduler: Any, noise: Tensor, eps: Tensor) -> Tensor:
 
 
 def sample(method: Any, noise: Tensor, eps: Tensor) -> Tensor:
-    schedule = AlphaSchedule.linear(final="first", interpolation="floor")
-    return pndm_sample(lambda x, t: eps, noise, schedule=schedule, num_steps=STEPS, method=method)
+    return pndm_sample(lambda x, t: eps, noise, schedule=SCHEDULE, num_steps=STEPS, method=method)
 
 
 def phi(x: Tensor, t: Tensor, t_next: Tensor, e: Tensor, table: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def main() -> None:
             if method == "f-pndm":
                 peers = peers | {"official loop": partial(official, table, noise, eps)}
             cases.append(Case(f"pndm_sample {name}", partial(sample, method, noise, eps), peers, agree))
-    compare(cases, Path(__file__).parent / "results" / "step.json", rounds=5, seconds=0.05, threads=1)
+    compare(cases, Path(__file__).parent / "results" / "step.json", rounds=15, seconds=0.05, threads=1)
 
 
 if __name__ == "__main__":
