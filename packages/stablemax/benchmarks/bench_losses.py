@@ -127,7 +127,7 @@ def main() -> None:
     name = f"{fused}, {len(hidden)} tokens, {len(weight)} classes"
     call = partial(forward_backward, whole, hidden, weight, target)
     case = Case(name, partial(forward_backward, fused, hidden, weight, target), {whole: call}, agree)
-    compare([case], RESULTS / "losses_fused.json", rounds=1, seconds=0.1, threads=1)
+    compare([case], RESULTS / "losses_fused.json", rounds=3, seconds=0.1, threads=1)
 
 
 if __name__ == "__main__":
