@@ -78,26 +78,8 @@ def needed_iterations(cost: Tensor, rho: float) -> int:
     return result.iterations
 
 
-def cpu_times(cost: Tensor, size: str, rounds: int) -> None:
-    """Smallest CPU time of this process over interleaved calls: on a busy machine it says more than the clock."""
-
-    def seconds(call: Any) -> float:
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-
-    for rho in (0.1, 0.2, 0.5, 0.9):
-        iterations = needed_iterations(cost, rho)
-        ours, paper = math.inf, math.inf
-        for _ in range(rounds):
-            ours = min(ours, seconds(partial(partial_ot, cost, rho=rho, tol=TOL)))
-            paper = min(paper, seconds(partial(paper_scaling, cost, rho, iterations)))
-        told = f"ours {ours:.3f} s, {PAPER}, {iterations} iterations: {paper:.3f} s, ratio {paper / ours:.1f}"
-        print(f"P²OT {size}, rho {rho}, CPU time: {told}")
-
-
-def agree(ours: Any, theirs: Any, *, atol: float = 1e-6) -> None:
-    """The same pseudo-labels."""
+def agree(ours: Any, theirs: Any, *, atol: float = 1e-5) -> None:
+    """The same pseudo-labels; all stop at masses that are right to 1e-8, which n multiplies."""
     n = len(ours.plan)
     torch.testing.assert_close(n * ours.plan, n * torch.as_tensor(theirs), atol=atol, rtol=0)
 
@@ -108,16 +90,13 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    parser.add_argument("--cpu", action="store_true", help="CPU time of the first cases alone")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: where other work is running")
     options = parser.parse_args()
     torch.set_num_threads(1)
     n, k = options.samples, options.clusters
     generator = torch.Generator().manual_seed(0)
     cost = -(2 * torch.randn(n, k, generator=generator, dtype=torch.float64)).log_softmax(1)
     size = f"{n} x {k}"
-    if options.cpu:
-        cpu_times(cost, size, options.rounds)
-        return
 
     cases = []
     for rho in (0.1, 0.2, 0.5, 0.9):
@@ -129,7 +108,7 @@ def main() -> None:
                 f"P²OT {size}, rho {rho}",
                 partial(partial_ot, cost, rho=rho, tol=TOL),
                 {f"{PAPER}, {iterations} iterations": partial(paper_scaling, cost, rho, iterations)},
-                partial(agree, atol=1e-5),
+                agree,
             )
         )
 
@@ -185,7 +164,9 @@ def main() -> None:
     )
     suffix = "" if (n, k) == (5120, 100) else f"-{n}x{k}"
     cases = [case for case in cases if options.only in case.name]
-    compare(cases, RESULTS / f"transport{suffix}.json", rounds=options.rounds, seconds=0.05, threads=1)
+    clock = time.process_time if options.clock == "cpu" else None
+    output = RESULTS / f"transport{suffix}.json"
+    compare(cases, output, rounds=options.rounds, seconds=0.05, threads=1, clock=clock)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 # The kernel is computed anew when g leaves its anchor by this much: products of the two stay far from overflow.
 ANCHOR_RANGE = 30.0
 SMALLEST = 1e-200
+# Shares below this are dropped from Newton's matrix, whose rounding is far larger: products of two would be subnormal
+# float32 numbers, which some processors multiply a hundred times slower. The kernel's bound allows for ANCHOR_RANGE.
+NEGLIGIBLE_SHARE, NEGLIGIBLE_KERNEL = 1e-18, 1e-31
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,10 @@ class SemiDual:
         under rounding, and exact up to the precision of ``W`` in every direction: float32 is enough.
         """
         if self.single_kernel is None:
-            self.single_kernel = self.kernel.float()
+            self.single_kernel = F.threshold(self.kernel, NEGLIGIBLE_KERNEL, 0).float()
         shares = self.single_kernel * (point.g - self.anchored).exp().float().unsqueeze(1)
         shares *= (point.row_sums.reciprocal() / self.samples**0.5).float().unsqueeze(-1)
+        F.threshold_(shares, NEGLIGIBLE_SHARE, 0)
         weights = torch.bmm(shares.mT, shares).double()
         weights.diagonal(dim1=1, dim2=2).zero_()
         diagonal = weights.sum(-1) + self.softness * point.wanted
