@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,6 @@ from skimage.util import random_noise
 
 from offprints.cotta import corrupt
 from offprints.shared.benchmark import Case, compare
-
-sys.path.insert(0, str(Path(__file__).parent))
-from clock import compare_cpu
 
 rng = np.random.default_rng(0)
 
@@ -133,10 +131,8 @@ def main() -> None:
         for name in ("motion_blur", "snow", "frost", "fog")
     ]
     results = Path(__file__).parent / "results"
-    if "--cpu" in sys.argv:
-        compare_cpu(cases, results / "corrupt_cpu.json", rounds=1)
-    else:
-        compare(cases, results / "corrupt.json", rounds=3, seconds=0.05)
+    clock = time.process_time if "--clock=cpu" in sys.argv else None
+    compare(cases, results / "corrupt.json", rounds=3, seconds=0.05, threads=1, clock=clock)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from offprints.cotta import ema_update_, stochastic_restore_
 from offprints.shared.benchmark import Case, compare
 
 sys.path.insert(0, str(Path(__file__).parent))
-from clock import compare_cpu
 from plain import average, restore
 
 
@@ -45,10 +45,8 @@ def main() -> None:
         ),
     ]
     results = Path(__file__).parent / "results"
-    if "--cpu" in sys.argv:
-        compare_cpu(cases, results / "updates_cpu.json", rounds=5)
-    else:
-        compare(cases, results / "updates.json", rounds=5, seconds=0.1)
+    clock = time.process_time if "--clock=cpu" in sys.argv else None
+    compare(cases, results / "updates.json", rounds=5, seconds=0.1, threads=1, clock=clock)
 
 
 if __name__ == "__main__":

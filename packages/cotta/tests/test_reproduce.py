@@ -32,7 +32,7 @@ def test_smoke(cli, tmp_path) -> None:
     assert run.returncode == 0, run.stderr
     (path,) = tmp_path.glob("cotta/*/result.json")
     result = json.loads(path.read_text())
-    assert {claim["id"] for claim in result["claims"]} == {"below_source"}
+    assert {claim["id"] for claim in result["claims"]} == {"below_source", "below_bn", "below_tent"}
     names = {Path(figure).stem for figure in result["figures"]}
     assert names == {"stream-digits-on-photographs", "gains-digits-on-photographs", "confidence", "corruptions"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class DigitSettings:
         test_images: at most so many of those.
         epochs: of the source training.
         corruptions: so many of the fifteen, in order.
+        passes: over all of them.
+        threshold_quantile: of the source model's confidences, for CoTTA's threshold.
         adaptation: settings of TENT and CoTTA.
     """
 
@@ -38,10 +41,12 @@ class DigitSettings:
     test_images: int = 800
     epochs: int = 20
     corruptions: int = 15
+    passes: int = 2
+    threshold_quantile: float = 0.01
     adaptation: Adaptation = field(
         default_factory=lambda: Adaptation(
-            learning_rate=1e-2,
-            tent_learning_rate=1e-2,
+            learning_rate=5e-3,
+            tent_learning_rate=5e-3,
             ema_decay=0.99,
             num_augmentations=4,
             confidence_threshold=None,
@@ -126,6 +131,7 @@ def stream_of(images: Tensor, labels: Tensor, seed: int, settings: DigitSettings
         (images * 255).to(torch.uint8),
         labels,
         corruptions=CORRUPTIONS[: settings.corruptions],
+        repeats=settings.passes,
         batch_size=settings.adaptation.batch_size,
         seed=seed,
     )
@@ -140,16 +146,16 @@ def run_source(seed: int, settings: DigitSettings, device: str) -> dict[str, Any
     shown = stream_of(test_x[:1], test_y[:1], seed, settings)
     return {
         "weights": source.state_dict(),
-        "threshold": source_confidence_threshold(source, train_x.split(200)),
+        "threshold": source_confidence_threshold(source, train_x.split(200), quantile=settings.threshold_quantile),
         "clean": 100 * float((answers != test_y).double().mean()),
-        "examples": torch.cat([test_x[:1], *(batch.x for batch in shown)]),
+        "examples": torch.cat([test_x[:1], *(batch.x for batch in islice(shown, len(shown.schedule)))]),
     }
 
 
 def run_stream(
     seed: int, settings: DigitSettings, source: dict[str, Any], method: Method, device: str
 ) -> dict[str, Any]:
-    """The stream, followed by one method from the source model: errors by corruption, and what CoTTA saw."""
+    """The stream, followed by one method from the source model: errors ``[passes, corruptions]``, what CoTTA saw."""
     *_, images, labels = split(seed, settings)
     model = DigitNet().to(device)
     model.load_state_dict(source["weights"])
@@ -158,5 +164,5 @@ def run_stream(
     wrapper = adapted(method, model, settings.adaptation, seed=seed, augmentation=augmentation, threshold=threshold)
     stream = stream_of(images, labels, seed, settings)
     followed = follow(wrapper, stream, device)
-    errors = segment_errors(followed, len(stream.schedule))
+    errors = segment_errors(followed, settings.passes * len(stream.schedule)).view(settings.passes, -1)
     return {"errors": errors, "confidence": followed["confidence"], "augmented": followed["augmented"]}
