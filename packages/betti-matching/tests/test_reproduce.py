@@ -1,7 +1,6 @@
 """The experiment: its command line, its network, its training on small data of the real formats."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,8 @@ from offprints.betti_matching._training import (
 )
 from offprints.betti_matching._unet import UNet
 from offprints.betti_matching.reproduce import PRESETS, Config, broken_ring, experiment, repair
-from offprints.shared.experiment import Experiment, Run
 from offprints.shared.experiment.launch import Outcome, execute
+from offprints.shared.testing.runs import FinishedRun, interrupted
 from offprints.shared.usage import UsageError
 
 TINY = {
@@ -41,13 +40,10 @@ TINY = {
 }
 
 
-def test_smoke_through_the_command_line(cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    done = cli("run", "betti-matching", "--preset", "smoke", "--out", tmp_path, "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    folder = next((tmp_path / "betti-matching").iterdir())
-    result = json.loads((folder / "result.json").read_text())
-    assert (result["paper"], result["preset"], result["seed"]) == ("betti-matching", "smoke", 0)
-    claims = {claim["id"]: claim for claim in result["claims"]}
+def test_smoke(paper_run: Callable[..., FinishedRun], tmp_path: Path) -> None:
+    run = paper_run("betti-matching", "--preset", "smoke", out=tmp_path)
+    assert (run.result["preset"], run.result["seed"]) == ("smoke", 0)
+    claims, folder = run.claims, run.folder
     assert set(claims) == {
         *("indistinguishable", "right_features", "wrong_features", "ring"),
         *("digits_errors", "digits_dice", "upper_bound"),
@@ -55,9 +51,7 @@ def test_smoke_through_the_command_line(cli: Callable[..., subprocess.CompletedP
     # what is exact holds at any size
     for name in ("indistinguishable", "right_features", "wrong_features", "ring", "upper_bound"):
         assert claims[name]["holds"], claims[name]
-    assert len(result["figures"]) == 5
-    for figure in result["figures"]:
-        assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+    assert len(run.figures) == 5
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert max(line["step"] for line in logged) == 8
     assert "Dice + clDice" in (folder / "report.md").read_text()
@@ -214,20 +208,7 @@ def test_membranes(stack: Path, tmp_path: Path) -> None:
 def test_a_killed_training_goes_on_from_its_checkpoint(stack: Path, tmp_path: Path) -> None:
     config = replace(PRESETS["membrane"], data=stack, validate_every=1, **TINY)
     whole = launch(config, tmp_path / "whole")
-
-    def dies(config: Config, run: Run) -> None:
-        checkpoint, taken = run.checkpoint, []
-
-        def and_then_dies(step: int, state: Any) -> None:
-            checkpoint(step, state)
-            taken.append(step)
-            if len(taken) == 3:  # after the first epoch of the second network
-                raise KeyboardInterrupt
-
-        run.checkpoint = and_then_dies  # type: ignore[method-assign]
-        experiment.function(config, run)
-
-    mortal = Experiment(**(vars(experiment) | {"function": dies}))
+    mortal = interrupted(experiment, checkpoints=3)  # after the first epoch of the second network
     with pytest.raises(KeyboardInterrupt):
         execute(mortal, config, preset="membrane", device="cpu", out=tmp_path / "killed")
     folder = next((tmp_path / "killed" / "betti-matching").iterdir())

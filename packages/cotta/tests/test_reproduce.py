@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -27,27 +26,20 @@ from offprints.cotta.reproduce import by_corruption
 from offprints.shared.usage import UsageError
 
 
-def test_smoke(cli, tmp_path) -> None:
-    run = cli("run", "cotta", "--preset", "smoke", "--device", "cpu", "--out", tmp_path)
-    assert run.returncode == 0, run.stderr
-    (path,) = tmp_path.glob("cotta/*/result.json")
-    result = json.loads(path.read_text())
-    assert {claim["id"] for claim in result["claims"]} == {"below_source", "below_bn", "below_tent"}
-    names = {Path(figure).stem for figure in result["figures"]}
-    assert names == {"stream-digits-on-photographs", "gains-digits-on-photographs", "confidence", "corruptions"}
+def test_smoke(paper_run, tmp_path) -> None:
+    run = paper_run("cotta", "--preset", "smoke", out=tmp_path)
+    assert set(run.claims) == {"below_source", "below_bn", "below_tent"}
+    assert run.figures == {"stream-digits-on-photographs", "gains-digits-on-photographs", "confidence", "corruptions"}
 
 
-def test_paper_on_cifar(cli, tmp_path) -> None:
+def test_paper_on_cifar(paper_run, tmp_path) -> None:
     write_cifar_c(tmp_path / "CIFAR-10-C", list(CORRUPTIONS))
     (tmp_path / "weights/cifar10").mkdir(parents=True)
     state = {f"module.{name}": value for name, value in WideResNet(10, 1).state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "weights/cifar10/Standard.pt")
     tiny = ("--benchmarks", "cifar10-c", "--paper.data", tmp_path, "--paper.depth", 10, "--paper.widen-factor", 1)
     tiny += ("--methods", "source", "cotta", "--paper.images", 2)
-    run = cli("run", "cotta", "--preset", "paper", *tiny, "--device", "cpu", "--out", tmp_path / "runs")
-    assert run.returncode == 1, run.stderr
-    (path,) = (tmp_path / "runs").glob("cotta/*/result.json")
-    claims = {claim["id"]: claim for claim in json.loads(path.read_text())["claims"]}
+    claims = paper_run("cotta", "--preset", "paper", *tiny, out=tmp_path / "runs", status=1).claims
     assert claims["cifar10-c_cotta"]["paper_value"] == 16.2
     assert "cifar10-c_beats_source" in claims
     (tmp_path / "weights/cifar10/Standard.pt").unlink()

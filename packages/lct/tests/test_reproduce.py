@@ -16,20 +16,9 @@ from offprints.lct._unet import UNet
 from offprints.shared.usage import UsageError
 
 
-def result_of(folder: Path) -> dict:
-    (path,) = folder.glob("lct/*/result.json")
-    result = json.loads(path.read_text())
-    for figure in result["figures"]:
-        assert (path.parent / figure).stat().st_size > 1000
-    return result
-
-
-def test_smoke(cli, tmp_path) -> None:
-    run = cli("run", "lct", "--preset", "smoke", "--device", "cpu", "--out", tmp_path)
-    assert run.returncode == 0, run.stderr
-    result = result_of(tmp_path)
-    names = {Path(figure).stem for figure in result["figures"]}
-    assert names == {
+def test_smoke(paper_run, tmp_path) -> None:
+    run = paper_run("lct", "--preset", "smoke", out=tmp_path)
+    assert run.figures == {
         "losses",
         "impulses",
         "coupling",
@@ -38,11 +27,10 @@ def test_smoke(cli, tmp_path) -> None:
         "contaminated-scores",
         "digits-scores",
     }
-    claims = {claim["id"]: claim for claim in result["claims"]}
-    assert all(np.isfinite(claim["measured"]) for claim in claims.values())
+    assert all(np.isfinite(claim["measured"]) for claim in run.claims.values())
     # What does not depend on the length of training holds at any size of the experiment.
     for name in ("location", "location-huber", "location-squared", "impulses-latents", "coupling-gradient"):
-        assert claims[name]["holds"], claims[name]
+        assert run.claims[name]["holds"], run.claims[name]
 
 
 @pytest.fixture
@@ -93,16 +81,12 @@ def flags(**more: object) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--latents.{name}", *str(value).split())]
 
 
-def test_training_on_latents_of_images(cli, tmp_path, pictures, autoencoder) -> None:
+def test_training_on_latents_of_images(cli, paper_run, tmp_path, pictures, autoencoder) -> None:
     small = flags(folder=pictures, autoencoder=autoencoder, final_scales=40)
-    out = tmp_path / "runs"
-    run = cli(
-        *("run", "lct", "--preset", "paper", "--recipes", "full", "baseline", "--device", "cpu", "--out", out), *small
-    )
-    assert run.returncode == 0, run.stderr
-    result = result_of(out)
-    assert [Path(figure).stem for figure in result["figures"]] == ["samples"]
-    (log,) = out.glob("lct/*/metrics.jsonl")
+    run = paper_run("lct", "--preset", "paper", "--recipes", "full", "baseline", *small, out=tmp_path / "runs")
+    assert run.figures == {"samples"}
+    folder = run.folder
+    log = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["step"] for line in lines] == [*range(2, 16, 2), 15] * 2
     scales = [line["full/num_scales"] for line in lines if "full/num_scales" in line]
@@ -111,7 +95,6 @@ def test_training_on_latents_of_images(cli, tmp_path, pictures, autoencoder) -> 
     assert all(np.isfinite(line["full/loss"]) for line in lines if "full/loss" in line)
 
     # Without the second recipe's result the run goes on from its checkpoint, to the same samples.
-    (folder,) = out.glob("lct/*")
     sheet = (folder / "figures" / "samples.png").read_bytes()
     for file in folder.glob("units/baseline*"):
         file.unlink()

@@ -1,6 +1,5 @@
 """The experiment through the command line, and the paper's rows in miniature."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,31 +9,23 @@ from offprints.pinn_causal.settings import PAPER
 from offprints.shared.testing import check_errors
 
 
-def test_smoke(cli, tmp_path) -> None:
-    run = cli("run", "pinn-causal", "--preset", "smoke", "--device", "cpu", "--out", tmp_path)
-    assert run.returncode == 0, run.stderr
-    (result,) = tmp_path.glob("pinn-causal/*/result.json")
-    record = json.loads(result.read_text())
-    assert record["paper"] == "pinn-causal"
-    assert {claim["id"] for claim in record["claims"]} == {"allen-cahn", "allen-cahn-ratio", "lorenz", "lorenz-plain"}
-    assert len(record["figures"]) == 5
-    assert (result.parent / "metrics.jsonl").read_text().count("\n") == 8
+def test_smoke(paper_run, tmp_path) -> None:
+    run = paper_run("pinn-causal", "--preset", "smoke", out=tmp_path)
+    assert set(run.claims) == {"allen-cahn", "allen-cahn-ratio", "lorenz", "lorenz-plain"}
+    assert len(run.figures) == 5
+    assert (run.folder / "metrics.jsonl").read_text().count("\n") == 8
 
 
-def test_paper_preset_in_miniature(cli, tmp_path) -> None:
+def test_paper_preset_in_miniature(paper_run, tmp_path) -> None:
     """Every row, a window, a few steps: networks, batches, checkpoints, references, claims, figures."""
-    run = cli(
-        *("run", "pinn-causal", "--preset", "paper", "--device", "cpu", "--out", tmp_path),
-        *("--max-steps", "1", "--check-every", "1", "--n-windows", "1", "--width", "4"),
-    )
-    assert run.returncode == 1, run.stderr  # nothing is learned, and the claims say so
-    (result,) = tmp_path.glob("pinn-causal/*/result.json")
-    record = json.loads(result.read_text())
-    assert len(record["claims"]) == 7
-    assert not any(claim["holds"] for claim in record["claims"])
-    assert {claim["paper_value"] for claim in record["claims"]} == {None, 1.662e-3, 3.49e-4}
+    small = ("--max-steps", "1", "--check-every", "1", "--n-windows", "1", "--width", "4")
+    # Nothing is learned, and the claims say so.
+    run = paper_run("pinn-causal", "--preset", "paper", *small, out=tmp_path, status=1)
+    assert len(run.claims) == 7
+    assert not any(claim["holds"] for claim in run.claims.values())
+    assert {claim["paper_value"] for claim in run.claims.values()} == {None, 1.662e-3, 3.49e-4}
     steps = sum(len(PAPER[name].eps) for name in experiment.presets["paper"].rows) + 1
-    assert (result.parent / "metrics.jsonl").read_text().count("\n") == steps
+    assert (run.folder / "metrics.jsonl").read_text().count("\n") == steps
 
 
 def test_rows() -> None:

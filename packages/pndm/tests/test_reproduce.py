@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,18 +19,13 @@ from offprints.pndm._exact import random_mixture, solve_reference
 from offprints.pndm._paper import schedule_for
 from offprints.pndm.reproduce import experiment
 from offprints.shared.experiment.launch import execute
+from offprints.shared.testing.runs import FinishedRun
 
 
-def test_smoke(cli: Callable[..., Any], tmp_path: Path) -> None:
-    run = cli("run", "pndm", "--preset", "smoke", "--device", "cpu", "--out", tmp_path)
-    assert run.returncode == 0, run.stderr
-    (path,) = tmp_path.glob("pndm/*/result.json")
-    result = json.loads(path.read_text())
-    assert result["paper"] == "pndm"
-    assert {Path(figure).stem for figure in result["figures"]} == {"errors", "digits", "digits_error", "manifold"}
-    for figure in result["figures"]:
-        assert (path.parent / figure).stat().st_size > 1000
-    claims = {claim["id"]: claim for claim in result["claims"]}
+def test_smoke(paper_run: Callable[..., FinishedRun], tmp_path: Path) -> None:
+    run = paper_run("pndm", "--preset", "smoke", out=tmp_path)
+    assert run.figures == {"errors", "digits", "digits_error", "manifold"}
+    claims = run.claims
     assert all(math.isfinite(claim["measured"]) for claim in claims.values())
     # The exact part is small, not weaker.
     for name in ("order-ddim", "order-s-pndm", "order-f-pndm-sigma", "equal-cost"):

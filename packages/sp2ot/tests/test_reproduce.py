@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from offprints.shared.experiment import Experiment, Run
 from offprints.shared.experiment.launch import Outcome, execute
+from offprints.shared.testing.runs import interrupted
 from offprints.shared.usage import UsageError
 from offprints.sp2ot import long_tailed_counts
 from offprints.sp2ot._images import Views, evaluation_transform, load_images, training_transform
@@ -34,19 +33,12 @@ TINY = replace(
 )
 
 
-def test_smoke(cli, tmp_path: Path) -> None:
-    run = cli("run", "sp2ot", "--preset", "smoke", "--device", "cpu", "--out", tmp_path)
-    assert run.returncode == 0, run.stderr
-    (path,) = tmp_path.glob("sp2ot/*/result.json")
-    result = json.loads(path.read_text())
-    claims = {claim["id"]: claim for claim in result["claims"]}
+def test_smoke(paper_run, tmp_path: Path) -> None:
+    run = paper_run("sp2ot", "--preset", "smoke", out=tmp_path)
+    claims = run.claims
     assert set(claims) == {"semantic-labels", "partial-labels", "coincide", "p2ot-clusters", "sp2ot-clusters"}
     assert claims["coincide"]["holds"], claims["coincide"]  # exact at any size
-    assert {Path(figure).stem for figure in result["figures"]} == {
-        *("schedule", "pseudo_labels", "sizes_pixels", "groups_pixels"),
-    }
-    for figure in result["figures"]:
-        assert (path.parent / figure).read_bytes().startswith(b"\x89PNG")
+    assert run.figures == {"schedule", "pseudo_labels", "sizes_pixels", "groups_pixels"}
 
 
 # ---- the paper's data --------------------------------------------------------------------------------------------
@@ -135,20 +127,7 @@ def test_training_and_resume(folders: Path, tmp_path: Path) -> None:
     config = replace(TINY, collections=("inature100",), data=folders)
     whole = launch(config, tmp_path / "whole")
     assert {claim["id"] for claim in whole.result["claims"]} == {"inature100-train", "inature100-test"}
-
-    def dies(config: Config, run: Run) -> None:
-        checkpoint, taken = run.checkpoint, []
-
-        def and_then_dies(step: int, state: object) -> None:
-            checkpoint(step, state)
-            taken.append(step)
-            if len(taken) == 3:
-                raise KeyboardInterrupt
-
-        run.checkpoint = and_then_dies  # type: ignore[method-assign]
-        experiment.function(config, run)
-
-    mortal = Experiment(**(vars(experiment) | {"function": dies}))
+    mortal = interrupted(experiment, checkpoints=3)
     with pytest.raises(KeyboardInterrupt):
         execute(mortal, config, preset="paper", device="cpu", out=tmp_path / "killed")
     folder = next((tmp_path / "killed" / "sp2ot").iterdir())

@@ -134,7 +134,7 @@ class SemiDual:
             self.single_kernel = F.threshold(self.kernel, NEGLIGIBLE_KERNEL, 0).float()
         shares = self.single_kernel * (point.g - self.anchored).exp().float().unsqueeze(1)
         shares *= (point.row_sums.reciprocal() / self.samples**0.5).float().unsqueeze(-1)
-        F.threshold_(shares, NEGLIGIBLE_SHARE, 0)
+        F.threshold(shares, NEGLIGIBLE_SHARE, 0, inplace=True)
         weights = torch.bmm(shares.mT, shares).double()
         weights.diagonal(dim1=1, dim2=2).zero_()
         diagonal = weights.sum(-1) + self.softness * point.wanted

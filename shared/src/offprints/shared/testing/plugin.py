@@ -3,6 +3,7 @@
 =================  ====================================================================================================
 ``golden``         ``golden("file")`` -> ``dict[str, Tensor]`` from ``tests/golden/file.npz``; text stays a NumPy array
 ``cli``            ``cli("run", "cotta", "--preset", "smoke")`` -> the finished process of the real console script
+``paper_run``      ``paper_run("cotta", "--preset", "smoke", out=tmp_path)`` -> its result, claims, figures and folder
 ``two_processes``  ``two_processes(fn, *args)`` -> the results of ``fn(rank, *args)`` on two gloo processes
 ``readme_example`` ``readme_example()`` runs the Python of the README's section *Use* and returns its names
 =================  ====================================================================================================
@@ -31,6 +32,8 @@ import pytest
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from offprints.shared.testing.runs import FinishedRun
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -111,6 +114,24 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
             encoding="utf-8",
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def paper_run(cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., FinishedRun]:
+    """``paper_run(name, *flags, out=folder, status=0)``: ``offprints run name`` on the CPU, what it leaves in ``out``.
+
+    Fails unless the exit status is ``status`` (or one of several) and ``finished_run`` finds one run of whole files.
+    """
+    from offprints.shared.testing.runs import finished_run
+
+    def run(name: str, *flags: str | Path, out: Path, status: int | tuple[int, ...] = 0) -> FinishedRun:
+        done = cli("run", name, *flags, "--device", "cpu", "--out", out)
+        expected = (status,) if isinstance(status, int) else status
+        if done.returncode not in expected:
+            raise AssertionError(f"exit status {done.returncode}, not {status}:\n{done.stdout}\n{done.stderr}")
+        return finished_run(out, name)
 
     return run
 
