@@ -57,7 +57,9 @@ def main() -> None:
         table.add_row(name, f"{value:.3f}")
     Console().print(table)
     result = {"machine": machine(), "rounds": ROUNDS, "seconds": seconds}
-    write(Path(__file__).parent / "results" / "start.json", (to_json(result) + "\n").encode())
+    output = Path(__file__).parent / "results" / "start.json"
+    output.parent.mkdir(exist_ok=True)
+    write(output, (to_json(result) + "\n").encode())
 
 
 if __name__ == "__main__":
