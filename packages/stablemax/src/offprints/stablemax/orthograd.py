@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from offprints.shared.validation import check_choice, check_number
@@ -39,8 +38,14 @@ class _Bucket:
         return [weight.numel() for weight in self.weights]
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def _is_distributed(tensor: Tensor) -> bool:
+    """Whether this is a DTensor, told without importing torch.distributed.tensor, which takes half a second."""
+    return hasattr(tensor, "to_local") and hasattr(tensor, "placements")
+
+
+def _local(tensor: Any) -> Tensor:
+    result: Tensor = tensor.to_local() if _is_distributed(tensor) else tensor
+    return result
 
 
 def _as_rows(tensor: Tensor) -> Tensor:
@@ -170,7 +175,7 @@ def _over_shards(products: list[Tensor], add_up: bool, group: Any) -> list[Tenso
 
 def _shard_group(params: Sequence[Parameter], granularity: Granularity) -> Any:
     """The group over which the shards of distributed parameters are spread; None where every unit is whole."""
-    distributed = [param for param in params if isinstance(param, DTensor)]
+    distributed: list[Any] = [param for param in params if _is_distributed(param)]
     if not distributed or all(placement.is_replicate() for param in distributed for placement in param.placements):
         return None
     if granularity == "row" and all(p.is_replicate() or p.is_shard(0) for q in distributed for p in q.placements):
