@@ -93,6 +93,8 @@ class _Problems:
         plain = (residual @ self.X).double() / m + self.strength * theta[..., :-1]
         total = residual.mean(-1, keepdim=True, dtype=torch.float64) * float(self.intercept)
         largest = torch.maximum(plain.abs().amax((1, 2)), total.abs().amax((1, 2)))
+        if self.rows > 1:  # a common intercept changes nothing: rounding must not carry it away
+            total = total - total.mean(1, keepdim=True)
         return torch.cat([plain - total * self.mean.unsqueeze(1), total], -1), largest
 
 
@@ -140,7 +142,7 @@ def _moments(X: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2), keepdim=True)
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).view(-1, 1, 1)
 
 
 class _Memory:
@@ -166,10 +168,12 @@ class _Memory:
         vector, weights = -gradient, []
         for step, change, inverse in reversed(self.pairs):
             weights.append(inverse * _dot(step, vector))
-            vector = vector - weights[-1] * change
-        vector = vector / metric if self.scale is None else vector / metric * self.scale
+            vector.addcmul_(weights[-1], change, value=-1)
+        vector.div_(metric)
+        if self.scale is not None:
+            vector.mul_(self.scale)
         for (step, change, inverse), weight in zip(self.pairs, reversed(weights), strict=True):
-            vector = vector + (weight - inverse * _dot(change, vector)) * step
+            vector.addcmul_(weight - inverse * _dot(change, vector), step)
         return vector
 
 
@@ -222,7 +226,8 @@ def _search(
     bend = (problems.strength * along_weight.square()).sum((1, 2))
     tilt = (problems.strength * weight * along_weight).sum((1, 2))
     change = problems.logits(direction)
-    noise = 8 * torch.finfo(logits.dtype).eps * loss.abs()
+    # The loss is a difference of logits: it is as exact as these are.
+    noise = 8 * torch.finfo(logits.dtype).eps * (loss.abs() + logits.abs().mean((1, 2)))
     low, high = torch.zeros_like(slope), torch.full_like(slope, torch.inf)
     size, found = torch.ones_like(slope), slope >= 0
     best = torch.zeros_like(slope)
