@@ -12,7 +12,7 @@ from scipy.ndimage import label
 from skimage.io import imsave
 
 from offprints.betti_matching import betti_numbers
-from offprints.betti_matching._data import (
+from offprints.betti_matching.reproduce.data import (
     Samples,
     corrupt,
     crossing_digits,
@@ -27,8 +27,14 @@ from offprints.betti_matching._data import (
     split,
     without_small,
 )
-from offprints.betti_matching._indistinguishable import _SIMPLE, _WEIGHTS, betti, convolve, indistinguishable_pair
-from offprints.betti_matching.reproduce import judge
+from offprints.betti_matching.reproduce.experiment import judge
+from offprints.betti_matching.reproduce.indistinguishable import (
+    _SIMPLE,
+    _WEIGHTS,
+    betti,
+    convolve,
+    indistinguishable_pair,
+)
 from offprints.shared.usage import UsageError
 
 

@@ -8,8 +8,8 @@ import gudhi
 import numpy as np
 import pytest
 
-from offprints.betti_matching import _kernel3d as kernel
-from offprints.betti_matching._cells3d import build_cells
+from offprints.betti_matching._kernels import kernel3d as kernel
+from offprints.betti_matching._kernels.cells3d import build_cells
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "matching.npz")
 CASES = sorted({key.split("/")[0] for key in GOLDEN if key.endswith("/pred") and GOLDEN[key].ndim == 3})

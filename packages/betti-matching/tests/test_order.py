@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numba.core.caching import CacheImpl
 
-from offprints.betti_matching._compile import _can_cache
-from offprints.betti_matching._levels import rank_one, rank_two
-from offprints.betti_matching._order import sort_items
+from offprints.betti_matching._kernels.compile import _can_cache
+from offprints.betti_matching._kernels.levels import rank_one, rank_two
+from offprints.betti_matching._kernels.order import sort_items
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

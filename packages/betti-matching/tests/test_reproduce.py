@@ -13,8 +13,10 @@ from skimage.io import imsave
 from torch import nn
 
 from offprints.betti_matching import betti_matching_error
-from offprints.betti_matching._data import Samples
-from offprints.betti_matching._training import (
+from offprints.betti_matching.reproduce.data import Samples
+from offprints.betti_matching.reproduce.experiment import PRESETS, Config, broken_ring, experiment, repair
+from offprints.betti_matching.reproduce.networks import UNet
+from offprints.betti_matching.reproduce.training import (
     balanced_crops,
     centerline_dice,
     image_scores,
@@ -23,8 +25,6 @@ from offprints.betti_matching._training import (
     sliding_window,
     training_loss,
 )
-from offprints.betti_matching._unet import UNet
-from offprints.betti_matching.reproduce import PRESETS, Config, broken_ring, experiment, repair
 from offprints.shared.experiment.launch import Outcome, execute
 from offprints.shared.testing.runs import FinishedRun, interrupted
 from offprints.shared.usage import UsageError

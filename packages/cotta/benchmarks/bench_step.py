@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from offprints.cotta import CoTTA, ImageAugmentation
-from offprints.cotta._networks import WideResNet
+from offprints.cotta.reproduce.networks import WideResNet
 from offprints.shared.benchmark import Case, compare
 
 sys.path.insert(0, str(Path(__file__).parent))

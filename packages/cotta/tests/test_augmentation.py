@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offprints.cotta import ImageAugmentation, MultiScaleFlip
-from offprints.cotta.augmentation import RANGES, SOFT_RANGES, augment, select
+from offprints.cotta.augmentation.views import RANGES, SOFT_RANGES, augment, select
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from offprints.cotta import CORRUPTIONS, CorruptionStream, corrupt, severity_schedule
-from offprints.cotta._corruptions import Setting, glass_blur
-from offprints.cotta._pixels import Draws, border_index, motion_blur
+from offprints.cotta.corruptions.kinds import Setting, glass_blur
+from offprints.cotta.corruptions.pixels import Draws, border_index, motion_blur
 
 EXACT = {"brightness", "contrast", "defocus_blur", "zoom_blur", "pixelate", "jpeg_compression"}
 

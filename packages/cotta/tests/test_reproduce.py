@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from offprints.cotta import CORRUPTIONS, CoTTA, MultiScaleFlip
-from offprints.cotta._networks import ResNeXt, WideResNet
-from offprints.cotta._paper import (
+from offprints.cotta.reproduce.experiment import by_corruption
+from offprints.cotta.reproduce.networks import ResNeXt, WideResNet
+from offprints.cotta.reproduce.paper import (
     PaperSettings,
     corruption_orders,
     follow_conditions,
@@ -22,7 +23,6 @@ from offprints.cotta._paper import (
     segments_of,
     source_model,
 )
-from offprints.cotta.reproduce import by_corruption
 from offprints.shared.usage import UsageError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from offprints.dis_vs_gen._backbones import image_features, image_transform, load_backbone, stored_features
+from offprints.dis_vs_gen.reproduce.backbones import image_features, image_transform, load_backbone, stored_features
 from offprints.shared.testing import check_errors
 
 

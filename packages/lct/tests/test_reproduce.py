@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from offprints.lct import _generator, _pictures
-from offprints.lct._metrics import energy_distance, frechet_distance, recall
-from offprints.lct._unet import UNet
+from offprints.lct.reproduce import generator, pictures
+from offprints.lct.reproduce.metrics import energy_distance, frechet_distance, recall
+from offprints.lct.reproduce.networks import UNet
 from offprints.shared.usage import UsageError
 
 
@@ -34,7 +34,7 @@ def test_smoke(paper_run, tmp_path) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def folder(tmp_path) -> Path:
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -81,8 +81,8 @@ def flags(**more: object) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--latents.{name}", *str(value).split())]
 
 
-def test_training_on_latents_of_images(cli, paper_run, tmp_path, pictures, autoencoder) -> None:
-    small = flags(folder=pictures, autoencoder=autoencoder, final_scales=40)
+def test_training_on_latents_of_images(cli, paper_run, tmp_path, folder, autoencoder) -> None:
+    small = flags(folder=folder, autoencoder=autoencoder, final_scales=40)
     run = paper_run("lct", "--preset", "paper", "--recipes", "full", "baseline", *small, out=tmp_path / "runs")
     assert run.figures == {"samples"}
     folder = run.folder
@@ -106,9 +106,9 @@ def test_training_on_latents_of_images(cli, paper_run, tmp_path, pictures, autoe
 
 def test_missing_data_is_a_usage_error(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        _pictures.open_images("ffhq", tmp_path / "nowhere", 32)
+        pictures.open_images("ffhq", tmp_path / "nowhere", 32)
     with pytest.raises(UsageError, match="download"):
-        _pictures.Autoencoder(str(tmp_path / "novae"), device=torch.device("cpu"), download=False)
+        pictures.Autoencoder(str(tmp_path / "novae"), device=torch.device("cpu"), download=False)
 
 
 class Features(nn.Module):
@@ -121,20 +121,20 @@ class Features(nn.Module):
         return self.layer(nn.functional.adaptive_avg_pool2d(images.float() / 255, 8).flatten(1))
 
 
-def test_scores_of_samples(pictures, autoencoder, tmp_path) -> None:
-    images = _pictures.open_images("ffhq", pictures, 32)
+def test_scores_of_samples(folder, autoencoder, tmp_path) -> None:
+    images = pictures.open_images("ffhq", folder, 32)
     device = torch.device("cpu")
-    vae = _pictures.Autoencoder(str(autoencoder), device=device, download=False)
-    _pictures.encode_all(images, vae, tmp_path / "latents", batch_size=8, seed=0)
-    latents, normalizer = _pictures.load_all(tmp_path / "latents", len(images))
+    vae = pictures.Autoencoder(str(autoencoder), device=device, download=False)
+    pictures.encode_all(images, vae, tmp_path / "latents", batch_size=8, seed=0)
+    latents, normalizer = pictures.load_all(tmp_path / "latents", len(images))
     assert latents.shape == (24, 4, 16, 16)
     torch.testing.assert_close(latents.std(0), torch.full((4, 16, 16), 0.5))
-    settings = _generator.LatentSettings(samples=20, sample_batch=8, channels=8, multipliers=(1, 2), blocks=1)
-    model = _generator.build(settings, _generator.Recipe(), latents.shape[1:])
+    settings = generator.LatentSettings(samples=20, sample_batch=8, channels=8, multipliers=(1, 2), blocks=1)
+    model = generator.build(settings, generator.Recipe(), latents.shape[1:])
     features = Features()
     with torch.no_grad():
-        real = features(torch.cat([_pictures.to_bytes(b) for b in _pictures.batches(images, range(24), 8)]))
-    found = _generator.evaluate(settings, model, normalizer, vae.decode, features, real, seed=0, device=device)
+        real = features(torch.cat([pictures.to_bytes(b) for b in pictures.batches(images, range(24), 8)]))
+    found = generator.evaluate(settings, model, normalizer, vae.decode, features, real, seed=0, device=device)
     assert found["sheet_one"].shape == found["sheet_two"].shape == (16, 3, 32, 32)
     assert all(np.isfinite(found[f"fid_{steps}"]) and 0 <= found[f"recall_{steps}"] <= 1 for steps in ("one", "two"))
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from offprints.pinn_causal import AllenCahn, CausalPINN, KuramotoSivashinsky, NavierStokes2d, causal_loss
 from offprints.pinn_causal.problems import state_grid
-from offprints.pinn_causal.settings import PAPER, Setting
+from offprints.pinn_causal.reproduce.settings import PAPER, Setting
 from offprints.pinn_causal.window import WindowTrainer
 from offprints.shared.benchmark import Case, compare
 from offprints.shared.device import local_seed, peak_memory_mib, reset_peak_memory

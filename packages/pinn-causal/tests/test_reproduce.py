@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from offprints.pinn_causal.reproduce import choose, experiment
-from offprints.pinn_causal.settings import PAPER
+from offprints.pinn_causal.reproduce.experiment import choose, experiment
+from offprints.pinn_causal.reproduce.settings import PAPER
 from offprints.shared.testing import check_errors
 
 

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from offprints.pndm import AlphaSchedule, inference_times
-from offprints.pndm._digits import EpsilonMLP, energy_distance, steps_for
-from offprints.pndm._exact import random_mixture, solve_reference
-from offprints.pndm._paper import schedule_for
 from offprints.pndm.reproduce import experiment
+from offprints.pndm.reproduce.digits import EpsilonMLP, energy_distance, steps_for
+from offprints.pndm.reproduce.exact import random_mixture, solve_reference
+from offprints.pndm.reproduce.paper import schedule_for
 from offprints.shared.experiment.launch import execute
 from offprints.shared.testing.runs import FinishedRun
 

@@ -16,8 +16,8 @@ from offprints.shared.experiment.launch import Outcome, execute
 from offprints.shared.testing.runs import interrupted
 from offprints.shared.usage import UsageError
 from offprints.sp2ot import long_tailed_counts
-from offprints.sp2ot._images import Views, evaluation_transform, load_images, training_transform
-from offprints.sp2ot.reproduce import Config, experiment
+from offprints.sp2ot.reproduce.experiment import Config, experiment
+from offprints.sp2ot.reproduce.images import Views, evaluation_transform, load_images, training_transform
 
 TINY = replace(
     experiment.presets["paper"],

@@ -116,7 +116,7 @@ def _enclosures(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, cons
 
 def _loops(values: np.ndarray, births: np.ndarray, deaths: np.ndarray, construction: str) -> list[np.ndarray]:
     """Reduced boundary columns of the squares that fill the loops of a 3-D image."""
-    from offprints.betti_matching._kernel3d import cycle_3d  # numba is slow to import
+    from offprints.betti_matching._kernels.kernel3d import cycle_3d  # numba is slow to import
 
     ranks = np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.int32)
     flat = [np.ravel_multi_index(tuple(ends.T), values.shape) for ends in (births, deaths)]
@@ -141,7 +141,7 @@ def _refine(values: np.ndarray, construction: str) -> np.ndarray:
 
 def _flood(values: np.ndarray, starts: np.ndarray, limits: np.ndarray, steps: ArrayLike) -> Iterator[np.ndarray]:
     """Coordinates of the component of each start among the values below its limit."""
-    from offprints.betti_matching._flood import flood  # numba is slow to import
+    from offprints.betti_matching._kernels.flood import flood  # numba is slow to import
 
     grid = np.ascontiguousarray(np.pad(values, 1, constant_values=np.inf))
     strides = np.array(grid.strides) // grid.itemsize

@@ -155,13 +155,13 @@ def compute_barcode(
     array = as_image(image, "image")
     (values,) = _ordered_values({"image": array})
     if values.ndim == 3:
-        from offprints.betti_matching._kernel3d import barcode_3d
-        from offprints.betti_matching._levels import rank_one
+        from offprints.betti_matching._kernels.kernel3d import barcode_3d
+        from offprints.betti_matching._kernels.levels import rank_one
 
         ranks = rank_one(settings.sign * values.ravel()).reshape(values.shape)
         voxels = list(barcode_3d(_framed(ranks, settings, 0), settings.code_of_construction))
     else:
-        from offprints.betti_matching._kernel2d import barcode_2d
+        from offprints.betti_matching._kernels.kernel2d import barcode_2d
 
         found = barcode_2d(_plane(values, settings), settings.sign, settings.code_of_construction)
         voxels = list(found[: values.ndim])
@@ -193,7 +193,7 @@ def betti_numbers(
     array = as_image(image, "image")
     if np.isnan(array).any():
         raise ValueError("image must not contain NaN")
-    from offprints.betti_matching._components import count_betti_numbers
+    from offprints.betti_matching._kernels.components import count_betti_numbers
 
     inside = array >= threshold if settings.superlevel else array <= threshold
     d = array.ndim
@@ -331,14 +331,14 @@ def _match_voxels(pair: _ImagePair, settings: _Settings, num_threads: int | None
     construction, comparison = settings.code_of_construction, int(not union)
     # the modules of compiled code are loaded when they are needed
     if f.ndim == 3:
-        from offprints.betti_matching._kernel3d import match_3d
-        from offprints.betti_matching._levels import rank_two
+        from offprints.betti_matching._kernels.kernel3d import match_3d
+        from offprints.betti_matching._kernels.levels import rank_two
 
         ranks = rank_two(settings.sign * np.concatenate((f.ravel(), g.ravel())), union)
         rank_f, rank_g, rank_c = (_framed(rank.reshape(f.shape), settings, 0) for rank in ranks)
         lists = match_3d(rank_f, rank_g, rank_c, construction, comparison, num_threads=num_threads)
     else:
-        from offprints.betti_matching._kernel2d import match_2d
+        from offprints.betti_matching._kernels.kernel2d import match_2d
 
         c = np.maximum(f, g) if union == settings.superlevel else np.minimum(f, g)
         plane_f, plane_g, plane_c = (_plane(values, settings) for values in (f, g, c))

@@ -1,0 +1,1 @@
+"""Compiled combinatorics: filtrations, discrete gradients, reductions. Private to the method."""

@@ -1,0 +1,167 @@
+"""The experiment: orders of convergence on exact scores, few evaluations of a small trained network, FID."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from offprints.pndm.reproduce import digits, exact, figures
+from offprints.pndm.reproduce.digits import DigitSettings
+from offprints.pndm.reproduce.paper import PaperSettings, reproduce_paper
+from offprints.shared import datasets
+from offprints.shared.experiment import Experiment, Run
+
+ORDERS = {"ddim": (1, 0.2), "s-pndm": (2, 0.2), "f-pndm": (2, 0.3), "f-pndm-sigma": (4, 0.5)}  # and how near
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the experiment.
+
+    Attributes:
+        fid: Measure FID of pretrained networks, with the settings of `paper`, instead of the two small experiments.
+        samples: Of the mixture.
+        grid: Numbers of steps.
+        equal_cost: Evaluations at which the methods are compared.
+        digits: The small trained network.
+        paper: The pretrained networks.
+    """
+
+    fid: bool = False
+    samples: int = 256
+    grid: tuple[int, ...] = (10, 20, 40, 80, 160, 320)
+    equal_cost: int = 50
+    digits: DigitSettings = field(default_factory=DigitSettings)
+    paper: PaperSettings = field(default_factory=PaperSettings)
+
+
+def reproduce(config: Config, run: Run) -> None:
+    """Measure and record the claims."""
+    if config.fid:
+        reproduce_paper(config.paper, run)
+        return
+    errors = partial(exact.errors, run.seed, config.samples, config.grid, config.equal_cost)
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {"exact": errors}
+    if config.digits.steps > 0:
+        jobs["digits"] = partial(digits.train, config.digits, run.seed, str(run.device))
+    done = run.units(jobs)
+    convergence(config, run, done["exact"])
+    if config.digits.steps > 0:
+        few_evaluations(config.digits, run, done["digits"])
+
+
+def convergence(config: Config, run: Run, found: Mapping[str, Any]) -> None:
+    """Orders, and errors at equal cost, where the scores are exact."""
+    errors, table = found["continuous"], found["table"]
+    coarse, fine = config.grid[-2:]
+    for method, (order, near) in ORDERS.items():
+        measured = math.log(errors[method][-2] / errors[method][-1]) / math.log(fine / coarse)
+        run.claim(
+            f"order-{method}",
+            f"{figures.NAMES[method]}: distance of its order of convergence, {coarse} to {fine} steps, from {order}",
+            abs(measured - order),
+            "<=",
+            near,
+            paper_value={"s-pndm": "order 2", "f-pndm": "order 2"}.get(method),
+        )
+    # A pseudo Runge-Kutta start costs nine evaluations: compared from 40 steps on.
+    ratios = [f / s for n, f, s in zip(config.grid, errors["f-pndm"], errors["s-pndm"], strict=True) if n >= 40]
+    run.claim(
+        "fourth-below-second",
+        "error of F-PNDM over that of S-PNDM, largest from 40 steps on",
+        max(ratios, default=math.nan),
+        "<=",
+        0.5,
+    )
+    cost = found["equal cost"]
+    run.claim(
+        "equal-cost",
+        f"error of F-PNDM over that of DDIM, {config.equal_cost} evaluations each",
+        cost["f-pndm"] / cost["ddim"],
+        "<=",
+        0.15,
+    )
+    run.report_value(
+        "plms-equal-cost",
+        f"error of PLMS over that of DDIM, {config.equal_cost} evaluations each",
+        cost["plms"] / cost["ddim"],
+    )
+    run.report_value(
+        "fon-bias",
+        f"error of the classical method (FON) over that of F-PNDM on a table of 1000 steps, {fine} steps",
+        table["fon"][-1] / table["f-pndm"][-1],
+    )
+    run.table(
+        "errors with exact scores",
+        [
+            {"method": figures.NAMES[method], **{f"{n} steps": v for n, v in zip(config.grid, values, strict=True)}}
+            for method, values in errors.items()
+        ],
+    )
+    figures.draw_errors(run, {"continuous": errors, "table": table}, config.grid)
+
+
+def few_evaluations(settings: DigitSettings, run: Run, trained: dict[str, Any]) -> None:
+    """What the methods make of a trained network with few evaluations, beside DDIM with 1000 steps. Without a bar."""
+    device = str(run.device)
+    made = run.units(
+        {
+            "samples": partial(digits.draw, settings, trained, run.seed, device),
+            "paths": partial(digits.paths, settings, trained, run.seed, device),
+        }
+    )
+    drawn, reference = made["samples"], made["samples"]["reference"]
+    data = datasets.digits(value_range=(-1.0, 1.0))[0]
+    distances: dict[str, dict[int, float]] = {
+        method: {n: float((drawn[f"{method} {n}"] - reference).square().mean()) for n in settings.evaluations}
+        for method in digits.METHODS
+    }
+    for n in settings.evaluations:
+        for method in ("s-pndm", "f-pndm", "plms", "fon"):
+            run.report_value(
+                f"digits-{method}-{n}",
+                f"digits, {n} evaluations: squared distance of {figures.NAMES[method]} to DDIM with"
+                f" {settings.reference_steps} steps, over that of DDIM",
+                distances[method][n] / distances["ddim"][n],
+            )
+    few = settings.evaluations[0]
+    rows = [
+        {
+            "method": figures.NAMES[method],
+            "evaluations": float(n),
+            "squared distance": distances[method][n],
+            "energy distance to the digits": digits.energy_distance(drawn[f"{method} {n}"], data),
+        }
+        for n in settings.evaluations
+        for method in digits.METHODS
+    ]
+    whole = {
+        "method": "DDIM",
+        "evaluations": float(settings.reference_steps),
+        "squared distance": 0.0,
+        "energy distance to the digits": digits.energy_distance(reference, data),
+        "reference": True,
+    }
+    run.table("digits", [*rows, whole])
+    figures.draw_distances(run, distances)
+    figures.draw_digits(run, drawn, few)
+    figures.draw_manifold(run, made["paths"], settings.path_steps)
+
+
+SMOKE = DigitSettings(steps=30, width=32, samples=16, reference_steps=200)
+
+experiment = Experiment(
+    name="pndm",
+    title="Pseudo numerical methods for diffusion models on manifolds",
+    arxiv="2202.09778",
+    config=Config,
+    presets={
+        "smoke": Config(samples=8, grid=(10, 20, 40, 80), digits=SMOKE),
+        "quick": Config(),
+        "paper": replace(Config(), fid=True),
+    },
+    function=reproduce,
+)
