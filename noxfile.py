@@ -106,23 +106,29 @@ def build(session: nox.Session, name: str) -> None:
     session.run("twine", "check", "--strict", *map(str, sorted(out.glob("offprints_*"))))
 
     with tempfile.TemporaryDirectory() as scratch:
-        environment, pins = Path(scratch) / "venv", Path(scratch) / "pins.txt"
-        session.run(
-            *("uv", "export", "--quiet", "--locked", "--no-default-groups", "--no-emit-workspace", "--no-hashes"),
-            *("--package", f"offprints-{name}", "--output-file", str(pins)),
-            external=True,
-        )
-        python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
-        session.run("uv", "venv", "--quiet", f"--python={session.virtualenv.location}", str(environment), external=True)
-        wheels = [str(path) for path in out.glob("*.whl")]
-        install = ("uv", "pip", "install", "--quiet", f"--python={python}")
-        session.run(*install, "--constraint", str(pins), *wheels, external=True)
+        python = empty_environment(session, Path(scratch), name, sorted(out.glob("*.whl")))
         session.chdir(scratch)
-        session.run(
-            str(python), "-c", f"import offprints.{name.replace('-', '_')} as package; print(package)", external=True
-        )
-        command = ("list",) if name == "shared" else ("info", name)
-        session.run(str(python.with_name("offprints")), *command, external=True)
+        session.run(str(python), str(ROOT / "tools" / "installed.py"), name, external=True)
+        offprints = str(python.with_name("offprints"))
+        session.run(offprints, "list", external=True)
+        if name != "shared":
+            session.run(offprints, "info", name, external=True)
+            session.run(offprints, "run", name, success_codes=[2], external=True)  # says what to install
+
+
+def empty_environment(session: nox.Session, scratch: Path, name: str, wheels: list[Path]) -> Path:
+    """An environment with these wheels, without extras, and the versions of the lock; its Python."""
+    environment, pins = scratch / "venv", scratch / "pins.txt"
+    session.run(
+        *("uv", "export", "--quiet", "--locked", "--no-default-groups", "--no-emit-workspace", "--no-hashes"),
+        *("--package", f"offprints-{name}", "--output-file", str(pins)),
+        external=True,
+    )
+    python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+    session.run("uv", "venv", "--quiet", f"--python={session.virtualenv.location}", str(environment), external=True)
+    install = ("uv", "pip", "install", "--quiet", f"--python={python}", "--constraint", str(pins))
+    session.run(*install, *map(str, wheels), external=True)
+    return python
 
 
 @nox.session
@@ -130,7 +136,8 @@ def build(session: nox.Session, name: str) -> None:
 def bench(session: nox.Session, name: str) -> None:
     """The package beside its peers, on this machine; results go to its benchmarks/results/."""
     # The core's benchmark is how fast everything starts.
-    sync(session, *(["--all-packages"] if name == "shared" else ["--package", f"offprints-{name}", "--group", "bench"]))
+    everything = ["--all-packages", "--extra", "claims"]
+    sync(session, *(everything if name == "shared" else ["--package", f"offprints-{name}", "--group", "bench"]))
     scripts = sorted((folder(name) / "benchmarks").glob("bench_*.py"))
     if not scripts:
         session.skip(f"{name} has no benchmarks")
@@ -142,7 +149,7 @@ def bench(session: nox.Session, name: str) -> None:
 @each_paper
 def claims(session: nox.Session, name: str) -> None:
     """The paper's claims at the quick preset; arguments after -- go to ``offprints run``."""
-    sync(session, "--package", f"offprints-{name}")
+    sync(session, "--package", f"offprints-{name}", "--extra", "claims")
     session.run("offprints", "run", name, *(session.posargs or ["--preset", "quick"]))
 
 
