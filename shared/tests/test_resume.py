@@ -79,6 +79,52 @@ def test_killed_in_the_middle_of_a_file(offprints: Any, uninterrupted: Path) -> 
         check(finished.run, uninterrupted)
 
 
+PARTS = ("run", "trial", "--steps", "0", "--widths", "4", "--parts", "one", "two")
+# As above: config.json 3, the unit 6, a part 3 x (1 + 6) + (1 + 6) each, report.md and result.json 3 each.
+PART_MOMENTS = 71
+
+
+def logged(run: Path) -> tuple[Any, ...]:
+    return measured(run), *[path.read_bytes() for path in sorted(run.rglob("metrics.jsonl"))]
+
+
+def test_parts_killed_at_any_moment_go_on_and_finished_ones_are_not_run_again(offprints: Any, tmp_path: Path) -> None:
+    whole = offprints(*PARTS)
+    assert whole.status == 0, whole.err
+    lines = [json.loads(line) for line in (whole.run / "metrics.jsonl").read_text().splitlines()]
+    names = [key for line in lines for key in line if key != "step"]
+    assert names == ["loss", *["one/length"] * 6, *["two/length"] * 6, "parts"]
+    assert lines[1]["one/length"] != lines[7]["two/length"]
+    assert not list(whole.run.glob("parts/*/checkpoint"))
+
+    moments = [*range(11, PART_MOMENTS, 7), PART_MOMENTS - 1]
+    killed = offprints.each([*PARTS, "--trace", tmp_path / f"{m}", {"kill_at": m}] for m in moments)
+    assert {finished.status for finished in killed} == {-signal.SIGKILL}
+    finished = offprints.each(["run", "trial", "--resume", trial.run] for trial in killed)
+    for moment, done in zip(moments, finished, strict=True):
+        assert done.status == 0, done.err
+        assert logged(done.run) == logged(whole.run)
+        starts = [line.split()[1::2] for line in traced(tmp_path / f"{moment}") if line.startswith("part")]
+        assert starts == sorted(starts)  # each from where it was stopped, and none after it was finished
+        assert len(starts) <= 3
+
+
+def test_parts_do_not_depend_on_one_another(offprints: Any) -> None:
+    both, alone = offprints.each([PARTS, [*PARTS[:-2], "two"]])
+    assert both.result()["claims"][1] == alone.result()["claims"][0]
+
+
+def test_records_of_another_part_are_refused(offprints: Any) -> None:
+    killed = offprints(*PARTS, kill_at=64)
+    one, two = sorted(killed.run.glob("parts/*"))
+    for path in one.glob("finished*"):
+        shutil.copy(path, two)
+    shutil.copy(one / "metrics.jsonl", two)
+    refused = offprints("run", "trial", "--resume", killed.run)
+    assert refused.status == 2
+    assert f"{two / 'finished.json'} belongs to 'one', not to 'two'" in refused.err
+
+
 def test_killed_again_and_again(offprints: Any, uninterrupted: Path) -> None:
     finished = offprints("run", "trial", kill_at=8)
     for attempt in itertools.count(1):

@@ -53,6 +53,17 @@ def test_a_failing_rank_ends_all_and_the_run_can_be_resumed(offprints: Any, sing
     assert resumed.result()["claims"] == single
 
 
+def test_parts_of_several_ranks_go_on(offprints: Any) -> None:
+    parts = ("run", "trial", "--steps", "0", "--widths", "4", "--parts", "one", "two")
+    whole, killed = offprints.each([[*parts, {"torchrun": 2}], [*parts, {"torchrun": 2, "kill_at": 50}]])
+    assert killed.status != 0
+    assert list(killed.run.glob("parts/two-*/checkpoint/*"))
+    resumed = offprints("run", "trial", "--resume", killed.run, torchrun=2)
+    assert resumed.status == 0, resumed.err
+    assert resumed.result()["claims"] == whole.result()["claims"]
+    assert (resumed.run / "metrics.jsonl").read_bytes() == (whole.run / "metrics.jsonl").read_bytes()
+
+
 def test_usage_errors_and_failing_units_end_all(offprints: Any) -> None:
     refused, unit = offprints.each(
         [

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from offprints.shared.distributed import rank
-from offprints.shared.experiment import Experiment, Run
+from offprints.shared.experiment import Experiment, Part, Run
 from offprints.shared.validation import require
 
 
@@ -27,6 +27,8 @@ class Config:
     """Step size of gradient descent with momentum."""
     widths: tuple[int, ...] = (4, 6, 8)
     """One unit each."""
+    parts: tuple[str, ...] = ()
+    """Long trainings after the one, each under its key."""
     workers: int = 1
     pause: float = 0.0
     """Seconds that each unit takes."""
@@ -51,6 +53,20 @@ def unit(config: Config, width: int) -> dict[str, Any]:
     time.sleep(config.pause)
     product = torch.randn(200, 50 * width) @ torch.randn(50 * width, 10)
     return {"mean": product.mean().item(), "rows": product[:2], "threads": torch.get_num_threads()}
+
+
+def train(config: Config, part: Part) -> dict[str, Any]:
+    """A walk of six steps that shows whether the random streams go on."""
+    place, first = torch.randn(3), 0
+    if (found := part.restore()) is not None:
+        first, place = found
+    note(config, f"part {part.key} from {first}")
+    for step in part.progress(range(first, 6)):
+        place = place + torch.randn(3)
+        part.log(step + 1, length=place.norm())
+        if (step + 1) % 2 == 0:
+            part.checkpoint(step + 1, place)
+    return {"place": place, "draw": torch.rand(()).item()}
 
 
 def reproduce(config: Config, run: Run) -> None:
@@ -79,6 +95,11 @@ def reproduce(config: Config, run: Run) -> None:
             state = {"model": model.state_dict(), "momenta": momenta, "average": average}
             run.checkpoint(step + 1, state)
             note(config, f"checkpoint {step + 1}")
+    parts = {key: run.part(key).once(partial(train, config)) for key in config.parts}
+    if parts:
+        run.log(config.steps + 1, parts=len(parts))
+    for key, result in parts.items():
+        run.claim(f"part {key}", "the walk of a part", result["place"].sum() + result["draw"], "<", 1e9)
     if config.fail == "function" or (config.fail == "rank 1" and rank() == 1):
         raise ArithmeticError("the function fails")
     if config.fail == "extra":

@@ -27,12 +27,14 @@
     )
 
 A function that is run again with ``--resume`` starts from its top: what ``run.unit`` and ``run.units`` have stored
-comes back at once, and a long training continues from ``run.restore()``.
+comes back at once, and a long training continues from ``run.restore()``. Several long trainings are the parts of a
+run: ``run.part(key).once(function)``.
 """
 
 from offprints.shared.experiment.claims import Claim, Relation
 from offprints.shared.experiment.experiment import Experiment
+from offprints.shared.experiment.part import Part
 from offprints.shared.experiment.run import Run
 from offprints.shared.experiment.units import UnitError
 
-__all__ = ["Claim", "Experiment", "Relation", "Run", "UnitError"]
+__all__ = ["Claim", "Experiment", "Part", "Relation", "Run", "UnitError"]

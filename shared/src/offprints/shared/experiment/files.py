@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 def digest(value: Any) -> str:
     """SHA-256 of the value's canonical JSON."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def label(key: str) -> str:
+    """A file name for ``key``: what of it is readable, and a digest that no other key has."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', key)[:80]}-{digest(key)[:8]}"
 
 
 def file_digest(path: Path) -> str:

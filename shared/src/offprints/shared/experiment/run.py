@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from offprints.shared.experiment import checkpoint, files, ranks, states
+from offprints.shared.experiment import files, ranks, states
 from offprints.shared.experiment.claims import Claim, Relation
+from offprints.shared.experiment.part import RECORD, Part, folder_of
 from offprints.shared.experiment.progress import Display, Task, duration
 from offprints.shared.experiment.settings import Settings
+from offprints.shared.experiment.training import Training, check_length, line
 from offprints.shared.experiment.units import Function, Pool, Setup, compute
-from offprints.shared.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +54,9 @@ class Run:
         self._pool = Pool(Setup(module=module, deterministic=device.type == "cpu"))
         self._start = time.monotonic()
         self._before = 0.0  # seconds that earlier processes of this run worked, as far as they stored
-        self._restores = False  # resumed from a checkpoint that is not read yet: the log up to it is there already
-        self._log: Any = None
-        ranks.on_main(self._take_up if resumed else self._open_log)
+        self._training = self._training_in(folder, "")
+        self._parts: dict[str, Part] = {}
+        ranks.on_main(self._take_up if resumed else self._training.begin)
 
     # Seeds and progress
 
@@ -161,9 +161,7 @@ class Run:
 
         Numbers that are not finite are written as the strings "nan", "inf", "-inf".
         """
-        line = {"step": int(step)} | {name: files.number(value, name) for name, value in scalars.items()}
-        if self._log is not None and not self._restores:
-            self._log.write(files.to_json(line).encode() + b"\n")
+        self._training.log(line(step, scalars))
 
     # What is stored and found again
 
@@ -176,19 +174,7 @@ class Run:
         Raises:
             TypeError: a part of the state is of another kind; its path is named.
         """
-        from offprints.shared.device import rng_state
-
-        random = ranks.gather(rng_state(self.device))
-        if self._main:
-            os.fsync(self._log.fileno())
-            checkpoint.save(
-                self.dir / "checkpoint",
-                {"state": state, "random": random},
-                step=int(step),
-                fingerprint=self._fingerprint,
-                elapsed=self.elapsed(),
-                log_bytes=os.fstat(self._log.fileno()).st_size,
-            )
+        self._training.checkpoint(step, state)
 
     def restore(self) -> tuple[int, Any] | None:
         """The newest checkpoint's ``(step, state)``, or None where there is none.
@@ -200,20 +186,17 @@ class Run:
         Raises:
             UsageError: the checkpoint was half-written or changed.
         """
-        from offprints.shared.device import set_rng_state
-        from offprints.shared.distributed import rank
+        return self._training.restore()
 
-        found = ranks.on_main(self._load_checkpoint)
-        if found is None:
-            return None
-        step, packed, log_bytes = found
-        content = states.unpack(packed, self.device)
-        if self._main:
-            self._open_log(log_bytes)
-            self._restores = False
-        if rank() < len(content["random"]):
-            set_rng_state(content["random"][rank()])
-        return step, content["state"]
+    def part(self, key: str) -> Part:
+        """One long training among several: :class:`Part` has its log, checkpoints and result, kept under ``key``.
+
+        ``run.part(key).once(function)`` runs ``function(part)`` unless the part is finished, and goes on from its
+        newest checkpoint where it was stopped.
+        """
+        if key not in self._parts:
+            self._parts[key] = Part(self, key, self._training_in(folder_of(self.dir, key), key, self._training.log))
+        return self._parts[key]
 
     def unit(self, key: str, function: Function) -> dict[str, Any]:
         """Run ``function`` once and store the numbers, strings, lists and tensors of the dict that it returns.
@@ -294,48 +277,36 @@ class Run:
                 if isinstance(result, Exception):
                     raise result
 
+    def _training_in(self, folder: Path, key: str | None, tell: Callable[[bytes], None] | None = None) -> Training:
+        return Training(
+            folder, key=key, fingerprint=self._fingerprint, device=self.device, elapsed=self.elapsed, tell=tell
+        )
+
     def _unit_path(self, key: str) -> Path:
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "_", key)[:80]
-        return self.dir / "units" / f"{readable}-{files.digest(key)[:8]}.json"
+        return self.dir / "units" / f"{files.label(key)}.json"
 
     def _load_unit(self, key: str) -> states.Packed | None:
         path = self._unit_path(key)
         if not path.exists():
             return None
-        return states.load(path, states.read(path, fingerprint=self._fingerprint))
+        return states.load(path, states.read(path, fingerprint=self._fingerprint, key=key))
 
     def _save_unit(self, key: str, packed: states.Packed) -> None:
         path = self._unit_path(key)
         path.parent.mkdir(exist_ok=True)
         states.save(path, packed, fingerprint=self._fingerprint, key=key, elapsed=self.elapsed())
 
-    def _load_checkpoint(self) -> tuple[int, states.Packed, int] | None:
-        path = checkpoint.newest(self.dir / "checkpoint")
-        if path is None:
-            return None
-        record = states.read(path, fingerprint=self._fingerprint)
-        return record["step"], states.load(path, record), record["log_bytes"]
-
     def _take_up(self) -> None:
         """Make sure that all that is stored is whole, before anything is changed; continue its clock and its log."""
-        newest = checkpoint.newest(self.dir / "checkpoint")
-        stored = [*sorted((self.dir / "units").glob("*.json")), *([newest] if newest else [])]
-        records = [states.read(path, fingerprint=self._fingerprint) for path in stored]
-        self._before = max((record["elapsed"] for record in records), default=0.0)
-        self._restores = newest is not None
-        self._open_log(records[-1]["log_bytes"] if self._restores else 0)
-        if newest is not None:
-            tensors = records[-1]["tensors"]
-            checkpoint.tidy(newest.parent, [newest, newest.with_name(tensors["file"])] if tensors else [newest])
-
-    def _open_log(self, length: int = 0) -> None:
-        path = self.dir / "metrics.jsonl"
-        if length > (path.stat().st_size if path.exists() else 0):
-            raise UsageError(f"{path} is shorter than it was at the checkpoint; it was changed")
-        if self._log is not None:
-            self._log.close()
-        self._log = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
-        self._log.truncate(length)
+        paths = [*sorted((self.dir / "units").glob("*.json")), *sorted((self.dir / "parts").glob(f"*/{RECORD}"))]
+        records: list[dict[str, Any] | None] = [states.read(path, fingerprint=self._fingerprint) for path in paths]
+        for path, record in zip(paths, records, strict=True):
+            if path.name == RECORD and record is not None:
+                check_length(path.with_name("metrics.jsonl"), record["log_bytes"])
+        records += [self._training_in(folder, None).stored() for folder in sorted((self.dir / "parts").glob("*"))]
+        whole = self._training.stored()
+        self._before = max((record["elapsed"] for record in [whole, *records] if record is not None), default=0.0)
+        self._training.take_up(whole)
 
     def elapsed(self) -> float:
         """Seconds that this run took so far, the time before a resume included as far as it was stored."""
@@ -346,9 +317,9 @@ class Run:
             raise ValueError(f"there is a claim or value {id!r} already")
 
     def close(self) -> None:
-        """End worker processes, progress bars and the log."""
+        """End worker processes, progress bars and the logs."""
         self._pool.close()
         self._display.close()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        for part in self._parts.values():
+            part.close()
+        self._training.close()

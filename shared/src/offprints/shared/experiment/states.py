@@ -231,11 +231,12 @@ def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, s
     return name(), sha256
 
 
-def read(path: Path, *, fingerprint: str) -> dict[str, Any]:
+def read(path: Path, *, fingerprint: str, key: str | None = None) -> dict[str, Any]:
     """The record that :func:`save` wrote, once it is sure that it and its tensors are whole.
 
     Raises:
-        UsageError: it was half-written or changed, or belongs to a run with another ``fingerprint``.
+        UsageError: it was half-written or changed, or belongs to a run with another ``fingerprint`` or to another
+            ``key``.
     """
     try:
         record = json.loads(path.read_bytes())
@@ -249,6 +250,8 @@ def read(path: Path, *, fingerprint: str) -> dict[str, Any]:
         raise UsageError(f"{path} is half-written or was changed; remove it to compute again what it held")
     if record.get("fingerprint") != fingerprint:
         raise UsageError(f"{path} belongs to a run with another configuration")
+    if key is not None and record.get("key") != key:
+        raise UsageError(f"{path} belongs to {record.get('key')!r}, not to {key!r}")
     return dict(record)
 
 

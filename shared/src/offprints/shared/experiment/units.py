@@ -88,8 +88,8 @@ def seed_process(seed: int, *, deterministic: bool) -> None:
         torch.set_deterministic_debug_mode("warn")
 
 
-def compute(key: str, function: Function, seed: int) -> states.Packed:
-    """The unit's result, its random streams its own and those outside untouched.
+def compute(key: str, function: Function, seed: int, kind: str = "unit") -> states.Packed:
+    """The result of a unit, or of a work of another ``kind``, its random streams its own and those outside untouched.
 
     Raises:
         UnitError: the function failed or returned something that cannot be stored.
@@ -101,13 +101,13 @@ def compute(key: str, function: Function, seed: int) -> states.Packed:
         with local_seed(unit_seed(seed, key)):
             value = function()
         if not isinstance(value, dict):
-            raise TypeError(f"a unit returns a dict, got {type(value).__name__}")
+            raise TypeError(f"a {kind} returns a dict, got {type(value).__name__}")
         return states.pack(value)
     except Exception as error:
         usage = as_usage_error(error)
         if usage is not None:
             raise usage from error
-        raise UnitError(f"unit {key!r} failed: {type(error).__name__}: {error}") from error
+        raise UnitError(f"{kind} {key!r} failed: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
