@@ -58,7 +58,7 @@ def markdown(
     about += [f"{result['wall_seconds']:.1f} s", f"peak memory {result['peak_memory_mib']:.0f} MiB"]
     parts.append(", ".join(about))
     for kind, heading, note in SECTIONS:
-        rows = [cells(claim) for claim in result["claims"] if claim["kind"] == kind]
+        rows: list[tuple[str, ...]] = [cells(claim) for claim in result["claims"] if claim["kind"] == kind]
         header = [kind, "paper", "measured", "control", "needed", "holds"]
         if not any(row[3] for row in rows):  # no controls: no column
             header, rows = [*header[:3], *header[4:]], [(*row[:3], *row[4:]) for row in rows]
@@ -69,8 +69,8 @@ def markdown(
                 _markdown_table(header, rows),
             ]
     if result["values"]:
-        rows = [(item["statement"], shown(item["paper_value"]), shown(item["value"])) for item in result["values"]]
-        parts += ["## Also measured", _markdown_table(("what", "paper", "measured"), rows)]
+        told = [(item["statement"], shown(item["paper_value"]), shown(item["value"])) for item in result["values"]]
+        parts += ["## Also measured", _markdown_table(("what", "paper", "measured"), told)]
     for name, rows in tables.items():
         columns = list(dict.fromkeys(key for row in rows for key in row if key != "reference"))
         body = []
