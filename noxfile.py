@@ -5,10 +5,16 @@ Packages are discovered from ``packages/*/pyproject.toml``: adding one needs no 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nox
@@ -76,10 +82,12 @@ def workspace(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style of the code, schema of the workflows."""
+    """Style of the code, spelling, schema and security of the workflows."""
     sync(session, "--only-group", "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    session.run("zizmor", "--offline", "--quiet", "--no-progress", ".github")
     workflows = [str(path) for path in sorted(ROOT.glob(".github/workflows/*.yml"))]
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
 
@@ -91,7 +99,7 @@ def types(session: nox.Session) -> None:
     modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
     arguments = [argument for module in modules for argument in ("-p", module)]
     session.run("mypy", *arguments, env={"MYPYPATH": source_paths()})
-    session.run("mypy", "noxfile.py", "tools")
+    session.run("mypy", "noxfile.py", "tools", env={"MYPYPATH": "tools"})
 
 
 @nox.session
@@ -99,14 +107,11 @@ def types(session: nox.Session) -> None:
 def build(session: nox.Session, name: str) -> None:
     """Wheel and sdist; their metadata; the wheel in an empty environment outside the tree."""
     sync(session, "--only-group", "build")
-    out = ROOT / "dist" / name
-    shutil.rmtree(out, ignore_errors=True)
-    for member in {"shared", name}:
-        session.run("uv", "build", "--quiet", "--package", f"offprints-{member}", "--out-dir", str(out), external=True)
-    session.run("twine", "check", "--strict", *map(str, sorted(out.glob("offprints_*"))))
+    session.run("twine", "check", "--strict", *map(str, built(session, name)))
+    wheels = [path for member in {"shared", name} for path in built(session, member) if path.suffix == ".whl"]
 
     with tempfile.TemporaryDirectory() as scratch:
-        python = empty_environment(session, Path(scratch), name, sorted(out.glob("*.whl")))
+        python = empty_environment(session, Path(scratch), name, wheels)
         session.chdir(scratch)
         session.run(str(python), str(ROOT / "tools" / "installed.py"), name, external=True)
         offprints = str(python.with_name("offprints"))
@@ -116,18 +121,33 @@ def build(session: nox.Session, name: str) -> None:
             session.run(offprints, "run", name, success_codes=[2], external=True)  # says what to install
 
 
-def empty_environment(session: nox.Session, scratch: Path, name: str, wheels: list[Path]) -> Path:
-    """An environment with these wheels, without extras, and the versions of the lock; its Python."""
+BUILT: set[str] = set()
+
+
+def built(session: nox.Session, name: str) -> list[Path]:
+    """Wheel and sdist of a member, built once for all sessions of a call."""
+    out = ROOT / "dist" / name
+    if name not in BUILT:
+        shutil.rmtree(out, ignore_errors=True)
+        session.run("uv", "build", "--quiet", "--package", f"offprints-{name}", "--out-dir", str(out), external=True)
+        BUILT.add(name)
+    return sorted(out.glob("offprints_*"))
+
+
+def empty_environment(
+    session: nox.Session, scratch: Path, name: str, wanted: Sequence[Path | str], *options: str
+) -> Path:
+    """An environment with what is wanted, in the versions of the lock, and nothing else; its Python."""
     environment, pins = scratch / "venv", scratch / "pins.txt"
     session.run(
         *("uv", "export", "--quiet", "--locked", "--no-default-groups", "--no-emit-workspace", "--no-hashes"),
-        *("--package", f"offprints-{name}", "--output-file", str(pins)),
+        *("--package", f"offprints-{name}", "--all-extras", "--output-file", str(pins)),
         external=True,
     )
     python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
     session.run("uv", "venv", "--quiet", f"--python={session.virtualenv.location}", str(environment), external=True)
     install = ("uv", "pip", "install", "--quiet", f"--python={python}", "--constraint", str(pins))
-    session.run(*install, *map(str, wheels), external=True)
+    session.run(*install, *options, *map(str, wanted), external=True)
     return python
 
 
@@ -148,9 +168,25 @@ def bench(session: nox.Session, name: str) -> None:
 @nox.session
 @each_paper
 def claims(session: nox.Session, name: str) -> None:
-    """The paper's claims at the quick preset; arguments after -- go to ``offprints run``."""
+    """The paper's claims at the quick preset; arguments after -- go to ``offprints run``.
+
+    ``-- --record [--preset medium]`` runs seeds 0, 1 and 2 and writes claims/<preset>.json and the README's table.
+    """
     sync(session, "--package", f"offprints-{name}", "--extra", "claims")
-    session.run("offprints", "run", name, *(session.posargs or ["--preset", "quick"]))
+    arguments = [argument for argument in session.posargs if argument != "--record"]
+    if "--preset" not in arguments:
+        arguments += ["--preset", "quick"]
+    if "--record" not in session.posargs:
+        session.run("offprints", "run", name, *arguments)
+        return
+    runs = ROOT / "runs" / "record" / f"{name}-{arguments[arguments.index('--preset') + 1]}"
+    shutil.rmtree(runs, ignore_errors=True)
+    for seed in ("0", "1", "2"):
+        command = ("offprints", "run", name, *arguments, "--seed", seed, "--out", str(runs))
+        session.run(*command, success_codes=[0, 1])  # a claim that does not hold is recorded too
+    folders = sorted(str(path.parent) for path in runs.rglob("result.json"))
+    session.run("python", "tools/workspace.py", "record", name, *folders)
+    session.run("python", "tools/workspace.py", "tables", "--write")
 
 
 @nox.session
@@ -163,9 +199,63 @@ def lowest(session: nox.Session, name: str) -> None:
 
 
 @nox.session
+@each_paper
+def released(session: nox.Session, name: str) -> None:
+    """The paper's wheel with the offprints-shared that the index has; skips until one is published."""
+    install = ("uv", "pip", "install", "--quiet", f"--python={session.virtualenv.location}", "--no-sources")
+    found = subprocess.run([*install, "--no-deps", "offprints-shared"], capture_output=True, check=False, cwd=ROOT)
+    if found.returncode:
+        session.skip("offprints-shared is not on the index")
+    wheel = next(path for path in built(session, name) if path.suffix == ".whl")
+    session.run(*install, "--group", f"{folder(name) / 'pyproject.toml'}:test", str(wheel), external=True)
+    run_tests(session, "python", name)
+
+
+@nox.session
+def rehearse(session: nox.Session) -> None:
+    """Publication on a local index: every wheel and sdist uploaded, two papers installed by name and used."""
+    sync(session, "--only-group", "build")
+    method, experiment = "stablemax", "dis-vs-gen"
+    distributions = [path for name in NAMES for path in built(session, name)]
+    with tempfile.TemporaryDirectory() as scratch, local_index(session, Path(scratch) / "index") as url:
+        account = ("--username", "rehearsal", "--password", "rehearsal")
+        session.run("twine", "upload", "--disable-progress-bar", "--repository-url", url, *account, *distributions)
+        wanted = [f"offprints-{method}", f"offprints-{experiment}[claims]"]
+        python = empty_environment(session, Path(scratch), experiment, wanted, "--index", f"{url}simple/")
+        session.chdir(scratch)
+        readme = (folder(method) / "README.md").read_text(encoding="utf-8")
+        block = readme.split("```python\n", 1)[1].split("```", 1)[0]
+        session.run(str(python), "-c", block, external=True)
+        session.run(str(python.with_name("offprints")), "run", experiment, "--preset", "smoke", external=True)
+
+
+@contextlib.contextmanager
+def local_index(session: nox.Session, store: Path) -> Iterator[str]:
+    """A package index on this machine alone, for as long as the block takes; its address."""
+    store.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = (str(Path(session.bin) / "pypi-server"), "run", "--interface=127.0.0.1", f"--port={port}")
+    open_to_all = ("--passwords=.", "--authenticate=.", "--disable-fallback")
+    url = f"http://127.0.0.1:{port}/"
+    with subprocess.Popen([*command, *open_to_all, str(store)], stdout=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(100):
+                with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+                    break
+                time.sleep(0.1)
+            else:
+                session.error("the local index does not answer")
+            yield url
+        finally:
+            server.terminate()
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Bring the README's table of papers up to date and draw the API reference into dist/docs."""
-    session.run("python", "tools/workspace.py", "table", "--write")
+    session.run("python", "tools/workspace.py", "tables", "--write")
     sync(session, "--all-packages", "--group", "docs", "--all-extras")
     modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
     session.run("pdoc", "--docformat", "google", "--math", "--output-directory", "dist/docs", *modules)
@@ -173,6 +263,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def new(session: nox.Session) -> None:
-    """A new paper's package: ``nox -s new -- NAME --title "..." --arxiv 2211.15272``."""
+    """A new paper's package: ``nox -s new -- NAME --title "..." --arxiv 2211.15272 [--extra nifti=nibabel]``."""
     session.run("uv", "run", "--no-project", "python", "tools/workspace.py", "new", *session.posargs, external=True)
     session.run("uv", "lock", "--quiet", external=True)

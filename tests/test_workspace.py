@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import re
 import shutil
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
@@ -18,42 +17,10 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("workspace", ROOT / "tools" / "workspace.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-workspace = load()
+sys.path.insert(0, str(ROOT / "tools"))
+workspace = importlib.import_module("workspace")
 MEMBERS: dict[str, Path] = workspace.members(ROOT)
 PAPERS = [name for name in MEMBERS if name != "shared"]
-
-
-def test_readme_table_is_up_to_date() -> None:
-    workspace.table(ROOT, write=False)
-
-
-def test_readme_table_goes_stale_and_is_rewritten(tmp_path: Path) -> None:
-    package = tmp_path / "packages" / "a-paper"
-    package.mkdir(parents=True)
-    package.joinpath("pyproject.toml").write_text(
-        '[project]\nname = "offprints-a-paper"\nversion = "1"\ndescription = "A title"\n'
-        '[project.urls]\nPaper = "https://arxiv.org/abs/2211.15272"\n'
-    )
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- papers -->\nold\n<!-- /papers -->\nafter\n")
-    with pytest.raises(workspace.UsageError, match="out of date"):
-        workspace.table(tmp_path, write=False)
-    workspace.table(tmp_path, write=True)
-    text = readme.read_text()
-    assert "| A title | [2211.15272](https://arxiv.org/abs/2211.15272) |" in text
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "old" not in text
-    workspace.table(tmp_path, write=False)
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
@@ -74,6 +41,8 @@ def test_member(name: str) -> None:
     assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert not (folder / "src" / "offprints" / "__init__.py").exists()
     assert (folder / "src" / Path(*module.split(".")) / "py.typed").exists()
+    version = settings["project"]["version"]
+    assert re.search(rf"(?m)^## ({re.escape(version)} \(.+\)|Unreleased)$", (folder / "CHANGELOG.md").read_text())
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -97,13 +66,45 @@ def test_affected(paths: list[str], expected: list[str]) -> None:
     assert workspace.affected(ROOT, paths) == expected
 
 
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The members' metadata, changelogs and READMEs, to be changed at will."""
+    for path in [ROOT / "README.md", *ROOT.glob("shared/*.*"), *ROOT.glob("packages/*/*.*")]:
+        if path.is_file():
+            target = tmp_path / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return tmp_path
+
+
 @pytest.mark.parametrize("name", MEMBERS)
-def test_release(name: str) -> None:
-    version = workspace.metadata(MEMBERS[name])["version"]
-    assert workspace.release(ROOT, f"{name}-v{version}") == name
+def test_release(name: str, copy: Path) -> None:
+    folder = workspace.members(copy)[name]
+    version = workspace.metadata(folder)["version"]
+    changelog = folder / "CHANGELOG.md"
+    text = re.sub(rf"(?m)^## {re.escape(version)} .*$", f"## {version} (2026-01-31)", changelog.read_text())
+    changelog.write_text(text)
+    assert workspace.release(copy, f"{name}-v{version}") == name
     for tag in (f"{name}-v{version}.1", f"{name}-{version}", f"unknown-v{version}", "v1"):
         with pytest.raises(workspace.UsageError, match="tag"):
-            workspace.release(ROOT, tag)
+            workspace.release(copy, tag)
+    changelog.write_text(text.replace("(2026-01-31)", "(unreleased)"))
+    with pytest.raises(workspace.UsageError, match="CHANGELOG"):
+        workspace.release(copy, f"{name}-v{version}")
+
+
+def test_release_refuses_a_bound_older_than_the_core_that_was_tested(copy: Path) -> None:
+    settings = copy / "shared" / "pyproject.toml"
+    for version, refused in (("0.1", False), ("0.1.1", True), ("0.2.0", True)):
+        settings.write_text(re.sub(r'(?m)^version = ".*"$', f'version = "{version}"', settings.read_text()))
+        if refused:
+            with pytest.raises(workspace.UsageError, match=rf"tested with offprints-shared {version}"):
+                workspace.check_bound(copy, "stablemax")
+        else:
+            workspace.check_bound(copy, "stablemax")
+    path = copy / "packages" / "stablemax" / "pyproject.toml"
+    path.write_text(path.read_text().replace(">=0.1,<0.2", ">=0.2,<0.3"))
+    workspace.check_bound(copy, "stablemax")
 
 
 def test_release_by_hand_refuses_with_one_line() -> None:
@@ -126,12 +127,73 @@ def test_workflows_name_sessions_that_exist() -> None:
         for job in yaml.safe_load(path.read_text())["jobs"].values():
             for step in job["steps"]:
                 for call in re.findall(r"nox -s (.*?)(?: -- |$)", step.get("run", ""), flags=re.MULTILINE):
-                    assert set(re.findall(r'(?:^|[ "])(\w+)', re.sub(r"\(.*?\}\}\)", "", call))) <= sessions, call
+                    if "$SESSION" in call:
+                        called = set(job["strategy"]["matrix"]["session"])
+                    else:
+                        called = set(re.findall(r'(?:^|[ "])(\w+)', re.sub(r"\(\$\w+\)", "", call)))
+                    assert called, call
+                    assert called <= sessions, call
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_workflows_pin_actions_and_keep_no_token(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text())
+    assert settings["permissions"] == {}
+    for job in settings["jobs"].values():
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+    assert all(re.search(r"# v\d+\.\d+", line) for line in path.read_text().splitlines() if "uses:" in line)
+
+
+def test_what_is_published_is_built_apart_from_the_tests() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text())["jobs"]
+    assert set(jobs["publish"]["needs"]) == {"build", "rebuild", "test"}
+    assert "needs" not in jobs["build"]
+    assert not [step for step in jobs["build"]["steps"] if "nox" in step.get("run", "")]
+    for job in jobs.values():
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("astral-sh/setup-uv@"):
+                assert step["with"]["enable-cache"] is False
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_citation(name: str) -> None:
+    """The citation file and the README's entry name the same paper."""
+    citation = yaml.safe_load((MEMBERS[name] / "CITATION.cff").read_text())["preferred-citation"]
+    entry = (MEMBERS[name] / "README.md").read_text().partition("```bibtex\n")[2].partition("```")[0]
+    fields = dict(re.findall(r"(\w+)\s*=\s*\{(.*?)\}(?=,\n|\s*\n|, \w+\s*=)", entry))
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in citation["authors"])
+    assert fields["author"] == authors
+    assert int(fields["year"]) == citation["year"]
+    words = [re.sub(r"[^a-z0-9]", "", text.lower().replace("²", "2")) for text in (fields["title"], citation["title"])]
+    assert words[0] == words[1]
+    assert citation["url"] == workspace.metadata(MEMBERS[name])["urls"]["Paper"]
+    assert citation["identifiers"][0]["value"] == f"arXiv:{citation['url'].rsplit('/', 1)[-1]}"
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_extras(name: str) -> None:
+    """What runs the claims is an extra, and nothing of it comes with the method."""
+    project = workspace.metadata(MEMBERS[name])
+    assert any(
+        re.match(r"offprints-shared\[(.*,)?claims\b", need) for need in project["optional-dependencies"]["claims"]
+    )
+    apparatus = (
+        r"(matplotlib|safetensors|threadpoolctl|tyro|rich|filelock|pytest|hypothesis|scikit-image|torchvision)\b"
+    )
+    assert not [need for need in project["dependencies"] if re.match(apparatus, need) or "claims" in need]
+    group = tomllib.loads((MEMBERS[name] / "pyproject.toml").read_text())["dependency-groups"]["test"]
+    assert any(re.match(rf"offprints-{name}\[(.*,)?claims\b", need) for need in group)
 
 
 def test_new_paper_passes_its_own_tests(tmp_path: Path) -> None:
+    for file in ("LICENSE", "shared/pyproject.toml"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / file, tmp_path / file)
     (tmp_path / "packages").mkdir()
-    shutil.copyfile(ROOT / "LICENSE", tmp_path / "LICENSE")
     golden = tmp_path / "golden"
     golden.mkdir()
     (golden / "README.md").write_text("provenance\n")

@@ -1,4 +1,4 @@
-"""What the packages of the workspace have in common: the table of papers, changes, releases, new packages.
+"""What the packages of the workspace have in common: tables, records of claims, changes, releases, new packages.
 
 Standard library only, so that each command runs by hand: ``python tools/workspace.py --help``.
 """
@@ -6,63 +6,17 @@ Standard library only, so that each command runs by hand: ``python tools/workspa
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-SKELETON = ROOT / "tools" / "skeleton"
-TABLE = re.compile(r"(<!-- papers -->\n).*(<!-- /papers -->)", re.DOTALL)
-NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-
-
-class UsageError(Exception):
-    """What the user asked for cannot be done; the message says why."""
-
-
-def members(root: Path) -> dict[str, Path]:
-    """Folder of each distribution by its short name: ``shared`` first, then the papers in order."""
-    papers = sorted(path.parent for path in root.glob("packages/*/pyproject.toml"))
-    return {"shared": root / "shared"} | {path.name: path for path in papers}
-
-
-def metadata(folder: Path) -> dict[str, Any]:
-    """The ``[project]`` table of a package."""
-    project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project
-
-
-def papers_table(root: Path) -> str:
-    """The README's table of papers, a row a package, from the packages' metadata alone."""
-    rows = ["| package | paper | arXiv |", "| --- | --- | --- |"]
-    for name, folder in members(root).items():
-        if name == "shared":
-            continue
-        project = metadata(folder)
-        url = project["urls"]["Paper"]
-        link = f"[{url.rstrip('/').rsplit('/', 1)[-1]}]({url})"
-        rows.append(f"| [`{project['name']}`](packages/{name}/README.md) | {project['description']} | {link} |")
-    return "\n".join(rows) + "\n"
-
-
-def table(root: Path, *, write: bool) -> str:
-    """Put the table of papers between the README's markers, or say that it is out of date."""
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if not TABLE.search(text):
-        raise UsageError("README.md lacks the markers <!-- papers --> and <!-- /papers -->")
-    fresh = TABLE.sub(lambda match: match[1] + papers_table(root) + match[2], text)
-    if fresh == text:
-        return "README.md: the table of papers is up to date"
-    if not write:
-        raise UsageError("README.md: the table of papers is out of date; run: python tools/workspace.py table --write")
-    readme.write_text(fresh, encoding="utf-8")
-    return "README.md: table of papers written"
+from common import ROOT, UsageError, members, metadata
+from records import record
+from skeletons import new
+from tables import update
 
 
 def affected(root: Path, paths: list[str]) -> list[str]:
@@ -88,7 +42,11 @@ def changed_paths(root: Path, base: str) -> list[str]:
 
 
 def release(root: Path, tag: str) -> str:
-    """The member that a tag ``<name>-v<version>`` publishes; refused when tag and version differ."""
+    """The member that a tag ``<name>-v<version>`` publishes.
+
+    Refused when tag and version differ, when the changelog is silent about the version, and when a paper admits an
+    older core than the one that it was tested with.
+    """
     name, separator, version = tag.rpartition("-v")
     folders = members(root)
     if not separator or name not in folders:
@@ -96,47 +54,72 @@ def release(root: Path, tag: str) -> str:
     declared = metadata(folders[name])["version"]
     if version != declared:
         raise UsageError(f"tag {tag!r} says version {version}, {name}/pyproject.toml says {declared}")
+    changelog = (folders[name] / "CHANGELOG.md").read_text(encoding="utf-8")
+    if not re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", changelog, re.MULTILINE):
+        raise UsageError(f"{name}/CHANGELOG.md has no entry '## {version} (YEAR-MONTH-DAY)'")
+    if name != "shared":
+        check_bound(root, name)
     return name
 
 
-def new(root: Path, name: str, *, title: str, arxiv: str, golden: Path | None = None) -> Path:
-    """Create ``packages/<name>`` from the skeleton; its tests pass at once."""
-    if not NAME.fullmatch(name) or name == "shared":
-        raise UsageError(f"name {name!r} is not lower-case words joined by hyphens")
-    if not re.fullmatch(r"\d{4}\.\d{4,5}", arxiv):
-        raise UsageError(f"--arxiv {arxiv!r} is not an identifier such as 2211.15272")
-    if not title.strip() or any(character in title for character in '"\\\n'):
-        raise UsageError("--title must be one line without quotation marks or backslashes")
-    if golden is not None and not golden.is_dir():
-        raise UsageError(f"--golden {golden} is not a folder")
-    target = root / "packages" / name
-    if target.exists():
-        raise UsageError(f"{target} exists")
-    fields = {"NAME": name, "MODULE": name.replace("-", "_"), "TITLE": title.strip(), "ARXIV": arxiv}
+def check_bound(root: Path, name: str) -> None:
+    """Refuse a paper whose lowest version of the core is older than the core that its tests ran with."""
+    tested = metadata(members(root)["shared"])["version"]
+    project = metadata(members(root)[name])
+    extras = project.get("optional-dependencies", {}).values()
+    for requirement in itertools.chain(project["dependencies"], *extras):
+        if not re.match(r"offprints-shared\b", requirement):
+            continue
+        lowest = re.search(r">=\s*([0-9.]+)", requirement)
+        if lowest is None or _release(lowest[1]) < _release(tested):
+            raise UsageError(f"{name} was tested with offprints-shared {tested} and asks for {requirement!r}: raise it")
 
-    def fill(text: str) -> str:
-        return re.sub("@(" + "|".join(fields) + ")@", lambda match: fields[match[1]], text)
 
-    draft = target.with_name(f".{name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    for source in sorted(path for path in SKELETON.rglob("*") if path.is_file()):
-        relative = source.relative_to(SKELETON)
-        destination = draft / fill(str(relative.with_suffix("") if relative.suffix == ".in" else relative))
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        destination.write_text(fill(source.read_text(encoding="utf-8")), encoding="utf-8")
-    shutil.copyfile(root / "LICENSE", draft / "LICENSE")
-    if golden is not None:
-        shutil.copytree(golden, draft / "tests" / "golden")
-    draft.rename(target)
-    return target
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, without zeros at its end: 0.1 and 0.1.0 are the same."""
+    numbers = [int(number) for number in re.findall(r"\d+", version)]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it succeeds, 2 with one line on standard error when it cannot."""
+    options = parser().parse_args(arguments)
+    try:
+        match options.command:
+            case "tables" | "table":
+                print("\n".join(update(ROOT, write=options.write)))
+            case "record":
+                path, remarks = record(ROOT, options.name, options.runs)
+                print("\n".join([f"{path.relative_to(ROOT)}: written", *(f"warning: {line}" for line in remarks)]))
+            case "affected":
+                everything = options.base is None
+                names = list(members(ROOT)) if everything else affected(ROOT, changed_paths(ROOT, options.base))
+                print(json.dumps(names))
+            case "release":
+                print(release(ROOT, options.tag))
+            case "new":
+                extras = dict(options.extra)
+                golden = options.golden
+                print(new(ROOT, options.name, title=options.title, arxiv=options.arxiv, golden=golden, extras=extras))
+    except UsageError as error:
+        print(f"workspace: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="workspace", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("table", help="check the README's table of papers against the packages' metadata")
-    command.add_argument("--write", action="store_true", help="write it instead")
+    command = commands.add_parser(
+        "tables", aliases=["table"], help="check the READMEs' tables against the files that have the numbers"
+    )
+    command.add_argument("--write", action="store_true", help="write them instead")
+    command = commands.add_parser("record", help="write claims/<preset>.json from the folders of finished runs")
+    command.add_argument("name")
+    command.add_argument("runs", nargs="+", type=Path, help="one folder a seed")
     command = commands.add_parser("affected", help="the members that a change touches, as a JSON list")
     command.add_argument("base", nargs="?", help="compare HEAD with this revision; without it, all members")
     command = commands.add_parser("release", help="the member that a tag <name>-v<version> publishes")
@@ -146,23 +129,16 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--title", required=True)
     command.add_argument("--arxiv", required=True)
     command.add_argument("--golden", type=Path, help="folder of golden data to copy into the package's tests")
-    options = parser.parse_args(arguments)
-    try:
-        match options.command:
-            case "table":
-                print(table(ROOT, write=options.write))
-            case "affected":
-                everything = options.base is None
-                names = list(members(ROOT)) if everything else affected(ROOT, changed_paths(ROOT, options.base))
-                print(json.dumps(names))
-            case "release":
-                print(release(ROOT, options.tag))
-            case "new":
-                print(new(ROOT, options.name, title=options.title, arxiv=options.arxiv, golden=options.golden))
-    except UsageError as error:
-        print(f"workspace: {error}", file=sys.stderr)
-        return 2
-    return 0
+    extra = "an extra and what it installs, such as nifti=nibabel or onnx=onnx,onnxruntime; may be repeated"
+    command.add_argument("--extra", action="append", default=[], type=_extra, metavar="NAME=PACKAGE[,...]", help=extra)
+    return parser
+
+
+def _extra(text: str) -> tuple[str, list[str]]:
+    name, separator, packages = text.partition("=")
+    if not separator or not name or not all(packages.split(",")):
+        raise argparse.ArgumentTypeError(f"must be NAME=PACKAGE[,PACKAGE...], got {text!r}")
+    return name, packages.split(",")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main() -> None:
         pair = inputs(batch, dim)
         cases.append(
             Case(
-                f"B = {batch}, d = {dim}",
+                f"coupling, B = {batch}, d = {dim}",
                 partial(ot_permutation, *pair),
                 {"POT": partial(pot, *pair)},
                 partial(agree, *pair),

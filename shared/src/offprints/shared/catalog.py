@@ -35,7 +35,7 @@ class Paper:
 
     @property
     def url(self) -> str:
-        """The project URL labelled "Paper", or nothing."""
+        """The project URL labeled "Paper", or nothing."""
         for entry in self._metadata.get_all("Project-URL") or ():
             label, _, url = entry.partition(",")
             if label.strip().lower() == "paper":

@@ -22,7 +22,6 @@ from offprints.lct.schedules import (
     karras_sigmas,
     lognormal_index_probabilities,
 )
-from offprints.shared.device import working_dtype
 from offprints.shared.validation import (
     check_choice,
     check_labels,
@@ -193,7 +192,7 @@ class LatentConsistencyLoss(nn.Module):
             noise = ot_couple(x, noise)
         c = self._constant(num_scales, x[0].numel())
 
-        sigmas = self._table("sigmas", num_scales, x.device, working_dtype(x))
+        sigmas = self._table("sigmas", num_scales, x.device, torch.promote_types(x.dtype, torch.float32))
         sigma, sigma_next = sigmas[indices], sigmas[indices + 1]
         kwargs = dict(model_kwargs or {})
         with torch.no_grad(), _same_randomness(x.device):

@@ -12,7 +12,7 @@ from offprints.shared.validation import check_labels, check_number, check_tensor
 
 
 class GrokMLP(nn.Module):
-    """Linear-ReLU layers and a linear head, torch's initialisation; logits are multiplied by ``alpha``.
+    """Linear-ReLU layers and a linear head, torch's initialization; logits are multiplied by ``alpha``.
 
     Modular arithmetic takes ``bias=False`` (the network is then positively homogeneous in its weights), sparse parity
     ``bias=True``.

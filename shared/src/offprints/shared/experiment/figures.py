@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; yellow, faint on white, last.
+# Okabe and Ito's colors, told apart by colour-blind readers too; yellow, faint on white, last.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 INK, PALE = "#262626", "#E3E3E3"
 

@@ -1,4 +1,4 @@
-"""Colour operations on images in [0, 1], ``[V, B, C, H, W]`` with one factor ``[V, 1, 1, 1, 1]`` per view.
+"""Color operations on images in [0, 1], ``[V, B, C, H, W]`` with one factor ``[V, 1, 1, 1, 1]`` per view.
 
 The formulas are torchvision's for tensors. The results are new tensors or the argument, changed in place.
 """

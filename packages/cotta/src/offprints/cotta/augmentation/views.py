@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from offprints.cotta.augmentation.color import COLOR_OPERATIONS
 from offprints.cotta.augmentation.warp import warp
-from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_same_length, check_tensor
 
 # brightness, contrast, saturation, hue (turns), gamma, angle (degrees), scale, blur: low and high
@@ -43,7 +42,7 @@ class AugmentationParams:
     """What is drawn for V views of a batch; each view has one value for all its images.
 
     Attributes:
-        order: Order of the colour operations, a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue, 4 gamma.
+        order: Order of the color operations, a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue, 4 gamma.
         brightness: Factor.
         contrast: Factor.
         saturation: Factor.
@@ -72,10 +71,10 @@ class AugmentationParams:
 
 
 class ImageAugmentation(nn.Module):
-    """Random views of images in [0, 1]: colour jitter, affine map, blur, flip and noise, one draw per view and batch.
+    """Random views of images in [0, 1]: color jitter, affine map, blur, flip and noise, one draw per view and batch.
 
     In this order: clamp to [0, 1]; brightness, contrast, saturation, hue and gamma in a random order; rotation,
-    translation and scaling about the centre of the image padded by half its side (edges replicated); 5x5 Gaussian blur;
+    translation and scaling about the center of the image padded by half its side (edges replicated); 5x5 Gaussian blur;
     flip; noise; clamp. Equal to the official pipeline to rounding (float32: about 1e-5). The model has to hold its own
     normalization.
 
@@ -177,7 +176,7 @@ class ImageAugmentation(nn.Module):
         round differently, so that the same view, made in another company, need not be the same to the last bit.
         """
         dtype = x.dtype
-        x = x.to(working_dtype(dtype)).clamp(0, 1)
+        x = x.to(torch.promote_types(dtype, torch.float32)).clamp(0, 1)
         # On a CPU a view at a time stays in the cache; elsewhere 2**26 values bound the temporaries.
         chunk = 1 if x.device.type == "cpu" else max(1, 2**26 // x.numel())
         for start in range(0, len(params.order), chunk):
@@ -235,7 +234,7 @@ def augment(x: Float[Tensor, "B C H W"], params: AugmentationParams) -> Float[Te
 
 
 def jitter(x: Float[Tensor, "B C H W"], params: AugmentationParams) -> Float[Tensor, "V B C H W"]:
-    """The colour operations, each view's in its own order: five passes over the views, whatever the orders."""
+    """The color operations, each view's in its own order: five passes over the views, whatever the orders."""
     count = len(params.order)
     views = x.expand(count, *x.shape).clone(memory_format=torch.contiguous_format)
     factors = {name: getattr(params, name).to(x).view(-1, 1, 1, 1, 1) for name, _ in COLOR_OPERATIONS}

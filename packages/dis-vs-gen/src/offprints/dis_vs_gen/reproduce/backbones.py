@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from offprints.dis_vs_gen.features import extract_features
-from offprints.shared.datasets import vision_dataset
-from offprints.shared.extras import require, require_folder
-from offprints.shared.validation import check_choice
+from offprints.shared.datasets import require_folder, vision_dataset
+from offprints.shared.validation import check_choice, require
 
 Split = tuple[Tensor, Tensor]
 
