@@ -18,10 +18,10 @@ from offprints.shared.datasets import (
     digits,
     image_folder,
     pictures,
-    require_folder,
     tensor_batches,
     vision_dataset,
 )
+from offprints.shared.extras import require_folder
 from offprints.shared.testing import check_split
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from offprints.shared.device import (
     autocast,
     compile,
+    evaluating,
     float32_region,
     local_seed,
     make_generator,
@@ -26,6 +27,7 @@ from offprints.shared.device import (
     rng_state,
     seed_everything,
     set_rng_state,
+    working_dtype,
 )
 
 
@@ -238,3 +240,21 @@ def test_map_batches_restores_the_mode_after_an_error() -> None:
     with pytest.raises(ValueError, match="2D or 3D"):
         map_batches(model, torch.zeros(2, 3, 1, 1), batch_size=1)
     assert model.norm.training
+
+
+def test_evaluating_puts_every_mode_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    model[1].eval()
+    with pytest.raises(KeyError), evaluating(model):
+        assert not any(part.training for part in model.modules())
+        assert not torch.is_grad_enabled()
+        raise KeyError
+    assert [part.training for part in model.modules()] == [True, True, False]
+    assert torch.is_grad_enabled()
+
+
+def test_working_dtype() -> None:
+    half, double = torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.float64)
+    assert working_dtype(half) == working_dtype(torch.bfloat16, half) == torch.float32
+    assert working_dtype(half, double) == torch.float64
+    assert working_dtype(torch.int64) == torch.float32

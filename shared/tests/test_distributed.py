@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offprints.shared.distributed import GroupMoments, all_reduce_, is_main, rank, world_size
+from offprints.shared.distributed import GroupMoments, all_reduce_, gather, is_main, on_main, rank, share, world_size
 
 
 def samples(seed: int, n: int, offset: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,6 +41,16 @@ def test_a_single_process_is_the_main_one() -> None:
         all_reduce_(torch.ones(2, dtype=torch.bool))
     with pytest.raises(TypeError, match="tensors"):
         all_reduce_([1.0])  # type: ignore[arg-type]
+
+
+def refuse() -> None:
+    raise ValueError(f"rank {rank()} refuses")
+
+
+def message_of(function: Callable[[], Any]) -> str:
+    with pytest.raises(ValueError, match="refuses") as caught:
+        function()
+    return str(caught.value)
 
 
 def reduce_and_merge(number: int) -> dict[str, Any]:
@@ -78,6 +88,10 @@ def reduce_and_merge(number: int) -> dict[str, Any]:
         "largest": largest,
         "mean": mean,
         "place": (rank(), world_size(), is_main()),
+        "gathered": gather(number),
+        "shared": share(number + 7),
+        "main": on_main(lambda: f"rank {rank()}"),
+        "error": message_of(lambda: on_main(refuse)),
         "moments": moments.state_dict(),
         "samples": (x, groups),
     }
@@ -91,6 +105,8 @@ def test_two_processes(two_processes: Callable[..., Any]) -> None:
         assert torch.equal(result["a"], torch.full((3, 2), 3.0))
         assert result["b"].tolist() == [3, 10]
         assert result["c"] == 10
+        assert (result["gathered"], result["shared"], result["main"]) == ([0, 1], 7, "rank 0")
+        assert result["error"] == "rank 0 refuses"
         assert result["collectives"] == 2  # one a type, whatever the number of tensors
         assert result["largest"].tolist() == [3]
         assert result["mean"].tolist() == [0.5]

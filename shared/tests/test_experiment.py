@@ -224,8 +224,34 @@ def test_claims_as_json() -> None:
         "threshold": 1,
         "paper_value": "about 1",
         "spread": 0.5,
+        "control": None,
+        "control_name": None,
+        "kind": "claim",
         "holds": False,
+        "control_fails": None,
     }
+
+
+def test_a_claim_whose_control_clears_the_bar_does_not_hold() -> None:
+    def claim(control: float) -> Claim:
+        return Claim("id", "a statement", 3.0, ">=", 2.0, control=control, control_name="mechanism off")
+
+    assert claim(1.0).holds
+    assert claim(math.nan).holds
+    assert not claim(2.5).holds
+    assert claim(2.5).control_fails is False
+    for changes in ({"control": 1.0}, {"control_name": "mechanism off"}):
+        with pytest.raises(ValueError, match="control"):
+            Claim("id", "a statement", 3.0, ">=", 2.0, **changes)
+
+
+def test_checks_are_told_apart_from_claims(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.claim("found", "a finding", 3.0, ">=", 2.0, control=1.0, control_name="mechanism off")
+    run.check("exact", "a theorem", 0.0, "==", 0.0)
+    result = {"claims": [claim.to_dict() for claim in run.claims], "preset": "quick"}
+    assert report.verdict(result) == "1 of 1 claims hold, 1 of 1 checks"
+    assert [claim.kind for claim in run.claims] == ["claim", "check"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from offprints.shared.estimators import as_features, check_fitted, like_input
 from offprints.shared.testing import check_estimator
-from offprints.shared.validation import as_features, check_fitted, check_labels, like_input
+from offprints.shared.validation import check_labels
 
 
 class Good(ClassifierMixin, BaseEstimator):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from scipy import sparse
 from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
-from offprints.shared import validation
+from offprints.shared import estimators
+from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.extras import MissingData, MissingExtra, require, require_folder
 from offprints.shared.testing import check_errors
+from offprints.shared.usage import as_usage_error
 from offprints.shared.validation import (
-    as_features,
+    check_bool,
     check_choice,
-    check_fitted,
     check_labels,
     check_monotone,
     check_number,
@@ -25,9 +28,7 @@ from offprints.shared.validation import (
     check_same_length,
     check_same_shape,
     check_tensor,
-    like_input,
     reduce,
-    require,
     should_check,
 )
 
@@ -40,6 +41,9 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: check_tensor(x.long(), "x"), TypeError, "int64"),
     (lambda: check_tensor(x, "x", ndim=3), ValueError, "3 dimensions"),
     (lambda: check_tensor(x, "x", ndim=(3, 4)), ValueError, "3 or 4"),
+    (lambda: check_tensor(x, "x", min_ndim=3), ValueError, "at least 3 dimensions"),
+    (lambda: check_bool("no", "return_trajectory"), TypeError, "return_trajectory"),
+    (lambda: check_bool(1, "flag"), TypeError, "True or False"),
     (lambda: check_tensor(x, "x", shape=(None, 4)), ValueError, "(*, 4)"),
     (lambda: check_tensor(x, "x", shape=(2, 3, 1)), ValueError, "shape"),
     (lambda: check_tensor(x[:0], "x"), ValueError, "empty"),
@@ -195,10 +199,28 @@ def test_not_fitted() -> None:
     class Estimator:
         weights_ = None
 
-    with pytest.raises(validation.NotFittedError, match="Estimator is not fitted") as caught:
+    with pytest.raises(estimators.NotFittedError, match="Estimator is not fitted") as caught:
         check_fitted(Estimator(), "weights_")
     assert isinstance(caught.value, SklearnNotFittedError)
     assert isinstance(caught.value, RuntimeError)
-    assert type(pickle.loads(pickle.dumps(caught.value))) is validation.NotFittedError
+    assert type(pickle.loads(pickle.dumps(caught.value))) is estimators.NotFittedError
     with pytest.raises(AttributeError):
-        _ = validation.no_such_name
+        _ = estimators.no_such_name
+
+
+def test_numbers_come_back_as_plain_ones() -> None:
+    assert type(check_number(np.int64(3), "n", integer=True)) is int
+    assert type(check_number(np.float32(0.5), "x")) is float
+    assert check_number(np.float32(0.5), "x") == 0.5
+    assert type(check_number(2, "x")) is int
+    assert check_bool(np.True_, "flag") is True
+
+
+def test_what_is_missing_has_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'offprints-lct\[fid\]'"):
+        require("no_such_module", package="lct", extra="fid")
+    with pytest.raises(MissingData, match="the layout"):
+        require_folder(tmp_path / "nowhere", "the layout")
+    for mistaken in (MissingExtra, MissingData):
+        assert str(as_usage_error(mistaken("in one line"))) == "in one line"
+    assert as_usage_error(FileNotFoundError("the program's own")) is None

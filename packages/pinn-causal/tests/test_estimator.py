@@ -25,8 +25,8 @@ from offprints.pinn_causal import (
     jet,
     solve_lorenz,
 )
+from offprints.shared.estimators import NotFittedError
 from offprints.shared.testing import check_errors, check_estimator
-from offprints.shared.validation import NotFittedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

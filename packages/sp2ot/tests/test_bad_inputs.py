@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from offprints.shared.estimators import NotFittedError
 from offprints.shared.testing import check_errors
-from offprints.shared.validation import NotFittedError
 from offprints.sp2ot import (
     CosineHead,
     LogitBank,

@@ -14,7 +14,7 @@ from torch import nn
 
 from offprints.shared.distributed import rank
 from offprints.shared.experiment import Experiment, Part, Run
-from offprints.shared.validation import require
+from offprints.shared.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from offprints.shared.validation import check_choice, check_number, check_same_length, require
+from offprints.shared.extras import MissingData, require, require_folder
+from offprints.shared.validation import check_choice, check_number, check_same_length
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -143,19 +144,6 @@ def data_root(name: str = "") -> Path:
     return cache / "offprints" / name
 
 
-def require_folder(path: str | os.PathLike[str], layout: str) -> Path:
-    """The folder, if it is there.
-
-    Raises:
-        FileNotFoundError: it is missing or not a folder; the message shows ``layout``, the expected tree.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"{folder} {state}; expected there (OFFPRINTS_DATA moves the root):\n{layout}")
-    return folder
-
-
 def vision_dataset(
     name: Name,
     split: str,
@@ -176,7 +164,7 @@ def vision_dataset(
     Raises:
         ImportError: torchvision is not installed (extra ``vision``).
         ValueError: an unknown name or split.
-        FileNotFoundError: the data is not there and ``download`` is off.
+        MissingData: the data is not there and ``download`` is off.
     """
     splits: dict[str, tuple[str, ...]] = dict.fromkeys(Name.__args__, ("train", "test"))  # type: ignore[attr-defined]
     splits |= {
@@ -206,7 +194,7 @@ def vision_dataset(
     except (RuntimeError, FileNotFoundError) as error:
         if download:
             raise
-        raise FileNotFoundError(
+        raise MissingData(
             f"data set {name!r} is not in {root} ({str(error).splitlines()[0]}); download it with download=True, "
             f"or put torchvision's files there (OFFPRINTS_DATA moves the root)"
         ) from error
@@ -216,8 +204,9 @@ def image_folder(path: str | os.PathLike[str], *, transform: Callable[[Any], Any
     """A user's own images, one subfolder a class, as ``torchvision.datasets.ImageFolder``; an unreadable file is named.
 
     Raises:
-        ImportError: torchvision is not installed (extra ``vision``).
-        FileNotFoundError: no such folder, or no class in it.
+        MissingExtra: torchvision is not installed (extra ``vision``).
+        MissingData: no such folder.
+        FileNotFoundError: no class in it.
         ValueError: (when it is read) a file that is not an image or is damaged.
     """
     sets = require("torchvision.datasets", package="shared", extra="vision")

@@ -173,6 +173,20 @@ def float32_region(device: torch.device | str) -> AbstractContextManager[None]:
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
+def working_dtype(*tensors_or_dtypes: Tensor | torch.dtype) -> torch.dtype:
+    """The type to compute in: float32 for half types (and integers), else the promoted floating type.
+
+    Example:
+        ```python
+        logits = logits.to(working_dtype(logits, weights))
+        ```
+    """
+    dtype = torch.float32
+    for item in tensors_or_dtypes:
+        dtype = torch.promote_types(dtype, item.dtype if isinstance(item, Tensor) else item)
+    return dtype
+
+
 def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callable[..., Any]:
     """``torch.compile(fn, **options)`` when enabled; where compilation fails, ``fn`` itself, with one warning.
 
@@ -240,12 +254,21 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> None:
 
 
 @contextmanager
-def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; the mode of every part of the modules is put back outside.
+
+    Example:
+        ```python
+        with evaluating(model):
+            logits = model(x)
+        ```
+    """
     modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
         for module in modules:
             module.eval()
-        yield
+        with torch.no_grad():
+            yield
     finally:
         for part, mode in modes:
             part.training = mode
@@ -276,7 +299,7 @@ def map_batches(
         raise ValueError("tensors must not be empty")
     target = resolve_device(device, like=tensors[0])
     owner = getattr(fn, "__self__", fn)
-    with _evaluating([owner] if isinstance(owner, nn.Module) else []), torch.no_grad():
+    with evaluating(*([owner] if isinstance(owner, nn.Module) else [])):
         batches = zip(*(tensor.split(batch_size) for tensor in tensors), strict=True)
         results = []
         for batch in batches:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
+
+T = TypeVar("T")
 
 
 def _active() -> bool:
@@ -68,6 +70,41 @@ def all_reduce_(*tensors: Tensor, op: Literal["sum", "max", "mean"] = "sum", gro
         with torch.no_grad():
             for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
+
+
+def share(value: T) -> T:
+    """Rank 0's value on every rank; in one process the value itself. Plain values and tensors are pickled."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, on every rank, in the order of the ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """What `function` returns or raises on rank 0, returned or raised on every rank."""
+    if world_size() == 1:
+        return function()
+    result: T | None = None
+    error: Exception | None = None
+    if is_main():
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    result, error = share((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # set wherever there is no error
 
 
 def _batch_moments(x: Tensor, labels: Tensor, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

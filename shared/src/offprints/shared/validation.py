@@ -8,38 +8,16 @@ under ``torch.compile`` and inside ``torch.vmap``, where there are no values to 
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Collection, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 
-if TYPE_CHECKING:
-    from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
-
-    class NotFittedError(_SklearnNotFittedError, RuntimeError):
-        """An estimator is used before ``fit``."""
-
-
-def __getattr__(name: str) -> Any:
-    # scikit-learn takes long to import: only who catches or raises this error pays.
-    if name == "NotFittedError":
-        from sklearn.exceptions import NotFittedError as Base
-
-        error = type(
-            "NotFittedError",
-            (Base, RuntimeError),
-            {"__doc__": "An estimator is used before ``fit``.", "__module__": __name__},
-        )
-        globals()[name] = error
-        return error
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
 def should_check(*tensors: Tensor, validate: bool | None = None) -> bool:
@@ -77,6 +55,7 @@ def check_tensor(
     name: str,
     *,
     ndim: int | Collection[int] | None = None,
+    min_ndim: int | None = None,
     shape: Sequence[int | None] | None = None,
     floating: bool = True,
     finite: bool = True,
@@ -89,6 +68,7 @@ def check_tensor(
         x: The argument.
         name: Its name.
         ndim: Number of axes, or those allowed.
+        min_ndim: The least number of axes.
         shape: Expected sizes; None where any size will do.
         floating: Whether the type must be floating.
         finite: Whether NaN and infinity are refused.
@@ -108,6 +88,10 @@ def check_tensor(
         if x.ndim not in allowed:
             axes = " or ".join(map(str, allowed))
             raise ValueError(f"{name} must have {axes} dimensions, got shape {tuple(x.shape)}")
+    if min_ndim is not None and x.ndim < min_ndim:
+        axes = "dimension" if min_ndim == 1 else "dimensions"
+        got = "a scalar" if x.ndim == 0 else f"shape {tuple(x.shape)}"
+        raise ValueError(f"{name} must have at least {min_ndim} {axes}, got {got}")
     if shape is not None and (
         x.ndim != len(shape) or any(want is not None and got != want for got, want in zip(x.shape, shape, strict=True))
     ):
@@ -194,8 +178,22 @@ def check_labels(
     return y
 
 
+@overload
 def check_number(
-    v: float | np.integer | np.floating,
+    v: Any,
+    name: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    open_high: bool = False,
+    integer: Literal[True],
+) -> int: ...
+
+
+@overload
+def check_number(
+    v: Any,
     name: str,
     *,
     low: float | None = None,
@@ -203,10 +201,23 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
     integer: bool = False,
-) -> None:
-    """Check a plain number against bounds, closed unless ``open_low`` / ``open_high``.
+) -> float: ...
 
-    Booleans and NaN are refused; infinity only passes where a bound allows it (``high=math.inf``).
+
+def check_number(
+    v: Any,
+    name: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    open_low: bool = False,
+    open_high: bool = False,
+    integer: bool = False,
+) -> float:
+    """Check a number against bounds, closed unless ``open_low`` / ``open_high``, and return it as a plain one.
+
+    NumPy scalars come back as Python's ``int`` and ``float``: use what is returned. Booleans and NaN are refused;
+    infinity only passes where a bound allows it (``high=math.inf``).
 
     Raises:
         TypeError: not a number, or not an integer where one is needed.
@@ -223,6 +234,18 @@ def check_number(
         left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
         right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
         raise ValueError(f"{name} must be {kind} in {left}, {right}, got {v}")
+    return v.item() if isinstance(v, np.generic) else v
+
+
+def check_bool(v: Any, name: str) -> bool:
+    """Check a switch, and return it as a plain ``bool``; a string or a number is never taken for one.
+
+    Raises:
+        TypeError: not a boolean.
+    """
+    if not isinstance(v, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {v!r} ({type(v).__name__})")
+    return bool(v)
 
 
 def check_choice(v: Any, name: str, choices: Collection[Any]) -> None:
@@ -244,9 +267,7 @@ def check_probabilities(p: Tensor, name: str, *, atol: float | None = None, vali
         TypeError: not a floating tensor.
         ValueError: empty, a scalar, negative or not finite entries, sums other than 1.
     """
-    check_tensor(p, name, validate=validate)
-    if p.ndim == 0:
-        raise ValueError(f"{name} must have at least one dimension, got a scalar")
+    check_tensor(p, name, min_ndim=1, validate=validate)
     if atol is None:
         atol = {torch.float64: 1e-6, torch.float32: 1e-3}.get(p.dtype, 2e-2)
     if _values_wanted(validate):
@@ -281,7 +302,7 @@ def check_monotone(
     return x
 
 
-def reduce(values: Tensor, reduction: Literal["mean", "sum", "none"], *, weight: Tensor | None = None) -> Tensor:
+def reduce(values: Tensor, reduction: Reduction, *, weight: Tensor | None = None) -> Tensor:
     """Reduce per-sample values: their mean or sum, or as they are, times ``weight`` first if given.
 
     The mean divides by the number of values, not by the sum of the weights.
@@ -296,63 +317,3 @@ def reduce(values: Tensor, reduction: Literal["mean", "sum", "none"], *, weight:
     if reduction == "mean":
         return values.mean()
     return values.sum() if reduction == "sum" else values
-
-
-def require(module: str, *, package: str, extra: str) -> ModuleType:
-    """Import an optional dependency; where it is missing, the ImportError has the line that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise
-        name = package if package.startswith("offprints-") else f"offprints-{package}"
-        raise ImportError(f"{module} is needed here and not installed; run: pip install '{name}[{extra}]'") from error
-
-
-def as_features(
-    X: Any,
-    name: str,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    ndim: int = 2,
-) -> Tensor:
-    """An estimator's input as a tensor: NumPy array (or what converts to one) or tensor, floating and finite.
-
-    Args:
-        X: The data.
-        name: Name of the argument.
-        dtype: Type of the result; default: that of ``X``.
-        device: Device of the result; default: that of ``X``.
-        ndim: Number of axes.
-
-    Raises:
-        TypeError: not an array, or of a type that is not floating or that torch lacks.
-        ValueError: wrong number of axes, empty, not finite.
-    """
-    if not isinstance(X, Tensor):
-        if hasattr(X, "toarray") or isinstance(X, (str, bytes, dict, set)) or X is None:
-            raise TypeError(f"{name} must be a NumPy array or a tensor, got {type(X).__name__}")
-        array = np.asarray(X)
-        if array.dtype.kind != "f":
-            raise TypeError(f"{name} must have a floating type, got {array.dtype}")
-        if array.dtype.itemsize > 8:
-            raise TypeError(f"{name} must have a floating type that torch has, got {array.dtype}")
-        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-        X = torch.from_numpy(array if array.flags.writeable else array.copy())
-    check_tensor(X, name, ndim=ndim)
-    return X.to(device=device, dtype=dtype)
-
-
-def like_input(result: Tensor, X: Any) -> Any:
-    """An estimator's result in the kind of its input: a tensor on X's device for a tensor, else a NumPy array."""
-    if isinstance(X, Tensor):
-        return result.to(X.device)
-    return result.detach().cpu().numpy()
-
-
-def check_fitted(estimator: Any, attribute: str) -> None:
-    """Raise NotFittedError where the estimator lacks what ``fit`` sets."""
-    if getattr(estimator, attribute, None) is None:
-        error = sys.modules[__name__].NotFittedError
-        raise error(f"{type(estimator).__name__} is not fitted yet; call fit first")

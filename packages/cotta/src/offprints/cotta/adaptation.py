@@ -26,7 +26,7 @@ from offprints.cotta.configuration import (
 )
 from offprints.cotta.losses import cross_entropies
 from offprints.cotta.teacher import ema_update_, stochastic_restore_
-from offprints.shared.device import local_seed
+from offprints.shared.device import local_seed, working_dtype
 from offprints.shared.validation import check_choice, check_number, check_same_shape
 
 
@@ -258,7 +258,7 @@ class CoTTA(AdaptingModule):
                 continue
             for logits in self._predict_views(self.teacher, group):  # added in order, whatever the groups
                 dtype = logits.dtype
-                logits = logits.to(torch.promote_types(dtype, torch.float32))
+                logits = logits.to(working_dtype(dtype))
                 if self.average == "probabilities":
                     logits = logits.log_softmax(1)
                     total = logits if total is None else torch.logaddexp(total, logits)

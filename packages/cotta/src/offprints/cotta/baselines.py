@@ -20,6 +20,7 @@ from offprints.cotta.configuration import (
     configure_model,
     make_optimizer,
 )
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number
 
 
@@ -183,7 +184,7 @@ class Tent(AdaptingModule):
 
 def entropies(logits: Float[Tensor, "B K *S"]) -> Float[Tensor, "B *S"]:
     """Entropy of the prediction of each sample or pixel."""
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+    log_p = logits.to(working_dtype(logits)).log_softmax(1)
     return -(log_p.exp() * log_p).sum(1)
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from offprints.cotta.configuration import call_model, check_model
-from offprints.shared.device import map_batches
+from offprints.shared.device import map_batches, working_dtype
 from offprints.shared.validation import check_number, check_tensor
 
 
 def confidences(logits: Float[Tensor, "B K *S"]) -> Float[Tensor, "B *S"]:
     """Probability of the likeliest class."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).amax(1)
+    return logits.to(working_dtype(logits)).softmax(1).amax(1)
 
 
 class _Confidence(nn.Module):

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from offprints.cotta.corruptions import CORRUPTIONS
-from offprints.shared.datasets import image_folder, require_folder
-from offprints.shared.validation import check_choice, check_number, require
+from offprints.shared.datasets import image_folder
+from offprints.shared.extras import require, require_folder
+from offprints.shared.validation import check_choice, check_number
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_choice, check_same_shape, check_tensor, reduce
 
 Reduction = Literal["mean", "sum", "none"]
@@ -17,7 +17,7 @@ def cross_entropies(
     student_logits: Float[Tensor, "B K *S"], teacher_logits: Float[Tensor, "B K *S"], symmetric: bool
 ) -> Float[Tensor, "B *S"]:
     """The loss of each sample or pixel, without checks; half types are computed in float32."""
-    wide = torch.promote_types(student_logits.dtype, torch.float32)
+    wide = working_dtype(student_logits)
     log_s = student_logits.to(wide).log_softmax(1)
     log_t = teacher_logits.detach().to(wide).log_softmax(1)
     if symmetric:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_tensor
 
 
@@ -51,7 +52,7 @@ class MultiScaleFlip(nn.Module):
             raise ValueError(f"scales {self.scales} leave no pixel of images {tuple(x.shape[2:])}")
         own = tuple(x.shape[2:])
         first = check_tensor(predict(x), "prediction", ndim=4, finite=False)
-        total = torch.zeros_like(first, dtype=torch.promote_types(first.dtype, torch.float32))
+        total = torch.zeros_like(first, dtype=working_dtype(first))
         count = 0
         for size in sizes:
             scaled = x if size == own else F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -8,7 +8,7 @@ from offprints.dis_vs_gen.logistic import LogisticRegression
 from offprints.dis_vs_gen.naive_bayes import GaussianNaiveBayes
 from offprints.dis_vs_gen.scaling import MinMaxScaler
 from offprints.dis_vs_gen.simulation import bayes_error_two_gaussians, gaussian_mixture, samples_to_bayes
-from offprints.shared.validation import NotFittedError
+from offprints.shared.estimators import NotFittedError
 
 __all__ = [
     "AssumptionStatistics",

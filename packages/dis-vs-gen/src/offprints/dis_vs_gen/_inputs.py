@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offprints.shared.validation import NotFittedError, as_features, check_labels
+from offprints.shared.estimators import NotFittedError, as_features
+from offprints.shared.validation import check_labels
 
 
 class LearnedAttributes:

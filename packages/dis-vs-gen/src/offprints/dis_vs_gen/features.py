@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from offprints.shared.device import resolve_device
+from offprints.shared.device import resolve_device, working_dtype
 from offprints.shared.validation import check_labels, check_tensor
 
 
@@ -83,5 +83,5 @@ def _checked(feature: Any, rows: int, name: str) -> Tensor:
     check_tensor(feature, f"the feature ({name})", validate=True)
     if feature.ndim < 2 or len(feature) != rows:
         raise ValueError(f"the feature ({name}) must have {rows} rows, got shape {tuple(feature.shape)}")
-    at_least = torch.promote_types(feature.dtype, torch.float32)
+    at_least = working_dtype(feature)
     return feature.flatten(1).to(device="cpu", dtype=at_least)

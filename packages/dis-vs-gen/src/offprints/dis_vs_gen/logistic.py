@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from offprints.dis_vs_gen._inputs import LearnedAttributes, as_labels, as_table, check_width, training_data
 from offprints.dis_vs_gen._solver import solve
-from offprints.shared.validation import check_fitted, check_number, like_input
+from offprints.shared.estimators import check_fitted, like_input
+from offprints.shared.validation import check_number
 
 
 def compute_type(dtype: torch.dtype) -> torch.dtype:

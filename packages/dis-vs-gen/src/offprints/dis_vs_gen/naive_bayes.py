@@ -16,13 +16,8 @@ from torch import Tensor, nn
 from offprints.dis_vs_gen._inputs import LearnedAttributes, as_labels, as_table, check_width, row_blocks, training_data
 from offprints.dis_vs_gen._rule import Rule, make_rule, pooled_variance, predict_linear
 from offprints.shared.distributed import GroupMoments
-from offprints.shared.validation import (
-    as_features,
-    check_fitted,
-    check_number,
-    check_probabilities,
-    like_input,
-)
+from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.validation import check_number, check_probabilities
 
 
 class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
 from offprints.dis_vs_gen._inputs import LearnedAttributes, as_table, check_width
-from offprints.shared.validation import check_fitted, like_input
+from offprints.shared.estimators import check_fitted, like_input
 
 
 def minimum_and_range(X: Float[Tensor, "*batch n d"]) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def ot_permutation(x: Float[Tensor, "batch *shape"], noise: Float[Tensor, "batch
         raise ValueError(f"x must have a batch axis and at least one more, got shape {tuple(x.shape)}")
     from scipy.optimize import linear_sum_assignment
 
-    dtype = torch.promote_types(torch.promote_types(x.dtype, noise.dtype), torch.float32)
+    dtype = working_dtype(x, noise)
     cost = _cost(x.to(dtype), noise.to(dtype)).cpu()
     # A NaN or an infinity anywhere in the batches shows in the products: looking at B^2 numbers is enough.
     if not bool(cost.isfinite().all()):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from offprints.shared.device import working_dtype
 from offprints.shared.distributed import GroupMoments
 from offprints.shared.validation import check_number, check_tensor
 
@@ -120,7 +121,7 @@ class LatentNormalizer(nn.Module):
         return self._affine(x, lambda y, mean, s: y * s + mean, self.std / self.target_std)
 
     def _affine(self, x: Tensor, fn: Callable[[Tensor, Tensor, Tensor], Tensor], scale: Tensor) -> Tensor:
-        working = torch.promote_types(x.dtype, torch.float32)
+        working = working_dtype(x)
         mean, scale = (t.to(working).to(x.device) for t in (self.mean, scale))
         return fn(x.to(working), mean, scale).to(x.dtype)
 
@@ -151,7 +152,7 @@ def impulse_statistics(x: Float[Tensor, "*shape"]) -> dict[str, float | tuple[fl
     """
     check_tensor(x, "x", validate=True)
     values = x.detach().flatten()
-    ordered = values.to(torch.promote_types(x.dtype, torch.float32)).sort().values
+    ordered = values.to(working_dtype(x)).sort().values
     q1, median, q3 = (_quantile(ordered, q) for q in (0.25, 0.5, 0.75))
     iqr = q3 - q1
     inner, outer = ((q1 - k * iqr, q3 + k * iqr) for k in (1.5, 3.0))

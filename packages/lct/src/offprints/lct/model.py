@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_tensor
 
 
@@ -48,7 +49,7 @@ class LatentConsistencyModel(nn.Module):
         check_tensor(x, "x", finite=False)
         if x.ndim < 2:
             raise ValueError(f"x must have a batch axis and at least one more, got shape {tuple(x.shape)}")
-        working = torch.promote_types(x.dtype, torch.float32)
+        working = working_dtype(x)
         if isinstance(sigma, Tensor):
             check_tensor(sigma, "sigma", shape=(len(x),), finite=False)
             level = sigma.to(x.device)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_tensor
 
 # The official two-step sampler: level 200 of the increasing grid of 641, 440 of the decreasing one.
@@ -67,8 +68,6 @@ def consistency_sample(
             fresh = torch.randn(noise.shape, generator=generator, device=source, dtype=noise.dtype).to(noise.device)
             amount = math.sqrt(level**2 - sigma_min**2)
         noisy = amount * fresh if k == 0 else x + amount * fresh
-        sigma = torch.full(
-            (len(noise),), level, device=noise.device, dtype=torch.promote_types(noise.dtype, torch.float32)
-        )
+        sigma = torch.full((len(noise),), level, device=noise.device, dtype=working_dtype(noise))
         x = model(noisy, sigma, **(model_kwargs or {}))
     return x

@@ -22,6 +22,7 @@ from offprints.lct.schedules import (
     karras_sigmas,
     lognormal_index_probabilities,
 )
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import (
     check_choice,
     check_labels,
@@ -192,7 +193,7 @@ class LatentConsistencyLoss(nn.Module):
             noise = ot_couple(x, noise)
         c = self._constant(num_scales, x[0].numel())
 
-        sigmas = self._table("sigmas", num_scales, x.device, torch.promote_types(x.dtype, torch.float32))
+        sigmas = self._table("sigmas", num_scales, x.device, working_dtype(x))
         sigma, sigma_next = sigmas[indices], sigmas[indices + 1]
         kwargs = dict(model_kwargs or {})
         with torch.no_grad(), _same_randomness(x.device):

@@ -24,7 +24,8 @@ from offprints.pinn_causal.schedule import EpsilonSchedule
 from offprints.pinn_causal.window import WindowSettings, WindowTrainer, start_from
 from offprints.shared.device import local_seed, resolve_device
 from offprints.shared.distributed import world_size
-from offprints.shared.validation import as_features, check_choice, check_fitted, check_number, like_input
+from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.validation import check_choice, check_number
 
 Self = TypeVar("Self", bound="CausalPINN")
 _PREDICT_POINTS = 1 << 14

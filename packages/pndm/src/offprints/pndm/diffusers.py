@@ -13,7 +13,8 @@ from torch import Tensor
 from offprints.pndm.plans import ORDERS, Call, History, Node, Step, asked_nodes, make_plan
 from offprints.pndm.sampling import check_output
 from offprints.pndm.schedules import AlphaSchedule, Values, as_float64
-from offprints.shared.validation import check_choice, check_number, check_same_shape, check_tensor, require
+from offprints.shared.extras import require
+from offprints.shared.validation import check_choice, check_number, check_same_shape, check_tensor
 
 require("diffusers", package="pndm", extra="diffusers")
 

@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from torch import Tensor, nn
 
 from offprints.shared.device import local_seed, make_generator, map_batches, resolve_device
-from offprints.shared.validation import as_features, check_choice, check_fitted, check_number, check_tensor, like_input
+from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.validation import check_choice, check_number, check_tensor
 from offprints.sp2ot.graph import knn_similarity
 from offprints.sp2ot.head import CosineHead
 from offprints.sp2ot.losses import SP2OTLoss

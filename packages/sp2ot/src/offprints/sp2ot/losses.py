@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region
+from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.distributed import all_reduce_, rank, world_size
 from offprints.shared.validation import check_choice, check_labels, check_number, check_same_device, check_tensor
 from offprints.sp2ot._sparse import as_coo, both_ways, check_similarity, sub_matrix
@@ -196,7 +196,7 @@ class SP2OTLoss(nn.Module):
         self, logits: Float[Tensor, "views heads batch clusters"], index: Int[Tensor, " batch"], rho: float
     ) -> Float[Tensor, "views heads batch clusters"]:
         views, heads, batch = logits.shape[:3]
-        dtype = torch.promote_types(logits.dtype, torch.float32)
+        dtype = working_dtype(logits)
         mine = slice(0, batch)
         if world_size() > 1:
             logits, index = _of_all_ranks(logits, dim=2), _of_all_ranks(index, dim=0)

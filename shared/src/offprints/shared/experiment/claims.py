@@ -18,6 +18,8 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operato
 class Claim:
     """One claim of a paper, measured here.
 
+    A claim is a finding: ``control`` is the same quantity measured with the mechanism switched off, and must not clear
+    the bar. A check (``kind="check"``) holds by construction or by a theorem: it is no finding and needs no control.
     ``measured`` never contains a time: equal seeds give equal claims. ``paper_value`` is the paper's own figure, a
     number or the words it takes; ``spread`` is the spread of ``measured`` over seeds, shown beside it.
     """
@@ -29,6 +31,9 @@ class Claim:
     threshold: float
     paper_value: float | str | None = None
     spread: float | None = None
+    control: float | None = None
+    control_name: str | None = None
+    kind: Literal["claim", "check"] = "claim"
 
     def __post_init__(self) -> None:
         if self.relation not in get_args(Relation):
@@ -36,9 +41,11 @@ class Claim:
         for name in ("id", "statement"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise ValueError(f"{name} of a claim must be words, got {getattr(self, name)!r}")
-        for name in ("measured", "threshold", "paper_value", "spread"):
+        if (self.control is None) != (self.control_name is None):
+            raise ValueError(f"control and control_name of claim {self.id!r} must go together, got one alone")
+        for name in ("measured", "threshold", "paper_value", "spread", "control"):
             value = getattr(self, name)
-            optional = name in ("paper_value", "spread")
+            optional = name in ("paper_value", "spread", "control")
             if not (optional and value is None) and not (name == "paper_value" and isinstance(value, str)):
                 object.__setattr__(self, name, number(value, f"{name} of claim {self.id!r}"))
         if not math.isfinite(self.threshold):
@@ -46,9 +53,18 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the relation holds; never where the measurement is not finite."""
-        return math.isfinite(self.measured) and bool(_COMPARE[self.relation](self.measured, self.threshold))
+        """Whether the measurement clears the bar and the control, where there is one, does not."""
+        return self._clears(self.measured) and self.control_fails is not False
+
+    @property
+    def control_fails(self) -> bool | None:
+        """Whether the control misses the bar, as it should; None where there is no control."""
+        return None if self.control is None else not self._clears(self.control)
+
+    def _clears(self, value: float) -> bool:
+        """Whether the relation holds; never where the value is not finite."""
+        return math.isfinite(value) and bool(_COMPARE[self.relation](value, self.threshold))
 
     def to_dict(self) -> dict[str, Any]:
         """As ``result.json`` has it."""
-        return plain(asdict(self) | {"holds": self.holds})
+        return plain(asdict(self) | {"holds": self.holds, "control_fails": self.control_fails})

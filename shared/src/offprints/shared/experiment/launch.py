@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offprints.shared import catalog
+from offprints.shared import catalog, distributed
 from offprints.shared.experiment import files, ranks, report
 from offprints.shared.experiment.configs import encode
 from offprints.shared.experiment.run import SEEDS_PER_RUN, Run
@@ -69,7 +69,6 @@ def execute(
     import torch
 
     from offprints.shared.device import reset_peak_memory, resolve_device
-    from offprints.shared.distributed import world_size
 
     with ranks.group(device), contextlib.ExitStack() as held:
         try:
@@ -84,7 +83,7 @@ def execute(
             device=str(place),
             precision=precision,
             threads=torch.get_num_threads(),
-            world_size=world_size(),
+            world_size=distributed.world_size(),
             config=encode(config),
         )
 
@@ -96,7 +95,7 @@ def execute(
             held.enter_context(locked(folder))
             return folder, threads, finished(folder)
 
-        folder, threads, result = ranks.on_main(take)
+        folder, threads, result = distributed.on_main(take)
         if result is None:
             torch.set_num_threads(threads)
             seed_process(seed, deterministic=place.type == "cpu")
@@ -105,7 +104,7 @@ def execute(
             run = Run(folder, settings, module=module, device=place, resumed=resume is not None)
             try:
                 experiment.function(config, run)
-                result = ranks.on_main(lambda: finish(experiment, run, settings))
+                result = distributed.on_main(lambda: finish(experiment, run, settings))
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(str(folder)) from None
             except Exception as error:

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from offprints.shared.experiment import files, ranks, states
+from offprints.shared import distributed
+from offprints.shared.experiment import files, states
 from offprints.shared.experiment.training import Training, line
 from offprints.shared.experiment.units import compute
 
@@ -57,7 +58,7 @@ class Part:
         self._run = run
         self._training = training
         self._told = False
-        ranks.on_main(self._take_up)
+        distributed.on_main(self._take_up)
 
     def log(self, step: int, **scalars: float) -> None:
         """As ``run.log``; the scalars are called ``key/name``."""
@@ -85,11 +86,11 @@ class Part:
         Raises:
             UnitError: the function failed; the key is named and the original error is the cause.
         """
-        packed = ranks.on_main(self._load)
+        packed = distributed.on_main(self._load)
         if packed is None:
             made = compute(self.key, partial(function, self), self.seed, kind="part")
-            ranks.on_main(lambda: self._save(made))
-            packed = ranks.share(made)
+            distributed.on_main(lambda: self._save(made))
+            packed = distributed.share(made)
         return cast("dict[str, Any]", states.unpack(packed, self.device))
 
     def close(self) -> None:

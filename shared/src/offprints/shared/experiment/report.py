@@ -6,6 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+SECTIONS = (
+    (
+        "claim",
+        "Claims",
+        ("The control is the same with the mechanism switched off; it must miss the bar.",),
+    ),
+    ("check", "Checks", ("These hold by construction or by a theorem: no findings, but an error where one fails.",)),
+)
+
 
 def shown(value: Any, *, apart_from: Any = None) -> str:
     """A value for reading: four significant digits, more where it would look equal to ``apart_from`` and is not."""
@@ -22,13 +31,16 @@ def shown(value: Any, *, apart_from: Any = None) -> str:
     return text
 
 
-def cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    """Statement, paper, measured, needed, holds."""
+def cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
+    """Statement, paper, measured, control, needed, holds."""
     measured = shown(claim["measured"], apart_from=claim["threshold"])
     if claim["spread"] is not None:
         measured += f" ± {shown(claim['spread'])}"
     needed = f"{claim['relation']} {shown(claim['threshold'])}"
-    return claim["statement"], shown(claim["paper_value"]), measured, needed, shown(claim["holds"])
+    control = ""
+    if claim["control"] is not None:
+        control = f"{shown(claim['control'], apart_from=claim['threshold'])} ({claim['control_name']})"
+    return claim["statement"], shown(claim["paper_value"]), measured, control, needed, shown(claim["holds"])
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -45,12 +57,20 @@ def markdown(
     about = [f"preset `{result['preset']}`", f"seed {result['seed']}", f"device {result['device']}"]
     about += [f"{result['wall_seconds']:.1f} s", f"peak memory {result['peak_memory_mib']:.0f} MiB"]
     parts.append(", ".join(about))
-    if result["claims"]:
-        header = ("claim", "paper", "measured", "needed", "holds")
-        parts += ["## Claims", _markdown_table(header, [cells(claim) for claim in result["claims"]])]
+    for kind, heading, note in SECTIONS:
+        rows: list[tuple[str, ...]] = [cells(claim) for claim in result["claims"] if claim["kind"] == kind]
+        header = [kind, "paper", "measured", "control", "needed", "holds"]
+        if not any(row[3] for row in rows):  # no controls: no column
+            header, rows = [*header[:3], *header[4:]], [(*row[:3], *row[4:]) for row in rows]
+        if rows:
+            parts += [
+                f"## {heading}",
+                *(note if len(header) == 6 or kind == "check" else ()),
+                _markdown_table(header, rows),
+            ]
     if result["values"]:
-        rows = [(item["statement"], shown(item["paper_value"]), shown(item["value"])) for item in result["values"]]
-        parts += ["## Also measured", _markdown_table(("what", "paper", "measured"), rows)]
+        told = [(item["statement"], shown(item["paper_value"]), shown(item["value"])) for item in result["values"]]
+        parts += ["## Also measured", _markdown_table(("what", "paper", "measured"), told)]
     for name, rows in tables.items():
         columns = list(dict.fromkeys(key for row in rows for key in row if key != "reference"))
         body = []
@@ -72,9 +92,12 @@ def markdown(
 
 def verdict(result: Mapping[str, Any]) -> str:
     """How many claims hold."""
-    claims = result["claims"]
-    smoke = " (preset smoke asserts none)" if result["preset"] == "smoke" else ""
-    return f"{sum(claim['holds'] for claim in claims)} of {len(claims)} claims hold{smoke}"
+    said = []
+    for kind, verb in (("claim", "claims hold"), ("check", "checks")):
+        held = [claim["holds"] for claim in result["claims"] if claim["kind"] == kind]
+        if held or kind == "claim":
+            said.append(f"{sum(held)} of {len(held)} {verb}")
+    return ", ".join(said) + (" (preset smoke asserts none)" if result["preset"] == "smoke" else "")
 
 
 def show(results: Sequence[Mapping[str, Any]], *, several: bool = False) -> None:
@@ -90,18 +113,23 @@ def show(results: Sequence[Mapping[str, Any]], *, several: bool = False) -> None
     for name in ["paper"] * several + ["claim"]:
         table.add_column(name, ratio=None if name == "paper" else 1)
     table.add_column("in the paper", justify="right", max_width=24)
-    for name in ("measured", "needed"):
-        table.add_column(name, justify="right", no_wrap=True)
+    controlled = any(claim["control"] is not None for result in results for claim in result["claims"])
+    table.add_column("measured", justify="right", no_wrap=True)
+    if controlled:
+        table.add_column("control", justify="right", max_width=24)
+    table.add_column("needed", justify="right", no_wrap=True)
     table.add_column("holds", no_wrap=True)
     for result in results:
         for i, claim in enumerate(result["claims"]):
-            statement, paper, measured, needed, holds = cells(claim)
+            statement, paper, measured, control, needed, holds = cells(claim)
             verdict = Text(holds, style="green" if claim["holds"] else "bold red")
-            table.add_row(*[result["paper"] if i == 0 else ""] * several, statement, paper, measured, needed, verdict)
+            if claim["kind"] == "check":
+                statement += " (holds by construction)"
+            told = [paper, measured, *[control] * controlled, needed]
+            table.add_row(*[result["paper"] if i == 0 else ""] * several, statement, *told, verdict)
         for value in result["values"]:
-            table.add_row(
-                *[""] * several, value["statement"], shown(value["paper_value"]), shown(value["value"]), "", ""
-            )
+            told = [shown(value["paper_value"]), shown(value["value"]), *[""] * controlled]
+            table.add_row(*[""] * several, value["statement"], *told, "", "")
         if several:
             table.add_section()
     if table.row_count:

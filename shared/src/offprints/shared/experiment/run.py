@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from offprints.shared import distributed
 from offprints.shared.experiment import files, ranks, states
 from offprints.shared.experiment.claims import Claim, Relation
 from offprints.shared.experiment.part import RECORD, Part, folder_of
@@ -36,7 +37,6 @@ class Run:
     """
 
     def __init__(self, folder: Path, settings: Settings, *, module: str, device: torch.device, resumed: bool) -> None:
-        from offprints.shared.distributed import is_main
 
         self.dir = folder
         self.preset = settings.preset
@@ -48,7 +48,7 @@ class Run:
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self.figures: list[str] = []
 
-        self._main = is_main()
+        self._main = distributed.is_main()
         self._display = Display(visible=self._main)
         self._fingerprint = settings.fingerprint
         self._pool = Pool(Setup(module=module, deterministic=device.type == "cpu"))
@@ -56,7 +56,7 @@ class Run:
         self._before = 0.0  # seconds that earlier processes of this run worked, as far as they stored
         self._training = self._training_in(folder, "")
         self._parts: dict[str, Part] = {}
-        ranks.on_main(self._take_up if resumed else self._training.begin)
+        distributed.on_main(self._take_up if resumed else self._training.begin)
 
     # Seeds and progress
 
@@ -86,8 +86,12 @@ class Run:
         *,
         paper_value: float | str | None = None,
         spread: float | None = None,
+        control: float | None = None,
+        control_name: str | None = None,
     ) -> Claim:
-        """Record that ``measured relation threshold`` should hold; a measurement that is not finite never does.
+        """Record that ``measured relation threshold`` should hold, and should not hold without the mechanism.
+
+        A measurement that is not finite never clears the bar.
 
         Args:
             id: a short name, unique in the run.
@@ -97,12 +101,35 @@ class Run:
             threshold: finite.
             paper_value: the paper's own figure.
             spread: of ``measured`` over seeds; shown beside it.
+            control: the negative control, the same quantity measured with the mechanism switched off. Where it clears
+                the bar too, the claim does not hold.
+            control_name: what was switched off, in a few words ("no averaging").
 
         Raises:
             TypeError, ValueError: an argument is of the wrong kind, or the id was used already.
         """
-        claim = Claim(id, statement, measured, relation, threshold, paper_value, spread)
-        self._unused(id)
+        claim = Claim(id, statement, measured, relation, threshold, paper_value, spread, control, control_name)
+        return self._record(claim)
+
+    def check(
+        self,
+        id: str,
+        statement: str,
+        measured: float,
+        relation: Relation,
+        threshold: float,
+        *,
+        paper_value: float | str | None = None,
+    ) -> Claim:
+        """Record what holds by construction or by a theorem: a check of exactness, labeled as such and no finding.
+
+        It is not counted among the claims and needs no control; one that fails is an error of the code, and the run
+        ends with exit status 1. Arguments as in :meth:`claim`.
+        """
+        return self._record(Claim(id, statement, measured, relation, threshold, paper_value, kind="check"))
+
+    def _record(self, claim: Claim) -> Claim:
+        self._unused(claim.id)
         self.claims.append(claim)
         return claim
 
@@ -208,11 +235,11 @@ class Run:
         Raises:
             UnitError: the function failed; the key is named and the original error is the cause.
         """
-        packed = ranks.on_main(lambda: self._load_unit(key))
+        packed = distributed.on_main(lambda: self._load_unit(key))
         if packed is None:
             made = compute(key, function, self.seed)
-            ranks.on_main(lambda: self._save_unit(key, made))
-            packed = ranks.share(made)
+            distributed.on_main(lambda: self._save_unit(key, made))
+            packed = distributed.share(made)
         return cast("dict[str, Any]", states.unpack(packed, self.device))
 
     def units(self, functions: Mapping[str, Function], workers: int = 2) -> dict[str, dict[str, Any]]:
@@ -229,7 +256,7 @@ class Run:
         """
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        found = ranks.on_main(lambda: {key: self._load_unit(key) for key in functions})
+        found = distributed.on_main(lambda: {key: self._load_unit(key) for key in functions})
         done = {key: packed for key, packed in found.items() if packed is not None}
         missing = {key: function for key, function in functions.items() if key not in done}
         if missing:
@@ -256,12 +283,11 @@ class Run:
     # Inside
 
     def _compute_by_ranks(self, missing: Mapping[str, Function], store: Any) -> None:
-        from offprints.shared.distributed import rank, world_size
         from offprints.shared.experiment.units import one_thread
 
         keys = list(missing)
-        for first in range(0, len(keys), world_size()):
-            mine = keys[first + rank()] if first + rank() < len(keys) else None
+        for first in range(0, len(keys), distributed.world_size()):
+            mine = keys[first + distributed.rank()] if first + distributed.rank() < len(keys) else None
             answer: Any = None
             if mine is not None:
                 try:
@@ -269,8 +295,8 @@ class Run:
                         answer = compute(mine, missing[mine], self.seed)
                 except Exception as error:
                     answer = error
-            answers = ranks.gather(answer)
-            for key, result in zip(keys[first : first + world_size()], answers, strict=False):
+            answers = distributed.gather(answer)
+            for key, result in zip(keys[first : first + distributed.world_size()], answers, strict=False):
                 if not isinstance(result, Exception):
                     store(key, result)
             for result in [answer, *answers]:  # one's own first: it has its traceback

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offprints.shared.experiment import checkpoint, files, ranks, states
+from offprints.shared import distributed
+from offprints.shared.experiment import checkpoint, files, states
 from offprints.shared.usage import UsageError
 
 if TYPE_CHECKING:
@@ -93,10 +94,9 @@ class Training:
     def checkpoint(self, step: int, state: Any) -> None:
         """Store ``state`` and the random streams of each rank."""
         from offprints.shared.device import rng_state
-        from offprints.shared.distributed import is_main
 
-        random = ranks.gather(rng_state(self.device))
-        if is_main():
+        random = distributed.gather(rng_state(self.device))
+        if distributed.is_main():
             checkpoint.save(
                 self.folder / "checkpoint",
                 {"state": state, "random": random},
@@ -110,15 +110,14 @@ class Training:
     def restore(self) -> tuple[int, Any] | None:
         """The newest checkpoint's ``(step, state)``, or None where there is none."""
         from offprints.shared.device import set_rng_state
-        from offprints.shared.distributed import rank
 
-        found = ranks.on_main(self._load)
+        found = distributed.on_main(self._load)
         if found is None:
             return None
         step, packed = found
         content = states.unpack(packed, self.device)
-        if rank() < len(content["random"]):
-            set_rng_state(content["random"][rank()])
+        if distributed.rank() < len(content["random"]):
+            set_rng_state(content["random"][distributed.rank()])
         return step, content["state"]
 
     def repeat(self, length: int) -> None:

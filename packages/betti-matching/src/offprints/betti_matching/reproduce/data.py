@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, label
 from torch import Tensor
 
-from offprints.shared.datasets import data_root, digits, pictures, require_folder, vision_dataset
+from offprints.shared.datasets import data_root, digits, pictures, vision_dataset
+from offprints.shared.extras import require_folder
 from offprints.shared.usage import UsageError
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from offprints.cotta.augmentation.color import COLOR_OPERATIONS
 from offprints.cotta.augmentation.warp import warp
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_same_length, check_tensor
 
 # brightness, contrast, saturation, hue (turns), gamma, angle (degrees), scale, blur: low and high
@@ -176,7 +177,7 @@ class ImageAugmentation(nn.Module):
         round differently, so that the same view, made in another company, need not be the same to the last bit.
         """
         dtype = x.dtype
-        x = x.to(torch.promote_types(dtype, torch.float32)).clamp(0, 1)
+        x = x.to(working_dtype(dtype)).clamp(0, 1)
         # On a CPU a view at a time stays in the cache; elsewhere 2**26 values bound the temporaries.
         chunk = 1 if x.device.type == "cpu" else max(1, 2**26 // x.numel())
         for start in range(0, len(params.order), chunk):

@@ -20,9 +20,9 @@ from offprints.cotta.metrics import confusion, iou_of
 from offprints.cotta.multiscale import MultiScaleFlip
 from offprints.cotta.reproduce.evaluation import Adaptation, Method, adapted, follow
 from offprints.cotta.reproduce.networks import Normalized, ResNeXt, WideResNet, load_weights
-from offprints.shared.datasets import data_root, require_folder
+from offprints.shared.datasets import data_root
+from offprints.shared.extras import require, require_folder
 from offprints.shared.usage import UsageError
-from offprints.shared.validation import require
 
 Benchmark = Literal["digits", "cifar10-c", "cifar10-c-gradual", "cifar100-c", "imagenet-c", "acdc"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from offprints.dis_vs_gen.features import extract_features
-from offprints.shared.datasets import require_folder, vision_dataset
-from offprints.shared.validation import check_choice, require
+from offprints.shared.datasets import vision_dataset
+from offprints.shared.extras import require, require_folder
+from offprints.shared.validation import check_choice
 
 Split = tuple[Tensor, Tensor]
 

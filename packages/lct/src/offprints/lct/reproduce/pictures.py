@@ -14,8 +14,8 @@ from torch import Tensor
 from offprints.lct.latents import LatentNormalizer
 from offprints.shared.datasets import data_root, image_folder
 from offprints.shared.distributed import rank, world_size
+from offprints.shared.extras import require
 from offprints.shared.usage import UsageError
-from offprints.shared.validation import require
 
 Name = Literal["celeba-hq", "lsun-church", "ffhq"]
 CHUNK = 512  # images in one file of latents

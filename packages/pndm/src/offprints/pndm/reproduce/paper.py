@@ -19,7 +19,7 @@ from offprints.shared.datasets import image_folder, vision_dataset
 from offprints.shared.device import autocast, make_generator
 from offprints.shared.distributed import rank, world_size
 from offprints.shared.experiment import Run
-from offprints.shared.validation import require
+from offprints.shared.extras import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from offprints.shared.datasets import data_root, image_folder, require_folder, vision_dataset
-from offprints.shared.validation import require
+from offprints.shared.datasets import data_root, image_folder, vision_dataset
+from offprints.shared.extras import require, require_folder
 from offprints.sp2ot.longtail import long_tailed_indices
 
 Collection = Literal["cifar100", "imagenet-r", "inature100", "inature500", "inature1000"]

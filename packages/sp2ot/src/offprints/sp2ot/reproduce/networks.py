@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Subset
 from offprints.shared.device import autocast, make_generator
 from offprints.shared.distributed import all_reduce_, rank, world_size
 from offprints.shared.experiment import Run
+from offprints.shared.extras import require
 from offprints.shared.usage import UsageError
-from offprints.shared.validation import require
 from offprints.sp2ot.graph import knn_similarity
 from offprints.sp2ot.head import CosineHead
 from offprints.sp2ot.losses import SP2OTLoss

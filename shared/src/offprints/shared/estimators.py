@@ -1,0 +1,84 @@
+"""What estimators on scikit-learn's conventions need: inputs as tensors, results of the input's kind, fitted or not.
+
+scikit-learn itself takes long to import: only who catches or raises `NotFittedError` pays.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offprints.shared.validation import check_tensor
+
+if TYPE_CHECKING:
+    from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
+
+    class NotFittedError(_SklearnNotFittedError, RuntimeError):
+        """An estimator is used before `fit`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NotFittedError":
+        from sklearn.exceptions import NotFittedError as Base
+
+        error = type(
+            "NotFittedError",
+            (Base, RuntimeError),
+            {"__doc__": "An estimator is used before `fit`.", "__module__": __name__},
+        )
+        globals()[name] = error
+        return error
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def as_features(
+    X: Any,
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    ndim: int = 2,
+) -> Tensor:
+    """An estimator's input as a tensor: NumPy array (or what converts to one) or tensor, floating and finite.
+
+    Args:
+        X: The data.
+        name: Name of the argument.
+        dtype: Type of the result; default: that of ``X``.
+        device: Device of the result; default: that of ``X``.
+        ndim: Number of axes.
+
+    Raises:
+        TypeError: not an array, or of a type that is not floating or that torch lacks.
+        ValueError: wrong number of axes, empty, not finite.
+    """
+    if not isinstance(X, Tensor):
+        if hasattr(X, "toarray") or isinstance(X, (str, bytes, dict, set)) or X is None:
+            raise TypeError(f"{name} must be a NumPy array or a tensor, got {type(X).__name__}")
+        array = np.asarray(X)
+        if array.dtype.kind != "f":
+            raise TypeError(f"{name} must have a floating type, got {array.dtype}")
+        if array.dtype.itemsize > 8:
+            raise TypeError(f"{name} must have a floating type that torch has, got {array.dtype}")
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        X = torch.from_numpy(array if array.flags.writeable else array.copy())
+    check_tensor(X, name, ndim=ndim)
+    return X.to(device=device, dtype=dtype)
+
+
+def like_input(result: Tensor, X: Any) -> Any:
+    """An estimator's result in the kind of its input: a tensor on X's device for a tensor, else a NumPy array."""
+    if isinstance(X, Tensor):
+        return result.to(X.device)
+    return result.detach().cpu().numpy()
+
+
+def check_fitted(estimator: Any, attribute: str) -> None:
+    """Raise NotFittedError where the estimator lacks what ``fit`` sets."""
+    if getattr(estimator, attribute, None) is None:
+        error = sys.modules[__name__].NotFittedError
+        raise error(f"{type(estimator).__name__} is not fitted yet; call fit first")
