@@ -254,11 +254,14 @@ def local_index(session: nox.Session, store: Path) -> Iterator[str]:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Bring the README's table of papers up to date and draw the API reference into dist/docs."""
-    session.run("python", "tools/workspace.py", "tables", "--write")
-    sync(session, "--all-packages", "--group", "docs", "--all-extras")
-    modules = [f"offprints.{name.replace('-', '_')}" for name in NAMES]
-    session.run("pdoc", "--docformat", "google", "--math", "--output-directory", "dist/docs", *modules)
+    """The site, warnings are errors; after --: ``--no-gallery`` runs no example, ``--offline`` fetches nothing."""
+    switches = {"--no-gallery": ("OFFPRINTS_DOCS_GALLERY", "0"), "--offline": ("OFFPRINTS_DOCS_OFFLINE", "1")}
+    settings = dict(switches[argument] for argument in session.posargs if argument in switches)
+    options = [argument for argument in session.posargs if argument not in switches]
+    sync(session, "--all-packages", "--all-extras", "--group", "docs")
+    doctrees = session.cache_dir / "doctrees"
+    command = ("sphinx-build", "--fail-on-warning", "--keep-going", "--builder", "html", "--doctree-dir", str(doctrees))
+    session.run(*command, *options, "docs", "dist/docs", env=settings)
 
 
 @nox.session(venv_backend="none")
