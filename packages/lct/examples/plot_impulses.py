@@ -67,6 +67,7 @@ for distance in distances:
         optimizer = torch.optim.LBFGS([center], lr=0.5, max_iter=60)
 
         def closure(center=center, optimizer=optimizer, loss=loss, data=contaminated):
+            """The loss of the present center, for the line search."""
             optimizer.zero_grad()
             value = loss(center.expand_as(data), data)
             value.backward()
