@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offprints.shared.benchmark import machine
-from offprints.shared.experiment.files import to_json, write
+from offprints.shared.store.files import to_json, write
 
 ROUNDS = 10
 CORE = ("device", "distributed", "datasets", "validation", "experiment", "testing", "benchmark")

@@ -57,6 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "Description-Content-Type: text/markdown\n\n" + (HERE / "trial" / "README.md").read_text()
     )
     entries = "trial = offprints.trial.reproduce:experiment\nbroken = offprints.trial.missing:experiment\n"
+    entries += "ends = offprints.trial.ends:experiment\n"
     (information / "entry_points.txt").write_text(f"[offprints.papers]\n{entries}")
     return site
 

@@ -2,8 +2,9 @@
 
 Reads one JSON list of jobs a line, runs the jobs of a list at once, answers with their exit statuses (negative: the
 signal). A job has argv, cwd, out, err (files), and may have kill_at (SIGKILL itself before the n-th fsync or rename),
-tear_at (SIGKILL in the middle of the n-th file of tensors), limit (the largest file in bytes), papers (those that count
-as installed), torchrun (the number of processes that torchrun's launcher starts).
+signal_at (the same with the signal in ``signal``), tear_at (SIGKILL in the middle of the n-th file of tensors), limit
+(the largest file in bytes), papers (those that count as installed), torchrun (the number of processes that torchrun's
+launcher starts).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 
-def killing(calls: list[int], kill_at: int, function: Callable[..., Any]) -> Callable[..., Any]:
+def killing(
+    calls: list[int], kill_at: int, function: Callable[..., Any], number: int = signal.SIGKILL
+) -> Callable[..., Any]:
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return function(*args, **kwargs)
 
     return counted
@@ -76,6 +79,8 @@ def run(job: dict[str, Any]) -> int:
     from offprints.shared.__main__ import main
 
     signal.alarm(120)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
     os.chdir(job["cwd"])
     for descriptor, path in ((1, job["out"]), (2, job["err"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -83,10 +88,11 @@ def run(job: dict[str, Any]) -> int:
     if "papers" in job:
         papers = catalog.papers
         catalog.papers = lambda: {name: paper for name, paper in papers().items() if name in job["papers"]}
-    if "kill_at" in job:
-        calls = [0]
-        os.fsync = killing(calls, job["kill_at"], os.fsync)
-        os.replace = killing(calls, job["kill_at"], os.replace)
+    if "kill_at" in job or "signal_at" in job:
+        calls, moment = [0], job.get("kill_at", job.get("signal_at"))
+        number = job.get("signal", signal.SIGKILL)
+        os.fsync = killing(calls, moment, os.fsync, number)
+        os.replace = killing(calls, moment, os.replace, number)
     if "tear_at" in job:
         safetensors.torch.save_file = tearing([0], job["tear_at"], safetensors.torch.save_file)
     if "limit" in job:
@@ -101,7 +107,7 @@ def serve() -> None:
     """Import what all jobs need, then fork."""
     import importlib
 
-    needed = ["offprints.shared.experiment.flags", "offprints.shared.experiment.launch", "offprints.trial.reproduce"]
+    needed = ["offprints.shared.command.flags", "offprints.shared.experiment.launch", "offprints.trial.reproduce"]
     needed += ["tyro", "rich.table", "matplotlib.backends.backend_agg"]
     for module in [*needed, "torch.distributed.launcher.api", "torch.distributed.elastic.rendezvous.registry"]:
         importlib.import_module(module)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from offprints.shared.experiment import checkpoint, states
+from offprints.shared.store import checkpoint, states
 from offprints.shared.usage import UsageError
 
 
@@ -237,10 +237,10 @@ def test_every_changed_byte_is_found(tmp_path: Path) -> None:
         whole = path.read_bytes()
         for i in range(0, len(whole), 7):
             path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
-            with pytest.raises(UsageError, match=r"half-written or was changed"):
+            with pytest.raises(UsageError, match="malformed: it was half-written or changed"):
                 states.read(newest, fingerprint="f")
             path.write_bytes(whole[:i])
-            with pytest.raises(UsageError, match=r"half-written or was changed"):
+            with pytest.raises(UsageError, match="malformed: it was half-written or changed"):
                 states.read(newest, fingerprint="f")
         path.write_bytes(whole)
     states.read(newest, fingerprint="f")

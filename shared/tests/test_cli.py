@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from offprints.shared.experiment import Claim
+from offprints.shared.show import report
 
 
 def command(*argv: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -87,24 +91,24 @@ def test_run_help_shows_every_field_with_the_presets_values(offprints: Any) -> N
         ("run --preset smoke trial", "name comes first"),
         ("run Trial", "did you mean 'trial'?"),
         ("run zzz", "unknown paper 'zzz'"),
-        ("run trial --preset fast", "--preset must be one of 'smoke', 'quick', 'paper', got 'fast'"),
-        ("run trial --preset", "--preset needs a value"),
-        ("run trial --step 3", "there is no flag --step; did you mean --steps?"),
-        ("run trial --frob", "there is no flag --frob"),
-        ("run trial more", "more belongs to no flag"),
-        ("run trial --steps many", "--steps must be an integer, got 'many'"),
-        ("run trial --learning-rate high", "--learning-rate must be a number, got 'high'"),
-        ("run trial --widths 1 x", "--widths "),
-        ("run trial --fail often", "--fail must be one of"),
-        ("run trial --seed 0.5", "--seed must be an integer, got '0.5'"),
+        ("run trial --preset fast", "'fast' for argument '--preset'. Expected one of ('smoke', 'quick', 'paper')"),
+        ("run trial --preset", "for argument '--preset'"),
+        ("run trial --step 3", "did you mean --steps? (see offprints run trial --help)"),
+        ("run trial --frob", "--frob"),
+        ("run trial more", "more"),
+        ("run trial --steps many", "--steps: invalid literal for int() with base 10: 'many'"),
+        ("run trial --learning-rate high", "--learning-rate: could not convert string to float: 'high'"),
+        ("run trial --widths 1 x", "--widths: "),
+        ("run trial --fail often", "'often' for argument '--fail'. Expected one of"),
+        ("run trial --seed 0.5", "--seed: invalid literal for int() with base 10: '0.5'"),
         ("run trial --seed -1", "--seed must be in 0..4294966, got -1"),
         ("run trial --seed 4294967", "--seed must be in 0..4294966"),
-        ("run trial --precision float8", "--precision must be one of"),
+        ("run trial --precision float8", "'float8' for argument '--precision'"),
         ("run trial --device cuda:99", "--device 'cuda:99' is not available"),
         ("run trial --device tpu", "--device must be"),
         ("run trial --out /dev/null", "--out: cannot write to /dev/null"),
         ("run trial --resume nowhere", "--resume: there is no folder nowhere"),
-        ("run trial --resume", "--resume needs a value"),
+        ("run trial --resume", "for argument '--resume'"),
         ("run trial --resume . --out x", "--resume: . is no run directory"),
         ("run --all --steps 3", "--steps cannot go with --all"),
         ("run --all --resume x", "--resume cannot go with --all"),
@@ -152,6 +156,7 @@ def test_a_run_of_another_configuration_is_not_resumed(offprints: Any, quick: Pa
 
 def test_quick_run(quick: Path) -> None:
     assert sorted(path.name for path in quick.iterdir()) == [
+        ".lock",
         "checkpoint",
         "config.json",
         "metrics.jsonl",
@@ -243,6 +248,47 @@ def test_failures_are_told_and_what_is_stored_stays(offprints: Any) -> None:
         assert not (failed.run / "result.json").exists()
 
 
+def test_data_that_is_missing_is_told_by_its_class(offprints: Any) -> None:
+    missing = offprints("run", "trial", "--fail", "data")
+    assert missing.status == 2
+    assert told(missing.err) == ["offprints: no pictures in /data; get them from example.org"]
+
+
+def test_code_that_ends_the_program_is_no_success(offprints: Any) -> None:
+    module, function, unit = offprints.each(
+        [["run", "ends"], ["run", "trial", "--fail", "exit"], ["run", "trial", "--fail", "unit exit"]], at_once=3
+    )
+    assert (module.status, function.status, unit.status) == (3, 3, 3)
+    assert "RuntimeError: offprints.trial.ends ended the program while it was imported" in module.err
+    assert told(function.err) == ["offprints: the paper's code ended the program itself, with exit status 0"]
+    assert "UnitError: unit 'width/4' failed: SystemExit: 0" in unit.err
+    assert [done.out for done in (module, function, unit)] == ["", "", ""]
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_say_how_to_go_on(offprints: Any, name: str, status: int) -> None:
+    stopped = offprints("run", "trial", signal_at=30, signal=int(getattr(signal, name)))
+    assert stopped.status == status
+    folder = stopped.run.relative_to(stopped.run.parents[2])
+    assert told(stopped.err) == [f"offprints: interrupted; --resume {folder} goes on from what is stored"]
+    assert offprints("run", "trial", "--resume", stopped.run).status == 0
+
+
+def test_sigterm_ends_the_workers(offprints: Any) -> None:
+    # When the last unit is stored the second process was started and imports, or waits for more.
+    stopped = offprints("run", "trial", "--workers", "2", "--pause", "1", signal_at=20, signal=int(signal.SIGTERM))
+    assert stopped.status == 143
+    wait_until_none_works_in(stopped.run.parents[2])
+
+
+def test_statements_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    claim = Claim("a", "clears \x1b[2J and [bold]brackets[/bold]", 0.5, "<", 1.0).to_dict()
+    report.show([{"paper": "a", "claims": [claim], "values": []}])
+    shown = capsys.readouterr().out
+    assert "\x1b[2J" not in shown
+    assert r"clears \x1b[2J and [bold]brackets[/bold]" in shown
+
+
 def test_run_all_goes_on_after_a_paper_that_fails(offprints: Any) -> None:
     done = offprints("run", "--all", papers=["broken"])
     assert done.status == 3
@@ -281,12 +327,14 @@ def test_files_too_large(offprints: Any) -> None:
     refused = offprints("run", "trial", "--resume", small.run, limit=1500)
     assert refused.status == 2
     (line,) = told(refused.err)
-    assert "no space left to write" in line
+    assert line.startswith(f"offprints: cannot write {small.run}/")
+    assert line.endswith(": File too large")
     assert {path: data for path, data in files(small.run).items() if path.name != "metrics.jsonl"} == {
         path: data for path, data in before.items() if path.name != "metrics.jsonl"
     }
     assert offprints("run", "trial", "--resume", small.run).status == 0
-    assert told(offprints("run", "trial", limit=100).err) == ["offprints: --out: cannot write to runs: File too large"]
+    (line,) = told(offprints("run", "trial", limit=100).err)
+    assert re.fullmatch(r"offprints: cannot write runs/trial/.*/config\.json: File too large", line)
 
 
 @pytest.fixture
@@ -329,8 +377,12 @@ def test_a_worker_does_not_outlive_its_run(offprints: Any) -> None:
     # Killed when the last unit is stored: the second process was started and imports, or waits for more.
     killed = offprints("run", "trial", "--workers", "2", "--pause", "1", kill_at=20)
     assert killed.status == -signal.SIGKILL
+    wait_until_none_works_in(killed.run.parents[2])
+
+
+def wait_until_none_works_in(folder: Path) -> None:
     for _ in range(1200):
-        if not any(str(killed.run.parents[2]) in cwd for cwd in working_folders()):
+        if not any(str(folder) in cwd for cwd in working_folders()):
             return
         time.sleep(0.1)
     raise AssertionError("a process is left")

@@ -27,10 +27,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from offprints.shared.experiment import Claim, Experiment, Run, UnitError, report
-from offprints.shared.experiment.configs import decode, encode
-from offprints.shared.experiment.progress import Display, Task, duration, rate
-from offprints.shared.experiment.settings import Settings
+from offprints.shared.experiment import Claim, Experiment, Run, UnitError
+from offprints.shared.show import report
+from offprints.shared.show.progress import Display, Task, duration, rate
+from offprints.shared.store.configs import decode, encode
+from offprints.shared.store.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -532,7 +533,7 @@ def test_progress_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> Non
 def test_progress_on_a_terminal() -> None:
     pty = pytest.importorskip("pty")
     script = (
-        "from offprints.shared.experiment.progress import Display, Task\n"
+        "from offprints.shared.show.progress import Display, Task\n"
         "display = Display(visible=True)\n"
         "task = Task(display, 'units', 4, done=1)\n"
         "for i in display.track(range(100), None, 'training'): pass\n"

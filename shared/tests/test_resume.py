@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 # Fsyncs and renames of one run of the trial, in order: config.json 3, units 3 x 6, checkpoints 4 x (1 + 6),
 # report.md 3, result.json 3.
@@ -240,10 +240,10 @@ def test_damage_is_told_in_one_line_and_nothing_is_touched(
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ("{", "unreadable"),
-        ("[]", "unreadable"),
-        ("{}", "unreadable"),
-        ('{"paper": "another"}', "unreadable"),
+        ("{", "malformed"),
+        ("[]", "malformed"),
+        ("{}", "malformed"),
+        ('{"paper": "another"}', "malformed"),
         (None, "no config.json"),
         ("another paper", "another"),
         ("another field", "steps"),
@@ -271,8 +271,7 @@ def test_unreadable_configuration(offprints: Any, uninterrupted: Path, tmp_path:
 
 
 def test_a_run_that_goes_on_is_not_resumed(offprints: Any, stopped: Path) -> None:
-    with open(stopped / "config.json", "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(stopped / ".lock"):
         refused = offprints("run", "trial", "--resume", stopped)
     assert refused.status == 2
     assert "in use" in refused.err

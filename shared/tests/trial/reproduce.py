@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from torch import nn
 
 from offprints.shared.distributed import rank
 from offprints.shared.experiment import Experiment, Part, Run
-from offprints.shared.extras import require
+from offprints.shared.extras import MissingData, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Config:
     threshold: float = 10.0
     trace: Path | None = None
     """Where to note what was computed."""
-    fail: Literal["", "unit", "function", "rank 1", "nan", "extra", "interrupt"] = ""
+    fail: Literal["", "unit", "function", "rank 1", "nan", "extra", "data", "interrupt", "exit", "unit exit"] = ""
 
 
 def note(config: Config, text: str) -> None:
@@ -50,6 +51,8 @@ def unit(config: Config, width: int) -> dict[str, Any]:
     note(config, f"unit {width} in {os.getpid()}")
     if config.fail == "unit" and width == 6:
         raise ArithmeticError("six is too many")
+    if config.fail == "unit exit":
+        sys.exit(0)
     time.sleep(config.pause)
     product = torch.randn(200, 50 * width) @ torch.randn(50 * width, 10)
     return {"mean": product.mean().item(), "rows": product[:2], "threads": torch.get_num_threads()}
@@ -104,6 +107,10 @@ def reproduce(config: Config, run: Run) -> None:
         raise ArithmeticError("the function fails")
     if config.fail == "extra":
         require("no_such_module", package="offprints-trial", extra="trial")
+    if config.fail == "data":
+        raise MissingData("no pictures in /data; get them from example.org")
+    if config.fail == "exit":
+        sys.exit(0)
     if config.fail == "interrupt":
         raise KeyboardInterrupt
     weight = sum(parameter.double().sum().item() for parameter in model.parameters())

@@ -10,9 +10,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     0: all claims hold; 1: one does not; 2: a usage error (one line on stderr); 3: the experiment failed;
-    130: interrupted.
+    130, 143, 129: interrupted by Ctrl-C, SIGTERM, SIGHUP.
     """
-    from offprints.shared.cli import command  # here, so that worker processes, which import this file, stay light
+    from offprints.shared.command.dispatch import (
+        command,
+    )  # here, so that worker processes, which import this file, stay light
 
     return command(list(sys.argv[1:] if argv is None else argv))
 

@@ -25,7 +25,7 @@ from rich.table import Table
 from torch.utils.benchmark import Timer
 from torch.utils.benchmark.utils.timer import timer as wall
 
-from offprints.shared.experiment.files import to_json, write
+from offprints.shared.store.files import to_json, write
 from offprints.shared.validation import check_number
 
 

@@ -7,7 +7,7 @@ import operator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from offprints.shared.experiment.files import number, plain
+from offprints.shared.store.files import number, plain
 
 Relation = Literal[">=", "<=", ">", "<", "=="]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offprints.shared.experiment.configs import decode, encode
 from offprints.shared.experiment.run import Run
+from offprints.shared.store.configs import decode, encode
 
 RESERVED = ("preset", "seed", "device", "precision", "out", "resume")
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
 import json
 import platform
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offprints.shared import catalog, distributed
-from offprints.shared.experiment import files, ranks, report
-from offprints.shared.experiment.configs import encode
+from offprints.shared.experiment import ranks
+from offprints.shared.experiment.claims import Claim
 from offprints.shared.experiment.run import SEEDS_PER_RUN, Run
-from offprints.shared.experiment.settings import Settings
 from offprints.shared.experiment.units import seed_process
+from offprints.shared.show import report
+from offprints.shared.store import files
+from offprints.shared.store.configs import encode
+from offprints.shared.store.folder import check, create, locked
+from offprints.shared.store.settings import Settings
 from offprints.shared.usage import UsageError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def execute(
             else:
                 folder, threads = Path(resume), check(Path(resume), settings)
             held.enter_context(locked(folder))
-            return folder, threads, finished(folder)
+            return folder, threads, finished(folder, settings)
 
         folder, threads, result = distributed.on_main(take)
         if result is None:
@@ -105,8 +105,9 @@ def execute(
             try:
                 experiment.function(config, run)
                 result = distributed.on_main(lambda: finish(experiment, run, settings))
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(str(folder)) from None
+            except KeyboardInterrupt as stop:
+                stop.args = (str(folder),)
+                raise
             except Exception as error:
                 error.add_note(f"The run is in {folder}; --resume {folder} goes on from what is stored there.")
                 raise
@@ -115,78 +116,37 @@ def execute(
         return Outcome(folder, result)
 
 
-def create(out: Path, settings: Settings) -> Path:
-    """A new directory for the run, with its ``config.json``."""
-    start = time.strftime("%Y%m%d-%H%M%S")
-    try:
-        (out / settings.paper).mkdir(parents=True, exist_ok=True)
-        for attempt in itertools.count(1):
-            unique = start if attempt == 1 else f"{start}.{attempt}"
-            folder = out / settings.paper / f"{unique}-{settings.preset}-seed{settings.seed}"
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                break
-        settings.save(folder)
-    except OSError as error:
-        raise UsageError(f"--out: cannot write to {out}: {error.strerror}") from error
-    return folder
-
-
-def check(folder: Path, settings: Settings) -> int:
-    """The number of threads of the run in ``folder``, once it is sure that it was started with ``settings``.
-
-    The device alone may be another one.
+def finished(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """The content of ``result.json`` where the run is over.
 
     Raises:
-        UsageError: the folder is no run's, or that of a run with other settings: the first difference is named.
+        UsageError: it was changed, or is the result of another run.
     """
-    stored = Settings.load(folder)
-    free = ("config", "device", "threads")
-    differences = {
-        name.replace("_", " "): (getattr(stored, name), getattr(settings, name))
-        for name in [field.name for field in dataclasses.fields(Settings)]
-        if name not in free
-    }
-    differences |= {
-        f"--{name}": (stored.config.get(name), settings.config.get(name))
-        for name in {**stored.config, **settings.config}
-    }
-    for name, (theirs, ours) in differences.items():
-        if theirs != ours:
-            raise UsageError(f"--resume: {folder} was started with {name} {theirs}, not {ours}")
-    return stored.threads
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process from writing to the directory; a kill releases it too. POSIX only."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(folder / "config.json", "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"--resume: {folder} is in use: the run is still going on") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-
-
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The content of ``result.json`` where the run is over."""
     path = folder / "result.json"
     if not path.exists():
         return None
     try:
-        result = json.loads(path.read_bytes())
+        result = json.loads(files.read(path))
+        told = result.pop("sha256")
+        sound = told == files.digest(result)
         for claim in result["claims"]:
             report.cells(claim)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} is unreadable; remove it to finish the run again") from None
+            sound = sound and claim == _judged(claim)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise files.malformed(path)
+    if result.get("fingerprint") != settings.fingerprint:
+        raise UsageError(f"{path} is the result of another run; remove it to finish this one")
     return dict(result)
+
+
+def _judged(claim: dict[str, Any]) -> dict[str, Any]:
+    """The claim, judged again."""
+    numbers: dict[str, Any] = {
+        key: float(value) if value in ("nan", "inf", "-inf") else value for key, value in claim.items()
+    }
+    return Claim(**{key: value for key, value in numbers.items() if key not in ("holds", "control_fails")}).to_dict()
 
 
 def finish(experiment: Experiment, run: Run, settings: Settings) -> dict[str, Any]:
@@ -199,6 +159,7 @@ def finish(experiment: Experiment, run: Run, settings: Settings) -> dict[str, An
             "preset": run.preset,
             "seed": run.seed,
             "device": str(run.device),
+            "fingerprint": settings.fingerprint,
             "versions": versions(experiment.name),
             "wall_seconds": run.elapsed(),
             "peak_memory_mib": peak_memory_mib(run.device),
@@ -210,7 +171,8 @@ def finish(experiment: Experiment, run: Run, settings: Settings) -> dict[str, An
     about = {"precision": settings.precision, "threads": settings.threads, "processes": settings.world_size}
     text = report.markdown(experiment.title, experiment.arxiv, result, about | settings.config, run.tables)
     files.write(run.dir / "report.md", text)
-    files.write(run.dir / "result.json", files.to_json(result, indent=2) + "\n")
+    signed = result | {"sha256": files.digest(result)}
+    files.write(run.dir / "result.json", files.to_json(signed, indent=2) + "\n")
     return dict(result)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from offprints.shared import distributed
-from offprints.shared.experiment import files, states
-from offprints.shared.experiment.training import Training, line
 from offprints.shared.experiment.units import compute
+from offprints.shared.store import files, states
+from offprints.shared.store.training import Training, line
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RECORD = "finished.json"
+NEEDS = ("key", "elapsed", "log_bytes")
 
 
 class Part:
@@ -101,7 +102,7 @@ class Part:
 
     def _take_up(self) -> None:
         if not self._path.exists():
-            self._training.folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._training.folder)
             self._training.take_up(self._training.stored())
             self._told = True
         else:
@@ -110,7 +111,7 @@ class Part:
     def _load(self) -> states.Packed | None:
         if not self._path.exists():
             return None
-        record = states.read(self._path, fingerprint=self._training.fingerprint, key=self.key)
+        record = states.read(self._path, fingerprint=self._training.fingerprint, key=self.key, needs=NEEDS)
         if not self._told:
             self._training.repeat(record["log_bytes"])
             self._told = True

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from offprints.shared import distributed
-from offprints.shared.experiment import files, ranks, states
+from offprints.shared.experiment import part, ranks
 from offprints.shared.experiment.claims import Claim, Relation
-from offprints.shared.experiment.part import RECORD, Part, folder_of
-from offprints.shared.experiment.progress import Display, Task, duration
-from offprints.shared.experiment.settings import Settings
-from offprints.shared.experiment.training import Training, check_length, line
+from offprints.shared.experiment.part import Part, folder_of
 from offprints.shared.experiment.units import Function, Pool, Setup, compute
+from offprints.shared.show.progress import Display, Task, duration
+from offprints.shared.store import files, states
+from offprints.shared.store.settings import Settings
+from offprints.shared.store.training import Training, check_length, line
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +168,7 @@ class Run:
 
         ``options`` are those of *pyplot.subplots*. Neither pyplot nor the caller's matplotlib settings are touched.
         """
-        from offprints.shared.experiment.figures import drawing, to_png
+        from offprints.shared.show.figures import drawing, to_png
 
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise ValueError(f"name of a figure must be letters, digits, '.', '_' and '-', got {name!r}")
@@ -177,7 +178,7 @@ class Run:
         with drawing(nrows, ncols, **options) as (figure, axes):
             yield figure, axes
             if self._main:
-                (self.dir / "figures").mkdir(exist_ok=True)
+                files.make_folder(self.dir / "figures")
                 files.write(self.dir / path, to_png(figure))
         self.figures.append(path)
 
@@ -319,16 +320,19 @@ class Run:
 
     def _save_unit(self, key: str, packed: states.Packed) -> None:
         path = self._unit_path(key)
-        path.parent.mkdir(exist_ok=True)
+        files.make_folder(path.parent)
         states.save(path, packed, fingerprint=self._fingerprint, key=key, elapsed=self.elapsed())
 
     def _take_up(self) -> None:
         """Make sure that all that is stored is whole, before anything is changed; continue its clock and its log."""
-        paths = [*sorted((self.dir / "units").glob("*.json")), *sorted((self.dir / "parts").glob(f"*/{RECORD}"))]
-        records: list[dict[str, Any] | None] = [states.read(path, fingerprint=self._fingerprint) for path in paths]
-        for path, record in zip(paths, records, strict=True):
-            if path.name == RECORD and record is not None:
-                check_length(path.with_name("metrics.jsonl"), record["log_bytes"])
+        units = sorted((self.dir / "units").glob("*-????????.json"))
+        records: list[dict[str, Any] | None] = [
+            states.read(path, fingerprint=self._fingerprint, needs=("key", "elapsed")) for path in units
+        ]
+        for path in sorted((self.dir / "parts").glob(f"*/{part.RECORD}")):
+            record = states.read(path, fingerprint=self._fingerprint, needs=part.NEEDS)
+            check_length(path.with_name("metrics.jsonl"), record["log_bytes"])
+            records.append(record)
         records += [self._training_in(folder, None).stored() for folder in sorted((self.dir / "parts").glob("*"))]
         whole = self._training.stored()
         self._before = max((record["elapsed"] for record in [whole, *records] if record is not None), default=0.0)
@@ -346,6 +350,6 @@ class Run:
         """End worker processes, progress bars and the logs."""
         self._pool.close()
         self._display.close()
-        for part in self._parts.values():
-            part.close()
+        for opened in self._parts.values():
+            opened.close()
         self._training.close()

@@ -8,36 +8,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from offprints.shared.experiment import states
-from offprints.shared.usage import UsageError, as_usage_error
+from offprints.shared.store import states
+from offprints.shared.usage import as_usage_error
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 Function = Callable[[], dict[str, Any]]
 
 
 class UnitError(RuntimeError):
     """A unit failed; its cause is the original error."""
-
-
-class _WorkerTracebackError(Exception):
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,6 @@ class _Setting:
 
         torch.set_default_dtype(self.dtype)
         torch.set_float32_matmul_precision(self.matmul)
-
-
-_Job = tuple[str, bytes, int, _Setting]  # the key, the pickled function, the run's seed
 
 
 def unit_seed(seed: int, key: str) -> int:
@@ -103,7 +97,7 @@ def compute(key: str, function: Function, seed: int, kind: str = "unit") -> stat
         if not isinstance(value, dict):
             raise TypeError(f"a {kind} returns a dict, got {type(value).__name__}")
         return states.pack(value)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         usage = as_usage_error(error)
         if usage is not None:
             raise usage from error
@@ -129,7 +123,8 @@ class Pool:
     """Computes units in this process and, beside it, in worker processes that live until :meth:`close`.
 
     Workers import torch, which takes seconds. This process begins without waiting for them, and they are not started
-    before it has worked for ``patience`` seconds: a grid of short units needs none.
+    before it has worked for ``patience`` seconds: a grid of short units needs none. Each worker is an executor of one
+    process, so that of a process that dies it is known which unit it computed.
     """
 
     def __init__(self, setup: Setup, patience: float = 2.0) -> None:
@@ -171,7 +166,7 @@ class Pool:
                 while queue and not self._workers[place].ready():
                     pass
                 while (key := take()) is not None:
-                    result = self._workers[place].compute(key, (key, pickled[key], seed, setting))
+                    result = self._workers[place].compute(key, pickled[key], seed, setting)
                     with self._lock:
                         store(key, result)
             except BaseException as error:
@@ -206,10 +201,9 @@ class Pool:
 
     def close(self) -> None:
         """End the workers."""
-        with self._lock:
-            for worker in self._workers.values():
-                worker.kill()
-            self._workers.clear()
+        for worker in self._workers.values():
+            worker.kill()
+        self._workers.clear()
 
 
 def _cores() -> int:
@@ -228,52 +222,71 @@ def _pickle(key: str, function: Function) -> bytes:
         ) from error
 
 
+class _Spawn(SpawnContext):
+    """Remembers the processes that it starts: an executor has no public way to end one that computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        process = SpawnProcess(*args, **kwargs)
+        self.started.append(process)
+        return process
+
+
 class _Worker:
     """One process, spawned so that it inherits no thread and no state of this one."""
 
     def __init__(self, setup: Setup) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, setup))  # no daemon: units may start processes
-        self._process.start()
-        theirs.close()
-        self._ready = False
+        self._context = _Spawn()
+        self._executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(setup,))
+        self._begun: Future[int] = self._executor.submit(os.getpid)  # answered once the initializer is through
 
     def alive(self) -> bool:
         """Whether it can still take work."""
-        return self._process.is_alive()
+        return any(process.is_alive() for process in self._context.started)
 
     def ready(self) -> bool:
-        """Whether it has imported the paper; looks for a moment."""
-        if not self._ready and self._connection.poll(0.02):
-            self._receive("its start")
-            self._ready = True
-        return self._ready
+        """Whether it has imported the paper; looks for a moment.
 
-    def compute(self, key: str, job: _Job) -> states.Packed:
-        return states.from_bytes(self._receive(f"unit {key!r}", job))
+        Raises:
+            UnitError: it could not.
+        """
+        if wait([self._begun], timeout=0.02).done:
+            self._result(self._begun, "the start of a worker")
+        return self._begun.done()
 
-    def _receive(self, what: str, job: _Job | None = None) -> bytes:
+    def compute(self, key: str, function: bytes, seed: int, setting: _Setting) -> states.Packed:
         try:
-            if job is not None:
-                self._connection.send(job)
-            data, error, text = self._connection.recv()
-        except (EOFError, OSError):
-            self._process.join()
-            raise UnitError(f"{what} failed: its process ended with exit code {self._process.exitcode}") from None
-        if error is None:
-            return bytes(data)
-        raise error from _WorkerTracebackError(text)
+            future = self._executor.submit(_compute, key, function, seed, setting)
+        except BrokenExecutor:  # it died before
+            raise self._died(f"unit {key!r}") from None
+        return states.from_bytes(self._result(future, f"unit {key!r}"))
+
+    def _result(self, future: Future[T], what: str) -> T:
+        try:
+            return future.result()
+        except BrokenExecutor:
+            raise self._died(what) from None
+
+    def _died(self, what: str) -> UnitError:
+        for process in self._context.started:
+            process.join(timeout=10)
+        codes = ", ".join(str(process.exitcode) for process in self._context.started)
+        return UnitError(f"{what} failed: its process ended with exit code {codes}")
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
+        for process in self._context.started:
+            process.kill()
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _work(connection: Connection, setup: Setup) -> None:
-    """A worker process: import, then compute what comes until the connection ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
+def _begin(setup: Setup) -> None:
+    """What a worker process does first: import all that its units need."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Ctrl-C goes to the parent too, which ends this process
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM"):
         os.environ[f"{library}_NUM_THREADS"] = "1"  # libraries read it when they are loaded, below
@@ -283,22 +296,16 @@ def _work(connection: Connection, setup: Setup) -> None:
     seed_process(0, deterministic=setup.deterministic)
     if setup.module != "__main__":
         importlib.import_module(setup.module)
-    connection.send((b"", None, ""))
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            key, function, seed, setting = connection.recv()
-            setting.take()
-            try:
-                answer: tuple[Any, ...] = (states.to_bytes(compute(key, pickle.loads(function), seed)), None, "")
-            except (UnitError, UsageError) as error:
-                shown = error.__cause__ if isinstance(error, UnitError) else error
-                answer = (b"", type(error)(str(error)), "".join(traceback.format_exception(shown)))
-            connection.send(answer)
+
+
+def _compute(key: str, function: bytes, seed: int, setting: _Setting) -> bytes:
+    setting.take()
+    return states.to_bytes(compute(key, pickle.loads(function), seed))
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait([parent.sentinel])
+        multiprocessing.connection.wait([parent.sentinel])
         sys.stderr.flush()
         os._exit(1)

@@ -8,20 +8,33 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offprints.shared.experiment.files import digest, file_digest, replacing, to_json, write
+from offprints.shared.store import files
+from offprints.shared.store.files import digest, file_digest, malformed, replacing, to_json, write
 from offprints.shared.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+# What reading something that no run has written may raise, down to a number of elements that no memory holds.
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(RuntimeError, RecursionError, OverflowError, MemoryError),
+)
 # The types that every version of safetensors knows; others are stored as integers of their size.
 _STORED = {f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16", "bool", "uint8")}
 _STORED |= {f"torch.int{bits}" for bits in (8, 16, 32, 64)}
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "key": lambda value: type(value) is str,
+    "elapsed": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+    "step": lambda value: type(value) is int,
+    "log_bytes": lambda value: type(value) is int and value >= 0,
+}
+_NUMERIC = "biufc"  # kinds of NumPy's types
 Packed = tuple[Any, dict[str, "torch.Tensor"]]
 
 
@@ -46,7 +59,7 @@ class _Packer:
         if isinstance(value, torch.Tensor):
             return self._tensor(value, path)
         if kind is np.ndarray or isinstance(value, np.generic):
-            if value.dtype.kind not in "biufc":
+            if value.dtype.kind not in _NUMERIC:
                 raise TypeError(f"{path or 'the state'} is an array of {value.dtype}; only numbers can be stored")
             # ascontiguousarray also brings foreign byte orders to the machine's own; it turns 0-d into 1-d
             array = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")).reshape(np.shape(value))
@@ -148,13 +161,15 @@ def unpack(packed: Packed, device: torch.device | str = "cpu") -> Any:
             name = node["tensor"]
             if name not in made:
                 tensor = tensors[name]
-                tensor = tensor.view(getattr(torch, node["dtype"])) if "dtype" in node else tensor
+                tensor = tensor.view(_dtype(node["dtype"])) if "dtype" in node else tensor
                 tensor = torch.view_as_complex(tensor) if node.get("complex") else tensor
                 made[name] = tensor.to(device) if node.get("accelerator") else tensor
             return made[name]
         if "array" in node or "scalar" in node:
             tensor = tensors[node["array" if "array" in node else "scalar"]]
             array = tensor.numpy()
+            if np.dtype(node["dtype"]).kind not in _NUMERIC:
+                raise ValueError(f"an array of {node['dtype']}")
             if np.dtype(node["dtype"]).kind == "c":
                 array = array.view(node["dtype"])[..., 0]
             array = array.astype(node["dtype"])
@@ -173,8 +188,17 @@ def unpack(packed: Packed, device: torch.device | str = "cpu") -> Any:
 
     try:
         return build(structure)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError) as error:
         raise ValueError(f"malformed state: {error!r}") from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"unknown dtype {name!r}")
+    return dtype
 
 
 def to_bytes(packed: Packed) -> bytes:
@@ -201,13 +225,13 @@ def save(path: Path, packed: Packed, **about: Any) -> list[Path]:
     """
     structure, tensors = packed
     record: dict[str, Any] = {"format": FORMAT, **about, "tensors": None, "state": structure}
-    files = []
+    written = []
     if tensors:
         file, sha256 = _save_tensors(path.with_suffix(""), tensors)
         record["tensors"] = {"file": file.name, "sha256": sha256}
-        files.append(file)
+        written.append(file)
     write(path, to_json(record | {"sha256": digest(record)}))
-    return [*files, path]
+    return [*written, path]
 
 
 def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, str]:
@@ -217,7 +241,7 @@ def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, s
     sha256 = ""
 
     def name() -> Path:
-        return stem.with_name(f"{stem.name}-{sha256[:16]}.safetensors")
+        return stem.with_name(_tensors_name(stem.name, sha256))
 
     with replacing(stem, name) as temporary:
         try:
@@ -231,23 +255,27 @@ def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, s
     return name(), sha256
 
 
-def read(path: Path, *, fingerprint: str, key: str | None = None) -> dict[str, Any]:
+def read(path: Path, *, fingerprint: str, key: str | None = None, needs: Sequence[str] = ()) -> dict[str, Any]:
     """The record that :func:`save` wrote, once it is sure that it and its tensors are whole.
 
+    ``needs`` names what of ``about`` must be there: key, elapsed, step, log_bytes.
+
     Raises:
-        UsageError: it was half-written or changed, or belongs to a run with another ``fingerprint`` or to another
-            ``key``.
+        UsageError: it is malformed, or belongs to a run with another ``fingerprint`` or to another ``key``.
     """
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(files.read(path))
         told = record.pop("sha256")
         sound = told == digest(record) and record["format"] == FORMAT
+        sound = sound and "state" in record and all(_SOUND[name](record[name]) for name in needs)
         if sound and record["tensors"] is not None:
-            sound = file_digest(path.with_name(record["tensors"]["file"])) == record["tensors"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            sha256 = record["tensors"]["sha256"]
+            sound = record["tensors"] == {"file": _tensors_name(path.stem, sha256), "sha256": sha256}
+            sound = sound and file_digest(path.with_name(record["tensors"]["file"])) == sha256
+    except _UNREADABLE:
         sound = False
     if not sound:
-        raise UsageError(f"{path} is half-written or was changed; remove it to compute again what it held")
+        raise malformed(path)
     if record.get("fingerprint") != fingerprint:
         raise UsageError(f"{path} belongs to a run with another configuration")
     if key is not None and record.get("key") != key:
@@ -255,13 +283,27 @@ def read(path: Path, *, fingerprint: str, key: str | None = None) -> dict[str, A
     return dict(record)
 
 
+def _tensors_name(stem: str, sha256: str) -> str:
+    return f"{stem}-{sha256[:16]}.safetensors"
+
+
 def load(path: Path, record: dict[str, Any]) -> Packed:
-    """The packed state of a record that :func:`read` returned."""
+    """The packed state of a record that :func:`read` returned, such that :func:`unpack` can make the state of it.
+
+    Raises:
+        UsageError: it is malformed.
+    """
     import safetensors.torch
 
-    if record["tensors"] is None:
-        return record["state"], {}
-    return record["state"], _in_memory(safetensors.torch.load_file(path.with_name(record["tensors"]["file"])))
+    try:
+        tensors = {}
+        if record["tensors"] is not None:
+            tensors = _in_memory(safetensors.torch.load_file(path.with_name(record["tensors"]["file"])))
+        packed = record["state"], tensors
+        unpack(packed)
+    except (*_UNREADABLE, safetensors.SafetensorError) as error:
+        raise malformed(path) from error
+    return packed
 
 
 def _in_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

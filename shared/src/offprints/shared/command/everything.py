@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from offprints.shared import catalog, cli
-from offprints.shared.experiment import ranks, report
+from offprints.shared import catalog
+from offprints.shared.command.one import run_one
+from offprints.shared.command.status import Interrupted, guarded, write
+from offprints.shared.experiment import ranks
+from offprints.shared.show import report
 from offprints.shared.usage import UsageError
 
 COMMON = ("--preset", "--seed", "--device", "--precision", "--out")
@@ -39,28 +43,38 @@ def run_all(argv: Sequence[str]) -> int:
         process.start()
         theirs.close()
         try:
-            results.append(ours.recv())
-        except EOFError:  # it failed, and has said why
-            results.append(None)
-        process.join()
+            try:
+                results.append(ours.recv())
+            except EOFError:  # it failed, and has said why
+                results.append(None)
+            process.join()
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Interrupted) and process.pid is not None:  # Ctrl-C it has heard itself
+                os.kill(process.pid, stop.number)
+            process.join()
+            raise
         statuses[name] = process.exitcode if process.exitcode is not None else 3
         if statuses[name] == 130:
             raise KeyboardInterrupt
+        if statuses[name] in (129, 143):
+            raise Interrupted(statuses[name] - 128)
     report.show([result["result"] for result in results if result is not None], several=True)
-    sys.stdout.write("\n")
+    write("\n")
     for (name, status), result in zip(statuses.items(), results, strict=True):
         if result is None:
-            sys.stdout.write(f"{name}: failed, exit status {status}\n")
+            write(f"{name}: failed, exit status {status}\n")
         else:
-            sys.stdout.write(f"{name}: {report.verdict(result['result'])}; {result['dir']}\n")
+            write(f"{name}: {report.verdict(result['result'])}; {result['dir']}\n")
     return max(3 if status < 0 else status for status in statuses.values())
 
 
 def _run_alone(connection: Connection, name: str, argv: list[str]) -> None:
     def run() -> int:
-        outcome = cli.run_one(name, argv)
+        outcome = run_one(name, argv)
+        if outcome is None:
+            return 0
         answer: dict[str, Any] = {"result": outcome.result, "dir": Path(outcome.dir)}
         connection.send(answer)
         return outcome.status
 
-    sys.exit(cli.guarded(run))
+    sys.exit(guarded(run))

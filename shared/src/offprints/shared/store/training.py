@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offprints.shared import distributed
-from offprints.shared.experiment import checkpoint, files, states
+from offprints.shared.store import checkpoint, files, states
 from offprints.shared.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
+
+NEEDS = ("key", "elapsed", "step", "log_bytes")
 
 
 class Training:
@@ -44,7 +46,7 @@ class Training:
         self.device = device
         self.elapsed = elapsed
         self.tell = tell
-        self._log: Any = None
+        self._log: int | None = None
         # There is a checkpoint that is not read yet: the lines that the function logs on its way to it are there.
         self._waits = False
 
@@ -66,7 +68,7 @@ class Training:
         newest = checkpoint.newest(self.folder / "checkpoint")
         if newest is None:
             return None
-        record = states.read(newest, fingerprint=self.fingerprint, key=self.key)
+        record = states.read(newest, fingerprint=self.fingerprint, key=self.key, needs=NEEDS)
         check_length(self.log_path, record["log_bytes"])
         return record
 
@@ -82,14 +84,17 @@ class Training:
     def log(self, line: bytes) -> None:
         """Append one line."""
         if self._log is not None and not self._waits:
-            self._log.write(line)
+            with files.told(self.log_path):
+                files.write_all(self._log, line)
             if self.tell is not None:
                 self.tell(line)
 
     def flush(self) -> int:
         """Bring the log to the disk; its length."""
-        os.fsync(self._log.fileno())
-        return os.fstat(self._log.fileno()).st_size
+        assert self._log is not None  # rank 0 alone
+        with files.told(self.log_path):
+            os.fsync(self._log)
+            return os.fstat(self._log).st_size
 
     def checkpoint(self, step: int, state: Any) -> None:
         """Store ``state`` and the random streams of each rank."""
@@ -114,18 +119,20 @@ class Training:
         found = distributed.on_main(self._load)
         if found is None:
             return None
-        step, packed = found
-        content = states.unpack(packed, self.device)
-        if distributed.rank() < len(content["random"]):
-            set_rng_state(content["random"][distributed.rank()])
-        return step, content["state"]
+        path, step, packed = found
+        try:
+            content = states.unpack(packed, self.device)
+            if distributed.rank() < len(content["random"]):
+                set_rng_state(content["random"][distributed.rank()])
+            return step, content["state"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise files.malformed(path) from error
 
     def repeat(self, length: int) -> None:
         """Tell the first ``length`` bytes of the log again."""
         check_length(self.log_path, length)
         if self.tell is not None:
-            with open(self.log_path, "rb") as file:
-                self.tell(file.read(length))
+            self.tell(files.read(self.log_path, length))
 
     def drop(self) -> None:
         """Remove the checkpoints."""
@@ -136,24 +143,24 @@ class Training:
     def close(self) -> None:
         """Close the log."""
         if self._log is not None:
-            self._log.close()
+            os.close(self._log)
             self._log = None
 
-    def _load(self) -> tuple[int, states.Packed] | None:
+    def _load(self) -> tuple[Path, int, states.Packed] | None:
         path = checkpoint.newest(self.folder / "checkpoint")
         if path is None:
             return None
-        record = states.read(path, fingerprint=self.fingerprint, key=self.key)
+        record = states.read(path, fingerprint=self.fingerprint, key=self.key, needs=NEEDS)
+        packed = states.load(path, record)
         self._open(record["log_bytes"])
         self._waits = False
         self.repeat(record["log_bytes"])
-        return record["step"], states.load(path, record)
+        return path, record["step"], packed
 
     def _open(self, length: int) -> None:
         check_length(self.log_path, length)
         self.close()
-        self._log = open(self.log_path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
-        self._log.truncate(length)
+        self._log = files.open_to_append(self.log_path, length)
 
 
 def check_length(path: Path, length: int) -> None:

@@ -7,12 +7,10 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from offprints.shared.show import colors
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colors, told apart by colour-blind readers too; yellow, faint on white, last.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
-INK, PALE = "#262626", "#E3E3E3"
 
 
 def style() -> dict[str, Any]:
@@ -21,15 +19,15 @@ def style() -> dict[str, Any]:
 
     return {
         "axes.axisbelow": True,
-        "axes.edgecolor": "#8C8C8C",
+        "axes.edgecolor": colors.MUTED,
         "axes.grid": True,
-        "axes.labelcolor": INK,
+        "axes.labelcolor": colors.INK,
         "axes.labelsize": 10,
         "axes.linewidth": 0.8,
-        "axes.prop_cycle": cycler(color=COLORS),
+        "axes.prop_cycle": cycler(color=colors.CYCLE),
         "axes.spines.right": False,
         "axes.spines.top": False,
-        "axes.titlecolor": INK,
+        "axes.titlecolor": colors.INK,
         "axes.titlelocation": "left",
         "axes.titlepad": 8.0,
         "axes.titlesize": 11,
@@ -43,7 +41,7 @@ def style() -> dict[str, Any]:
         "figure.titleweight": "bold",
         "font.family": "sans-serif",
         "font.size": 10,
-        "grid.color": PALE,
+        "grid.color": colors.PALE,
         "grid.linewidth": 0.7,
         "hist.bins": 30,
         "image.cmap": "viridis",
@@ -56,11 +54,11 @@ def style() -> dict[str, Any]:
         "patch.linewidth": 0.0,
         "savefig.dpi": 150,
         "scatter.edgecolors": "none",
-        "text.color": INK,
-        "xtick.color": "#595959",
+        "text.color": colors.INK,
+        "xtick.color": colors.GRAY,
         "xtick.labelsize": 9,
         "xtick.major.size": 3.0,
-        "ytick.color": "#595959",
+        "ytick.color": colors.GRAY,
         "ytick.labelsize": 9,
         "ytick.major.size": 3.0,
     }

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from offprints.shared.show.text import clean, fitting
+
 SECTIONS = (
     (
         "claim",
@@ -71,14 +73,14 @@ def markdown(
     if result["values"]:
         told = [(item["statement"], shown(item["paper_value"]), shown(item["value"])) for item in result["values"]]
         parts += ["## Also measured", _markdown_table(("what", "paper", "measured"), told)]
-    for name, rows in tables.items():
-        columns = list(dict.fromkeys(key for row in rows for key in row if key != "reference"))
+    for name, entries in tables.items():
+        columns = list(dict.fromkeys(key for row in entries for key in row if key != "reference"))
         body = []
-        for row in rows:
+        for row in entries:
             texts = [shown(row[column]) if column in row else "" for column in columns]
             body.append([f"*{text}*" if text else "" for text in texts] if row.get("reference") else texts)
         parts += [f"## {name}", _markdown_table(columns, body)]
-        if any(row.get("reference") for row in rows):
+        if any(row.get("reference") for row in entries):
             parts.append("In italics: for reference.")
     for path in result["figures"]:
         parts += [f"## {path.removeprefix('figures/').removesuffix('.png')}", f"![{path}]({path})"]
@@ -87,7 +89,7 @@ def markdown(
         _markdown_table(("setting", "value"), [(key, f"`{shown(value)}`") for key, value in settings.items()]),
     ]
     parts += ["## Versions", ", ".join(f"{name} {version}" for name, version in result["versions"].items())]
-    return "\n\n".join(parts) + "\n"
+    return clean("\n\n".join(parts)) + "\n"
 
 
 def verdict(result: Mapping[str, Any]) -> str:
@@ -106,6 +108,9 @@ def show(results: Sequence[Mapping[str, Any]], *, several: bool = False) -> None
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    def texts(cells: Sequence[str]) -> list[Text]:  # not strings, whose brackets rich would read as markup
+        return [Text(fitting(clean(cell))) for cell in cells]
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     long = any(len(claim["statement"]) > 50 for result in results for claim in result["claims"])
@@ -126,10 +131,10 @@ def show(results: Sequence[Mapping[str, Any]], *, several: bool = False) -> None
             if claim["kind"] == "check":
                 statement += " (holds by construction)"
             told = [paper, measured, *[control] * controlled, needed]
-            table.add_row(*[result["paper"] if i == 0 else ""] * several, statement, *told, verdict)
+            table.add_row(*texts([result["paper"] if i == 0 else ""] * several), *texts([statement, *told]), verdict)
         for value in result["values"]:
             told = [shown(value["paper_value"]), shown(value["value"]), *[""] * controlled]
-            table.add_row(*[""] * several, value["statement"], *told, "", "")
+            table.add_row(*[""] * several, *texts([value["statement"], *told]), "", "")
         if several:
             table.add_section()
     if table.row_count:

@@ -10,7 +10,7 @@ import typing
 from pathlib import Path, PurePath
 from typing import Any
 
-from offprints.shared.experiment.files import plain
+from offprints.shared.store.files import plain
 
 
 def encode(value: Any) -> Any:

@@ -11,23 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from offprints.shared.experiment.configs import decode
 from offprints.shared.experiment.launch import PRECISIONS
-from offprints.shared.experiment.settings import Settings
+from offprints.shared.store.configs import decode
+from offprints.shared.store.settings import Settings
 from offprints.shared.usage import UsageError
 
 if TYPE_CHECKING:
     from offprints.shared.experiment.experiment import Experiment
 
 
-def parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any]:
-    """The arguments of :func:`offprints.shared.experiment.launch.execute` that ``argv`` gives.
+def parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any] | None:
+    """The arguments of :func:`offprints.shared.experiment.launch.execute` that ``argv`` gives; None after ``--help``.
 
     With ``--resume`` the directory's ``config.json`` gives what the flags do not.
 
     Raises:
         UsageError: an unknown flag, a value of the wrong kind, an unreadable directory.
-        SystemExit: after ``--help``.
     """
     import tyro
 
@@ -41,7 +40,7 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--resume: {resume} is a run of {stored.paper}, not of {experiment.name}")
         try:
             config = decode(experiment.config, stored.config)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # the config's own checks may meet anything in a file that somebody changed
             raise UsageError(
                 f"--resume: {Path(resume) / 'config.json'} does not fit {experiment.name}: {error}"
             ) from error
@@ -82,7 +81,7 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any]:
             )
     except SystemExit as stop:
         if not stop.code:
-            raise
+            return None
         raise UsageError(f"{_one_line(said.getvalue())} (see {prog} --help)") from None
     except (TypeError, ValueError) as error:  # the config's own checks
         raise UsageError(str(error)) from error
@@ -101,33 +100,17 @@ def _value(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
-# tyro's words, and ours for people who do not read Python
-_PLAINER = (
-    (r"Unrecognized (?:options?|arguments): (--?[^\s,]+).*", r"there is no flag \1"),
-    (r"Unrecognized (?:options?|arguments): ([^\s,]+).*", r"\1 belongs to no flag"),
-    (r"Error parsing (\S+): invalid literal for int\(\).*: (.+)", r"\1 must be an integer, got \2"),
-    (r"Error parsing (\S+): could not convert string to float: (.+)", r"\1 must be a number, got \2"),
-    (r"Error parsing (\S+): Could not find valid parse for arguments: (.+)", r"\1 cannot be \2"),
-    (r"invalid choice (.+) for argument '(.+)'. Expected one of \((.+?),?\)", r"\2 must be one of \3, got \1"),
-    (r"Missing value for argument '(.+)'.*", r"\1 needs a value"),
-    (r"Argument (\S+): invalid choice: (.+) \(choose from (.+)\)", r"\1 must be one of \3, got \2"),  # before tyro 1
-    (r"Argument (\S+): expected \d+ arguments?", r"\1 needs a value"),
-)
-
-
 def _one_line(box: str) -> str:
     """What tyro says in a box of several paragraphs, as one line."""
     lines = [re.sub(r"^[│|\s]+|[│|\s]+$", "", re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in box.splitlines()]
     paragraphs: list[list[str]] = [[]]
     for line in lines:
-        if re.match(r"─+$", line):
+        if re.match(r"[─-]+$", line):
             paragraphs.append([])
-        elif not re.match(r"[╭╰]", line):
+        elif not re.match(r"[╭╰+]", line):
             paragraphs[-1].append(line)
-    told = " ".join(" ".join(paragraphs[0]).split()).rstrip(".")
-    for pattern, plainer in _PLAINER:
-        told = re.sub(f"^{pattern}$", plainer, told)
+    said = " ".join(" ".join(paragraphs[0]).split()).rstrip(".")
     for paragraph in paragraphs[1:]:
         if paragraph[0] == "Perhaps you meant:":
-            return f"{told}; did you mean {paragraph[1].split()[0].rstrip(',')}?"
-    return told
+            return f"{said}; did you mean {paragraph[1].split()[0].rstrip(',')}?"
+    return said

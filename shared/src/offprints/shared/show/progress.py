@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from offprints.shared.show.text import clean, fitting
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -36,16 +38,16 @@ class Task:
     """One loop: how many of its steps are done, of which ``done`` were so before."""
 
     def __init__(self, display: Display, description: str, total: int | None, *, done: int = 0) -> None:
-        self.display, self.description, self.total, self.done = display, description, total, done
+        self.display, self.description, self.total, self.done = display, clean(description), total, done
         self._before = done
         self._start = self._told = time.monotonic()
-        self._bar = display._add(description, total, done)
+        self._bar = display._add(self.description, total, done)
 
     def advance(self, note: str = "") -> None:
         """One more step is done; a note gets a line of its own where there is no bar."""
         self.done += 1
         if self._bar is not None:
-            self.display._update(self._bar, f"{self.description} {note}".rstrip())
+            self.display._update(self._bar, f"{self.description} {clean(note)}".rstrip())
         elif note:
             self.display.line(f"{self.description} {self.done}/{self.total}: {note}")
         elif time.monotonic() - self._told >= LINE_SECONDS:
@@ -97,9 +99,9 @@ class Display:
         """One line of its own."""
         if self.visible:
             if self._bars is not None:
-                self._bars.console.print(text, markup=False, highlight=False)
+                self._bars.console.print(clean(text), markup=False, highlight=False)
             else:
-                sys.stderr.write(f"{text}\n")
+                sys.stderr.write(fitting(f"{clean(text)}\n", sys.stderr))
                 sys.stderr.flush()
 
     def close(self) -> None:
@@ -140,5 +142,11 @@ def _bars() -> Progress:
         def render(self, task: Any) -> Text:
             return Text(rate(1.0, 1.0 / task.speed) if task.speed else "", style="cyan")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,5 @@
+"""A paper whose module ends the program."""
+
+import sys
+
+sys.exit(0)
