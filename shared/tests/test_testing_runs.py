@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from offprints.shared.experiment import Experiment, Run
+from offprints.shared.experiment import Experiment, Part, Run
 from offprints.shared.experiment.launch import execute
 from offprints.shared.testing.runs import finished_run, interrupted
 
@@ -55,3 +56,25 @@ def test_interrupted_and_resumed(tmp_path: Path) -> None:
     assert not (folder / "result.json").exists()
     execute(CLIMB, Config(), preset="smoke", device="cpu", out=tmp_path, resume=folder)
     assert finished_run(tmp_path, "climb").claims["top"]["holds"]
+
+
+def stairs(config: Config, run: Run) -> None:
+    """Climb two flights of steps, each a part."""
+
+    def flight(part: Part) -> dict[str, Any]:
+        first = found[0] if (found := part.restore()) is not None else 0
+        for step in range(first, 2):
+            part.checkpoint(step + 1, {"step": step})
+        return {"first": first}
+
+    starts = [run.part(name).once(flight)["first"] for name in ("lower", "upper")]
+    run.claim("upper", "the upper flight goes on from its first step", starts[1], "==", 1)
+
+
+def test_parts_interrupted_and_resumed(tmp_path: Path) -> None:
+    flights = replace(CLIMB, function=stairs)
+    with pytest.raises(KeyboardInterrupt):
+        execute(interrupted(flights, checkpoints=3), Config(), preset="smoke", device="cpu", out=tmp_path)
+    (folder,) = (tmp_path / "climb").iterdir()
+    execute(flights, Config(), preset="smoke", device="cpu", out=tmp_path, resume=folder)
+    assert finished_run(tmp_path, "climb").claims["upper"]["holds"]

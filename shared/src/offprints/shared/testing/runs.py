@@ -53,19 +53,24 @@ def finished_run(out: Path, name: str) -> FinishedRun:
 
 
 def interrupted(experiment: Experiment, *, checkpoints: int) -> Experiment:
-    """The same experiment, interrupted (KeyboardInterrupt) as soon as it has written so many checkpoints."""
+    """The same experiment, interrupted (KeyboardInterrupt) after so many checkpoints, those of its parts too."""
 
     def function(config: Any, run: Run) -> None:
-        write, written = run.checkpoint, 0
+        from offprints.shared.store.training import Training
 
-        def write_and_stop(*args: Any, **kwargs: Any) -> None:
+        write, written = Training.checkpoint, 0
+
+        def write_and_stop(training: Training, step: int, state: Any) -> None:
             nonlocal written
-            write(*args, **kwargs)
+            write(training, step, state)
             written += 1
             if written == checkpoints:
                 raise KeyboardInterrupt
 
-        run.checkpoint = write_and_stop  # type: ignore[method-assign]
-        experiment.function(config, run)
+        Training.checkpoint = write_and_stop  # type: ignore[method-assign, assignment]
+        try:
+            experiment.function(config, run)
+        finally:
+            Training.checkpoint = write  # type: ignore[method-assign]
 
     return replace(experiment, function=function)
