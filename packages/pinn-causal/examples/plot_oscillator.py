@@ -65,8 +65,8 @@ for name, curve in {"plain": plain, "causal": causal}.items():
 # The weights are a front
 # -----------------------
 # They are near one where the solution stands and fall towards later times, and the fall moves to the right as training
-# goes on. Once the smallest is near one, everything counts and training is finished: a verdict that a small loss alone does
-# not give.
+# goes on. Once the smallest is near one, everything counts and training is finished: a verdict that a small loss alone
+# does not give.
 
 figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained", width_ratios=(3, 2))
 axes[0].plot(times, solution, color="black", linewidth=3, alpha=0.35, label="solution")
