@@ -218,7 +218,7 @@ def test_configuration_round_trip(tmp_path: Path) -> None:
 def test_from_the_configuration_of_another_scheduler(tmp_path: Path) -> None:
     diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction").save_config(tmp_path)
     ours = PNDMScheduler.from_pretrained(tmp_path)
-    assert (ours.config.method, ours.config.prediction_type) == ("f-pndm", "v_prediction")
+    assert (ours.config.method, ours.config.prediction_type) == ("plms", "v_prediction")
     assert ours.config.beta_schedule == "squaredcos_cap_v2"
 
 
@@ -341,6 +341,22 @@ def test_image_to_image(method: str) -> None:
         assert scheduler.begin_index == 10 - int(10 * strength)
         return out
 
+    asked: list[tuple[int, float]] = []
+    forward = pipe.unet.forward
+
+    def watched(sample: Tensor, t: Tensor, **options: Any) -> Any:
+        """The spread of the sample tells its level: without a prediction it is the noised picture, carried along."""
+        asked.append((int(t), float(sample.std())))
+        out = forward(sample, t, **options)
+        return (torch.zeros_like(sample),) if isinstance(out, tuple) else type(out)(sample=torch.zeros_like(sample))
+
+    pipe.unet.forward = watched
+    table = AlphaSchedule.from_diffusers(scheduler.config)
     for strength in (0.5, 0.8, 1.0):
-        assert run(strength).isfinite().all()
+        asked.clear()
+        run(strength)
+        assert [t for t, _ in asked] == scheduler.timesteps[10 - int(10 * strength) :].tolist()
+        first = asked[0][1] / float(table.alpha_bar(asked[0][0])) ** 0.5
+        for t, spread in asked:  # phi without a prediction scales by the square root of the level
+            assert spread == pytest.approx(first * float(table.alpha_bar(t)) ** 0.5, rel=1e-4)
     assert torch.equal(run(0.8), run(0.8))

@@ -266,3 +266,225 @@ def test_on_a_gpu() -> None:
             for x in (noise, noise.cuda())
         )
         torch.testing.assert_close(there.cpu(), here)
+
+
+# ---- hostile and unusual networks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_network_that_works_in_place(method: Any, prediction: Any) -> None:
+    """Its input and its times are its own; the caller's noise stays as it is."""
+    noise = normal(4, 3).requires_grad_()
+    before = noise.detach().clone()
+
+    def careful(x: Tensor, t: Tensor) -> Tensor:
+        return 0.3 * torch.relu(x) + torch.sin(t / 200).unsqueeze(1)
+
+    def reckless(x: Tensor, t: Tensor) -> Tensor:
+        x.relu_().mul_(0.3)
+        x.add_(t.div_(200).sin_().unsqueeze(1))
+        return x
+
+    options: Any = {"schedule": LINEAR, "num_steps": 7, "method": method, "prediction_type": prediction}
+    for trajectory in (False, True):
+        expected = pndm_sample(careful, noise, return_trajectory=trajectory, **options)
+        assert torch.equal(pndm_sample(reckless, noise, return_trajectory=trajectory, **options), expected)
+        assert torch.equal(noise, before)
+    strided = before.t().contiguous().t()
+    assert torch.equal(pndm_sample(reckless, strided, **options), pndm_sample(careful, strided, **options))
+    assert torch.equal(strided, before)
+
+
+def test_a_network_that_changes_what_it_returned() -> None:
+    buffer = torch.empty(2, 3, dtype=torch.float64)
+
+    def reuses(x: Tensor, t: Tensor) -> Tensor:
+        return buffer.copy_(torch.tanh(x))
+
+    with pytest.raises(ValueError, match="output of the model"):
+        pndm_sample(reuses, normal(2, 3), schedule=LINEAR, num_steps=8)
+    expected = pndm_sample(lambda x, t: torch.tanh(x), normal(2, 3), schedule=LINEAR, num_steps=8)
+    assert torch.equal(
+        pndm_sample(lambda x, t: reuses(x, t).clone(), normal(2, 3), schedule=LINEAR, num_steps=8), expected
+    )
+    # DDIM keeps nothing, and a view of the buffer is copied.
+    pndm_sample(reuses, normal(2, 3), schedule=LINEAR, num_steps=8, method="ddim")
+    assert torch.equal(pndm_sample(lambda x, t: reuses(x, t)[:], normal(2, 3), schedule=LINEAR, num_steps=8), expected)
+
+    @torch.inference_mode()
+    def inference(x: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    assert torch.equal(pndm_sample(inference, normal(2, 3), schedule=LINEAR, num_steps=8), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(
+    ("sample", "output"),
+    [
+        (torch.float64, torch.float32),
+        (torch.float64, torch.bfloat16),
+        (torch.float32, torch.float64),
+        (torch.float32, torch.float16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float64),
+    ],
+)
+def test_an_output_of_another_type(method: Any, prediction: Any, sample: torch.dtype, output: torch.dtype) -> None:
+    """The same samples as with the output converted by the network itself, in the type of the noise."""
+    options: Any = {"schedule": LINEAR, "num_steps": 6, "method": method, "prediction_type": prediction}
+    noise = normal(3, 4).to(sample)
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return (0.4 * torch.tanh(x.double())).to(output)
+
+    out = pndm_sample(model, noise, **options)
+    assert out.dtype == sample
+    expected = pndm_sample(lambda x, t: model(x, t).to(sample), noise, **options)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-4}.get(sample, 0.1)
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+    if prediction == "epsilon" and method != "fon":  # kept as it is, converted
+        assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_of_the_network_stays_in_its_row(method: Any) -> None:
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where(torch.arange(3).unsqueeze(1) == 1, torch.nan, 0.3 * x)
+
+    out = pndm_sample(model, normal(3, 4), schedule=LINEAR, num_steps=6, method=method)
+    clean = pndm_sample(lambda x, t: 0.3 * x, normal(3, 4), schedule=LINEAR, num_steps=6, method=method)
+    assert out[1].isnan().all()
+    assert torch.equal(out[[0, 2]], clean[[0, 2]])
+    last = pndm_sample(  # also in a last step that has no width
+        lambda x, t: x + torch.where(t == 0, torch.nan, 0.0).unsqueeze(1),
+        normal(3, 4),
+        schedule=AlphaSchedule.linear(final="first"),
+        num_steps=6,
+        method=method,
+    )
+    assert last.isnan().all()
+
+
+def test_an_output_with_a_sample() -> None:
+    class Output:
+        def __init__(self, sample: Any) -> None:
+            self.sample = sample
+
+    expected = pndm_sample(lambda x, t: 0.3 * x, normal(2, 3), schedule=LINEAR, num_steps=5)
+    assert torch.equal(pndm_sample(lambda x, t: Output(0.3 * x), normal(2, 3), schedule=LINEAR, num_steps=5), expected)
+    for bad in (lambda x, t: Output(None), lambda x, t: torch.distributions.Normal(x, 1.0), lambda x, t: None):
+        with pytest.raises(TypeError, match="model"):
+            pndm_sample(bad, normal(2, 3), schedule=LINEAR, num_steps=5)
+
+
+def test_a_network_with_whole_times() -> None:
+    """The README's way: half steps are 850.5 for an odd number of training steps each; an embedding takes the floor."""
+    table = torch.nn.Embedding(1000, 3, dtype=torch.float64)
+    asked = set()
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        asked.add(float(t[0]))
+        return 0.2 * x + 0.1 * table(t.long().clamp(min=0))
+
+    for n in (10, 111, 2):
+        assert pndm_sample(model, normal(2, 3), schedule=LINEAR, num_steps=n).isfinite().all()
+    assert {850.0, 985.5, -1.0} <= asked
+    asked.clear()
+    pndm_sample(model, normal(2, 3), schedule=LINEAR, num_steps=111, method="plms")
+    assert all(t == int(t) for t in asked)
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_gradients_through_the_run(method: Any, prediction: Any) -> None:
+    schedule = AlphaSchedule.linear(50)
+    theta = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+
+    def run(noise: Tensor, theta: Tensor) -> Tensor:
+        return pndm_sample(
+            lambda x, t: torch.tanh(theta * x),
+            noise,
+            schedule=schedule,
+            num_steps=5,
+            method=method,
+            prediction_type=prediction,
+            differentiable=True,
+        )
+
+    noise = normal(2, 2).requires_grad_()
+    assert torch.autograd.gradcheck(run, (noise, theta))
+    plain = pndm_sample(
+        lambda x, t: torch.tanh(theta * x),
+        noise,
+        schedule=schedule,
+        num_steps=5,
+        method=method,
+        prediction_type=prediction,
+    )
+    assert torch.equal(run(noise, theta), plain)
+    assert not plain.requires_grad
+
+
+# ---- caches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_that_is_changed_is_read_anew() -> None:
+    schedule = AlphaSchedule.linear()
+    options: Any = {"num_steps": 6, "method": "plms"}
+    pndm_sample(lambda x, t: torch.tanh(x), normal(2, 3), schedule=schedule, **options)
+    for name, value in (("final", "first"), ("offset", 1), ("interpolation", "floor")):
+        setattr(schedule, name, value)
+        given = {key: getattr(schedule, key) for key in ("final", "offset", "interpolation")}
+        expected = pndm_sample(
+            lambda x, t: torch.tanh(x), normal(2, 3), schedule=AlphaSchedule.linear(**given), **options
+        )
+        actual = pndm_sample(lambda x, t: torch.tanh(x), normal(2, 3), schedule=schedule, **options)
+        assert torch.equal(actual, expected)
+
+
+# ---- zero terminal SNR -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "order"), [("ddim", 1), ("s-pndm", 2), ("plms", 2), ("f-pndm", 2)])
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_from_zero_terminal_snr(method: Any, order: int, prediction: Any) -> None:
+    """A Gaussian in closed form from level 0, where the sample is noise alone."""
+    schedule = AlphaSchedule.cosine(1000, rescale_zero_snr=True)
+    assert schedule.alpha_bar(999).item() == 0
+    mean, variance = torch.tensor([0.7, -0.4], dtype=torch.float64), 0.3
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        a = schedule.alpha_bar(t).unsqueeze(1)
+        total = a * variance + 1 - a
+        clean = (a.sqrt() * variance * x + (1 - a) * mean) / total
+        eps = (1 - a).sqrt() * (x - a.sqrt() * mean) / total
+        return clean if prediction == "sample" else a.sqrt() * eps - (1 - a).sqrt() * clean
+
+    noise, errors = normal(6, 2), []
+    exact = gaussian(noise, mean, variance, *schedule.alpha_bar(torch.tensor([999.0, 19.0], dtype=torch.float64)))
+    for n in (49, 98):
+        times = torch.linspace(999, 19, n + 1, dtype=torch.float64)
+        out = pndm_sample(model, noise, schedule=schedule, times=times, method=method, prediction_type=prediction)
+        errors.append(float((out - exact).abs().max()))
+    assert errors[1] < 0.03
+    assert np.log2(errors[0] / errors[1]) > order - 0.5
+
+
+def test_level_zero_is_refused_where_nothing_leads_away() -> None:
+    schedule = AlphaSchedule.linear(rescale_zero_snr=True)
+    times = [999, 500, 0, -1]
+    for options in (
+        {},
+        {"method": "fon", "prediction_type": "sample"},
+        {"method": "f-pndm-sigma", "prediction_type": "sample"},
+    ):
+        with pytest.raises(ValueError, match="alpha_bar 0"):
+            pndm_sample(lambda x, t: x, normal(2, 3), schedule=schedule, times=times, **options)  # type: ignore[arg-type]
+    late = pndm_sample(lambda x, t: 0.1 * x, normal(2, 3), schedule=schedule, times=[998, 500, 2, -1])
+    assert late.isfinite().all()

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from offprints.pndm.transfers import coefficients, combine
+from offprints.pndm.transfers import add, coefficients, scaled
 from offprints.shared.validation import check_choice, check_number
 
 Method = Literal["ddim", "s-pndm", "f-pndm", "plms", "fon", "f-pndm-sigma"]
@@ -31,13 +32,16 @@ ADAMS_BASHFORTH = (
 
 
 def adams_bashforth(order: Literal[1, 2, 3, 4]) -> tuple[float, ...]:
-    """Weights of the explicit Adams method of this order, newest gradient first.
+    """Weights of the explicit Adams method of this order (Adams-Bashforth), newest gradient first.
 
     Raises:
         TypeError, ValueError: `order` is not one of 1, 2, 3, 4.
+
+    Example:
+        >>> adams_bashforth(2)
+        (1.5, -0.5)
     """
-    check_number(order, "order", low=1, high=4, integer=True)
-    return ADAMS_BASHFORTH[order - 1]
+    return ADAMS_BASHFORTH[check_number(order, "order", low=1, high=4, integer=True) - 1]
 
 
 def num_model_calls(num_steps: int, method: Method = "f-pndm") -> int:
@@ -47,9 +51,13 @@ def num_model_calls(num_steps: int, method: Method = "f-pndm") -> int:
 
     Raises:
         TypeError, ValueError: `num_steps` is not an integer of at least 1, an unknown method.
+
+    Example:
+        >>> num_model_calls(50, "f-pndm"), num_model_calls(50, "plms")
+        (59, 51)
     """
     check_choice(method, "method", METHODS)
-    check_number(num_steps, "num_steps", low=1, integer=True)
+    num_steps = check_number(num_steps, "num_steps", low=1, integer=True)
     if method in RUNGE_KUTTA:
         return num_steps + 3 * min(3, num_steps)
     return num_steps + (method in ("s-pndm", "plms"))
@@ -88,6 +96,7 @@ class Call(NamedTuple):
 
     node: Node  # where the model is asked
     begins: bool  # whether the sample is a new base
+    holds: bool  # whether the base is wanted after this call
     scale: float
     weights: tuple[float, ...]
     drop: int  # of the newest gradients afterwards
@@ -95,27 +104,70 @@ class Call(NamedTuple):
     of_output: float = 1.0
     of_sample: float = 0.0
     of_base: float = 0.0
+    keeps_base: bool = False  # whether the base then becomes the newest gradient
 
 
 class History:
-    """What is carried from call to call: the base and the gradients kept, newest first, by reference."""
+    """What is carried from call to call: the base and the gradients kept, newest first.
+
+    `before` takes all that is wanted of the sample, so that the model may do with it what it likes; only a step of
+    several calls holds a copy. Outputs are kept by reference and refused if they have been changed since.
+    """
 
     def __init__(self) -> None:
         self.base: Tensor | None = None
         self.gradients: list[Tensor] = []
+        self._versions: list[int] = []
+        self._total: Tensor | None = None
+        self._gradient: Tensor | None = None
 
-    def advance(self, call: Call, sample: Tensor, output: Tensor) -> Tensor:
-        """The sample for the next call."""
+    def before(self, call: Call, sample: Tensor) -> None:
+        """Take what the sample contributes, before the model sees it."""
+        base = sample if call.begins or self.base is None else self.base
         if call.begins or self.base is None:
-            self.base = sample
-        if call.of_output == 1 and call.of_sample == 0 and call.of_base == 0:
-            gradient = output.to(sample.dtype)
+            self.base = sample.clone() if call.holds else None
+        self._total = scaled(base, call.scale)
+        self._gradient = None
+        if (call.of_output, call.of_sample, call.of_base) != (1.0, 0.0, 0.0):
+            self._gradient = scaled(sample, call.of_sample)
+            if call.of_base != 0:
+                add(self._gradient, (base,), (call.of_base,))
+
+    def after(self, call: Call, output: Tensor, dtype: torch.dtype) -> Tensor:
+        """The sample for the next call, of this type.
+
+        Raises:
+            ValueError: an output that is kept has been changed in place.
+        """
+        for kept, version in zip(self.gradients, self._versions, strict=True):
+            if version >= 0 and kept._version != version:
+                raise ValueError(
+                    "the output of the model of an earlier call was changed in place, while it is still needed; return"
+                    " (or pass on) a copy of it"
+                )
+        if self._gradient is None:
+            gradient, version = _kept(output.to(dtype))
         else:
-            gradient = combine(sample, call.of_sample, (output, self.base), (call.of_output, call.of_base))
-        self.gradients.insert(0, gradient)
-        moved = combine(self.base, call.scale, self.gradients, call.weights)
-        self.gradients = self.gradients[call.drop : call.drop + call.keep]
+            gradient, version = add(self._gradient, (output,), (call.of_output,)).to(dtype), -1
+        assert self._total is not None
+        gradients, versions = [gradient, *self.gradients], [version, *self._versions]
+        moved = add(self._total, gradients, call.weights).to(dtype)
+        kept_ones = slice(call.drop, call.drop + call.keep)
+        self.gradients, self._versions = gradients[kept_ones], versions[kept_ones]
+        if call.keeps_base and self.base is not None:
+            self.gradients, self._versions = [self.base, *self.gradients], [-1, *self._versions]
+        self._total = self._gradient = None
         return moved
+
+
+def _kept(output: Tensor) -> tuple[Tensor, int]:
+    """The output to keep and the count of its changes; a copy, which nobody changes, where that count says nothing."""
+    if torch.compiler.is_compiling() or output.requires_grad:
+        return output, -1  # autograd looks after its own
+    # A view shares its count with its siblings, a tensor of inference mode has none.
+    if output.is_inference() or output._is_view():
+        return output.clone(), -1
+    return output, output._version
 
 
 def make_plan(steps: Sequence[Step], method: Method, prediction: Prediction, begin: int = 0) -> list[Call]:
@@ -155,6 +207,8 @@ def _asked(step: Step, method: Method, number: int) -> list[Node]:
 
 
 class _Planner:
+    """Makes the calls step by step."""
+
     def __init__(self, method: Method, prediction: Prediction) -> None:
         self.method, self.prediction = method, prediction
         self.keep = ORDERS[method] - 1
@@ -163,15 +217,22 @@ class _Planner:
 
     def step(self, step: Step, num_calls: int) -> None:
         start, end, listed = step.start, step.end, step.listed
+        zero = start.level == 0
+        if zero and self.method in ("fon", "f-pndm-sigma"):
+            raise ValueError(f"method {self.method!r} cannot leave alpha_bar 0 (zero terminal SNR); take another one")
         if num_calls == 4:
+            # Pseudo Runge-Kutta: k1 .. k4, each from the start of the step.
             first, second = step.halves
-            self._call(start, step, start, first, (1.0,), begins=True, keep=self.keep + 1)
-            self._call(step.asked_half, step, start, second, (1.0,), keep=self.keep + 2)
-            self._call(step.asked_half, step, start, listed, (1.0,), keep=self.keep + 3)
-            self._call(listed, step, start, listed, (1 / 6, 1 / 3, 1 / 3, 1 / 6), drop=3)
+            self._call(start, step, start, first, (1.0,), begins=True, holds=True, keep=self.keep + 1)
+            self._call(step.asked_half, step, start, second, (1.0,), holds=True, keep=self.keep + 2)
+            self._call(step.asked_half, step, start, listed, (1.0,), holds=True, keep=self.keep + 3)
+            drop = 4 if zero else 3
+            self._call(listed, step, start, listed, (1 / 6, 1 / 3, 1 / 3, 1 / 6), drop=drop, keeps_base=zero)
         elif num_calls == 2:
-            self._call(start, step, start, end, (1.0,), begins=True)
-            self._call(listed, step, step.restart, listed, (0.5, 0.5), drop=1)
+            # Pseudo improved Euler: a first try, then the mean of both ends.
+            restart = start if zero else step.restart
+            self._call(start, step, start, end, (1.0,), begins=True, holds=True)
+            self._call(listed, step, restart, listed, (0.5, 0.5), drop=2 if zero else 1, keeps_base=zero)
         else:
             self._call(start, step, start, end, self._weights(start, end), begins=True)
         self.sigmas = [_sigma(start.level), *self.sigmas][: self.keep]
@@ -202,29 +263,38 @@ class _Planner:
         weights: tuple[float, ...],
         *,
         begins: bool = False,
+        holds: bool = False,
         drop: int = 0,
         keep: int | None = None,
         exact: bool = False,
+        keeps_base: bool = False,
     ) -> None:
-        of_output, of_sample = _as_epsilon(self.prediction, asked)
-        scale, of_eps = coefficients(start.level, end.level)
         of_base = 0.0
+        if start.level == 0:
+            # phi has no noise prediction to move along here (the sample is all noise): it turns the sample by v.
+            of_output, of_sample = _as_velocity(self.prediction, asked)
+            scale, of_gradient = (1 - end.level) ** 0.5, -(end.level**0.5)
+        else:
+            of_output, of_sample = _as_epsilon(self.prediction, asked)
+            scale, of_gradient = coefficients(start.level, end.level)
         if self.method == "fon" and not exact:
             # The gradient is phi's move over one unit of time, always from the step's start.
             scale_unit, eps_unit = coefficients(start.level, step.unit)
             of_base, of_output, of_sample = scale_unit - 1, eps_unit * of_output, eps_unit * of_sample
-            scale, of_eps = 1.0, start.time - end.time
+            scale, of_gradient = 1.0, start.time - end.time
         self.calls.append(
             Call(
                 node=asked,
                 begins=begins,
+                holds=holds,
                 scale=scale,
-                weights=tuple(of_eps * weight for weight in weights),
+                weights=tuple(of_gradient * weight for weight in weights),
                 drop=drop,
                 keep=self.keep if keep is None else keep,
                 of_output=of_output,
                 of_sample=of_sample,
                 of_base=of_base,
+                keeps_base=keeps_base,
             )
         )
 
@@ -244,6 +314,21 @@ def _as_epsilon(prediction: Prediction, asked: Node) -> tuple[float, float]:
     return -signal / noise, 1 / noise
 
 
+def _as_velocity(prediction: Prediction, asked: Node) -> tuple[float, float]:
+    """Factors of the output and of the sample in v, the noise times sqrt(a) less the data times sqrt(1 - a)."""
+    signal, noise = asked.level**0.5, (1 - asked.level) ** 0.5
+    if prediction == "v_prediction":
+        return 1.0, 0.0
+    if prediction == "epsilon":
+        raise ValueError(
+            "prediction_type 'epsilon' cannot leave alpha_bar 0 (zero terminal SNR), where the noise tells nothing of"
+            " the data; take a model of v or of the sample, or begin later"
+        )
+    if noise == 0:
+        raise ValueError("prediction_type 'sample' has no v at alpha_bar 1; take more steps")
+    return -1 / noise, signal / noise
+
+
 def _sigma(level: float) -> float:
     """The noise-to-signal ratio in which phi is Euler's step."""
-    return ((1 - level) / level) ** 0.5
+    return ((1 - level) / level) ** 0.5 if level > 0 else float("inf")

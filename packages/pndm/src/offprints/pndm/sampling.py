@@ -12,16 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.pndm.plans import METHODS, PREDICTIONS, Call, History, Method, Node, Prediction, Step, make_plan
-from offprints.pndm.plans import plain_step as plain
+from offprints.pndm.plans import METHODS, PREDICTIONS, Call, History, Method, Node, Prediction, make_plan, plain_step
 from offprints.pndm.schedules import AlphaSchedule, as_float64, inference_times
-from offprints.pndm.transfers import HALF
-from offprints.shared.validation import check_choice, check_monotone, check_number, check_tensor
+from offprints.shared.device import working_dtype
+from offprints.shared.validation import check_bool, check_choice, check_monotone, check_number, check_tensor
 
 
-@torch.no_grad()
 def pndm_sample(
-    model: Callable[..., Tensor],
+    model: Callable[..., Any],
     noise: Float[Tensor, "batch *shape"],
     *,
     schedule: AlphaSchedule,
@@ -32,16 +30,20 @@ def pndm_sample(
     model_kwargs: Mapping[str, Any] | None = None,
     return_trajectory: bool = False,
     validate: bool = True,
+    differentiable: bool = False,
 ) -> Float[Tensor, "..."]:
     """Solve the reverse process of a trained diffusion model from `noise` at ``times[0]`` to ``times[-1]``.
 
     Every step combines noise predictions as a classical method does (the gradient part) and then moves with
-    :func:`transfer` (the transfer part). The outputs of the model are kept by reference for up to three steps.
+    `transfer` (the transfer part): the paper's algorithms S-PNDM and F-PNDM.
 
     Args:
-        model: ``model(x [B, ...], t [B], **model_kwargs)`` returns ``[B, ...]``. `t` has the type of `x`, float32 for
-            half types (bfloat16 has no 981).
-        noise: ``[B, ...]``, floating: where to start, standard normal for a model trained in the usual way.
+        model: ``model(x [B, ...], t [B], **model_kwargs)`` returns ``[B, ...]``, or an object with it as `sample` (as
+            the networks of diffusers do). `x` is the model's own: it may change it in place. `t` has the type of `x`,
+            float32 for half types (bfloat16 has no 981); between two listed times f-pndm and fon ask at a half step,
+            which need not be whole. Outputs are kept by reference for up to three steps.
+        noise: ``[B, ...]``, floating: where to start, standard normal for a model trained in the usual way. It is not
+            changed.
         schedule: The levels that the model was trained with.
         times: ``[n + 1]``, strictly decreasing, any real numbers that the schedule covers. Default:
             ``inference_times(num_steps)``.
@@ -54,20 +56,32 @@ def pndm_sample(
         model_kwargs: Passed on to the model.
         return_trajectory: Return the samples at all times.
         validate: Refuse noise that is NaN or infinite, which on an accelerator waits for it.
+        differentiable: Record the run for autograd: gradients flow to `noise` and to what the model depends on. Memory
+            then grows with the number of evaluations.
 
     Returns:
         ``[B, ...]`` in the type of `noise`, or ``[n + 1, B, ...]`` with the noise first.
 
     Raises:
-        TypeError: integer noise, a model that is not callable or returns no floating tensor.
+        TypeError: integer noise, a model that is not callable or returns no floating tensor, a switch that is not a
+            boolean.
         ValueError: an unknown option; noise that is empty, has fewer than two axes or is not finite; `times` not
             strictly decreasing, fewer than two, beyond the table, or missing for a continuous schedule; `num_steps` not
-            in 1..num_train_timesteps; a model that returns another shape; a sample-predicting model asked at alpha-bar
-            1; ``"fon"`` with a continuous schedule, ``"f-pndm-sigma"`` with ``interpolation="floor"``.
+            in 1..num_train_timesteps; a model that returns another shape, or changes an output in place that it
+            returned before; a sample-predicting model asked at alpha-bar 1; ``"fon"`` with a continuous schedule,
+            ``"f-pndm-sigma"`` with ``interpolation="floor"``; a start at alpha-bar 0 with either, or with a
+            noise-predicting model.
 
     Warns:
         UserWarning: a multistep method other than ``"f-pndm-sigma"`` on `times` whose spacing differs by more than 1 %
             before the last step: its weights are those of equal steps.
+
+    Example:
+        >>> schedule = AlphaSchedule.linear()
+        >>> noise = torch.randn(4, 3, 8, 8)
+        >>> samples = pndm_sample(lambda x, t: 0.1 * x, noise, schedule=schedule, num_steps=10)
+        >>> samples.shape
+        torch.Size([4, 3, 8, 8])
     """
     if not callable(model):
         raise TypeError(f"model must be callable, got {type(model).__name__}")
@@ -75,42 +89,55 @@ def pndm_sample(
     check_choice(prediction_type, "prediction_type", PREDICTIONS)
     if not isinstance(schedule, AlphaSchedule):
         raise TypeError(f"schedule must be an AlphaSchedule, got {type(schedule).__name__}")
+    if model_kwargs is not None and not isinstance(model_kwargs, Mapping):
+        raise TypeError(f"model_kwargs must be a mapping, got {type(model_kwargs).__name__}")
+    validate = check_bool(validate, "validate")
+    return_trajectory = check_bool(return_trajectory, "return_trajectory")
+    differentiable = check_bool(differentiable, "differentiable")
     check_tensor(noise, "noise", finite=validate, validate=validate)
     if noise.ndim < 2:
         raise ValueError(f"noise must have a batch axis and at least one more, got shape {tuple(noise.shape)}")
     grid = _times(times, num_steps, schedule, method)
-    plan = _plan(schedule, tuple(grid.tolist()), method, prediction_type)
-
-    clock = torch.float32 if noise.dtype in HALF else noise.dtype
-    asked = torch.tensor([call.node.time for call in plan], dtype=torch.float64).to(clock)
-    rows = asked.to(noise.device).unsqueeze(1).repeat(1, len(noise)).unbind()
+    plan = _plan(_levels(schedule, grid, method), method, prediction_type)
     kwargs = dict(model_kwargs or {})
-    history, x, trajectory = History(), noise.detach(), [noise.detach()]
+    if differentiable:
+        return _run(model, noise.clone(), plan, kwargs, return_trajectory)
+    with torch.no_grad():
+        return _run(model, noise.detach().clone(), plan, kwargs, return_trajectory)
+
+
+def _run(
+    model: Callable[..., Any], x: Tensor, plan: Sequence[Call], kwargs: dict[str, Any], return_trajectory: bool
+) -> Tensor:
+    """The calls of the plan one by one. `x` is handed to the model, which may change it."""
+    asked = torch.tensor([call.node.time for call in plan], dtype=torch.float64).to(working_dtype(x))
+    rows = asked.to(x.device).unsqueeze(1).repeat(1, len(x)).unbind()
+    shape, dtype = x.shape, x.dtype
+    history, trajectory = History(), [x.clone()] if return_trajectory else []
     for i, (call, t) in enumerate(zip(plan, rows, strict=True)):
+        history.before(call, x)
         output = model(x, t, **kwargs)
-        check_output(output, x, "model")
-        x = history.advance(call, x, output)
-        if return_trajectory and _ends(plan, i):
-            trajectory.append(x)
+        if not isinstance(output, Tensor) and isinstance(getattr(output, "sample", None), Tensor):
+            output = output.sample
+        check_output(output, shape, "model")
+        x = history.after(call, output, dtype)
+        if return_trajectory and (i + 1 == len(plan) or plan[i + 1].begins):
+            trajectory.append(x.clone())
     return torch.stack(trajectory) if return_trajectory else x
 
 
-def check_output(output: Tensor, x: Tensor, name: str) -> None:
-    """Refuse what is no noise prediction for `x`: no floating tensor (TypeError), another shape (ValueError)."""
+def check_output(output: Any, shape: torch.Size, name: str) -> None:
+    """Refuse what is no prediction for a sample of this shape: no floating tensor (TypeError), another shape."""
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = output.dtype if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(f"the output of the {name} must be a floating tensor, got {got}")
-    if output.shape != x.shape:
-        learned = output.ndim == x.ndim > 1 and output.shape[1] == 2 * x.shape[1]
+    if output.shape != shape:
+        learned = output.ndim == len(shape) > 1 and output.shape[1] == 2 * shape[1]
         advice = "; with a learned variance, pass on only the first half of the channels" if learned else ""
         raise ValueError(
-            f"the output of the {name} must have the shape of its input, {tuple(x.shape)},"
+            f"the output of the {name} must have the shape of its input, {tuple(shape)},"
             f" got {tuple(output.shape)}{advice}"
         )
-
-
-def _ends(plan: list[Call], i: int) -> bool:
-    return i + 1 == len(plan) or plan[i + 1].begins
 
 
 def _times(
@@ -119,51 +146,62 @@ def _times(
     if times is None:
         if schedule.num_train_timesteps == 0:
             raise ValueError("times must be given: a continuous schedule has no default")
-        check_number(num_steps, "num_steps", low=1, high=schedule.num_train_timesteps, integer=True)
+        num_steps = check_number(num_steps, "num_steps", low=1, high=schedule.num_train_timesteps, integer=True)
         grid = inference_times(num_steps, schedule.num_train_timesteps)
     else:
         grid = as_float64(times, "times")
         if len(grid) < 2:
             raise ValueError(f"times must hold at least two times, got {grid.tolist()}")
         check_monotone(grid, "times", increasing=False)
-        widths = -grid.diff()[:-1]
-        uneven = len(widths) > 1 and float(widths.max() - widths.min()) > 0.01 * float(widths.mean())
-        if uneven and method not in ("ddim", "f-pndm-sigma"):
-            warnings.warn(
-                f"times are not equally spaced, as the weights of {method!r} assume; 'f-pndm-sigma' adapts its own",
-                UserWarning,
-                stacklevel=4,
-            )
+        warn_if_uneven(grid[:-1].numpy(), method, stacklevel=4)
     end = 1 if schedule.num_train_timesteps == 0 else schedule.num_train_timesteps - 1 - schedule.offset
     if grid[0] > end:
         raise ValueError(f"times must not lie beyond the last one of the schedule, {end}, got {grid[0].item():g}")
     return grid
 
 
-@lru_cache(maxsize=32)
-def _plan(schedule: AlphaSchedule, times: tuple[float, ...], method: Method, prediction: Prediction) -> list[Call]:
-    return make_plan(_steps(schedule, torch.tensor(times, dtype=torch.float64), method), method, prediction)
+def warn_if_uneven(times: np.ndarray, method: Method, *, stacklevel: int) -> None:
+    """Warn where the Adams weights assume steps that are not there; the last step of all is left out."""
+    widths = -np.diff(times)
+    if (
+        len(widths) > 1
+        and widths.max() - widths.min() > 0.01 * widths.mean()
+        and method not in ("ddim", "f-pndm-sigma")
+    ):
+        warnings.warn(
+            f"times are not equally spaced, as the weights of {method!r} assume; method 'f-pndm-sigma' of pndm_sample"
+            " adapts its own",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
 
-def _steps(schedule: AlphaSchedule, times: Tensor, method: Method) -> list[Step]:
-    levels = schedule.alpha_bar(times)
+# A plan is a function of these numbers alone: times, levels, times and levels of the half steps, levels a unit on.
+Levels = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+
+
+def _levels(schedule: AlphaSchedule, times: Tensor, method: Method) -> Levels:
+    if method == "fon" and schedule.num_train_timesteps == 0:
+        raise ValueError("method 'fon' takes differences over one training step; a continuous schedule has none")
+    if method == "f-pndm-sigma" and schedule.interpolation == "floor":
+        raise ValueError("method 'f-pndm-sigma' needs a schedule with interpolation='log' or a continuous one")
+    halves = (times[1:] + times[:-1]) / 2
+    read = schedule.alpha_bar(torch.cat([times, halves, times - 1 if method == "fon" else times]))
+    levels, half_levels, units = read.split([len(times), len(halves), len(times)])
     if method == "f-pndm-sigma":
-        if schedule.interpolation == "floor":
-            raise ValueError("method 'f-pndm-sigma' needs a schedule with interpolation='log' or a continuous one")
         sigmas = ((1 - levels) / levels).sqrt()
         half_levels = 1 / (1 + ((sigmas[1:] + sigmas[:-1]) / 2) ** 2)
         halves = schedule._time_of(half_levels)
-    else:
-        halves = (times[1:] + times[:-1]) / 2
-        half_levels = schedule.alpha_bar(halves)
-    units = levels
-    if method == "fon":
-        if schedule.num_train_timesteps == 0:
-            raise ValueError("method 'fon' takes differences over one training step; a continuous schedule has none")
-        units = schedule.alpha_bar(times - 1)
-    nodes = [Node(*pair) for pair in zip(times.tolist(), levels.tolist(), strict=True)]
-    middle = [Node(*pair) for pair in zip(halves.tolist(), half_levels.tolist(), strict=True)]
-    return [
-        plain(start, half, end, unit)
-        for start, half, end, unit in zip(nodes[:-1], middle, nodes[1:], units[:-1].tolist(), strict=True)
+    return tuple(tuple(part.tolist()) for part in (times, levels, halves, half_levels, units))  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=32)
+def _plan(levels: Levels, method: Method, prediction: Prediction) -> tuple[Call, ...]:
+    times, at_times, halves, at_halves, units = levels
+    nodes = [Node(*pair) for pair in zip(times, at_times, strict=True)]
+    middle = [Node(*pair) for pair in zip(halves, at_halves, strict=True)]
+    steps = [
+        plain_step(start, half, end, unit)
+        for start, half, end, unit in zip(nodes[:-1], middle, nodes[1:], units[:-1], strict=True)
     ]
+    return tuple(make_plan(steps, method, prediction))

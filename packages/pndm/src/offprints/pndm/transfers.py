@@ -5,38 +5,47 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_same_shape, check_tensor, should_check
 
-HALF = (torch.float16, torch.bfloat16)
+Levels = float | Tensor | np.ndarray | Sequence[float]
 
 
 def transfer(
     x: Float[Tensor, "batch *shape"],
     eps: Float[Tensor, "batch *shape"],
-    alpha_bar_t: float | Tensor,
-    alpha_bar_next: float | Tensor,
+    alpha_bar_t: Levels,
+    alpha_bar_next: Levels,
 ) -> Float[Tensor, "batch *shape"]:
     r"""Move `x` from level `alpha_bar_t` to level `alpha_bar_next` as if the noise prediction were `eps` on the way.
 
-    The paper's transfer part: DDIM's step without noise, exact where `eps` is constant. With a and b the two levels,
+    The paper's transfer part phi (its formula (9) as the comments of diffusers number it): DDIM's step without noise,
+    exact where `eps` is constant. With a and b the two levels,
 
     .. math:: x \sqrt{b/a} - \frac{b - a}{\sqrt{a}\,(\sqrt{(1-b)a} + \sqrt{(1-a)b})} \, \epsilon ,
 
     a form without cancellation for b near a. The coefficients are computed in float64, half types are accumulated in
-    float32.
+    float32. Gradients flow to `x` and `eps`; the levels are constants. NaN in either tensor gives NaN in its place.
 
     Args:
         x: ``[B, ...]``, floating.
         eps: The noise prediction, of the same shape.
-        alpha_bar_t: Level of `x`, a number or ``[B]``, in (0, 1].
+        alpha_bar_t: Level of `x`, in (0, 1]: a number, or ``[B]`` as a tensor, an array or a sequence.
         alpha_bar_next: Level of the result, likewise; above `alpha_bar_t` toward the data.
 
     Returns:
         ``[B, ...]`` in the type of `x`; neither argument is changed.
+
+    Example:
+        >>> x, eps = torch.ones(2, 3), torch.zeros(2, 3)
+        >>> transfer(x, eps, 0.25, 1.0)
+        tensor([[2., 2., 2.],
+                [2., 2., 2.]])
 
     Raises:
         TypeError: `x` or `eps` is not a floating tensor.
@@ -48,40 +57,50 @@ def transfer(
     start, end = _level(alpha_bar_t, "alpha_bar_t", x), _level(alpha_bar_next, "alpha_bar_next", x)
     if isinstance(start, float) and isinstance(end, float):
         of_x, of_eps = coefficients(start, end)
-        return combine(x, of_x, (eps,), (of_eps,))
+        return add(scaled(x, of_x), (eps,), (of_eps,)).to(x.dtype)
     a, b = (torch.as_tensor(level, dtype=torch.float64) for level in (start, end))
     denominator = a.sqrt() * (((1 - b) * a).sqrt() + ((1 - a) * b).sqrt())
     scales = ((b / a).sqrt(), torch.where(denominator > 0, (a - b) / denominator, 0.0))
-    wide = torch.float32 if x.dtype in HALF else x.dtype
     shape = (-1,) + (1,) * (x.ndim - 1)
-    on_x, on_eps = (scale.to(x.device, wide).reshape(shape) for scale in scales)
+    on_x, on_eps = (scale.to(x.device, working_dtype(x)).reshape(shape) for scale in scales)
     return (on_x * x + on_eps * eps).to(x.dtype)
 
 
 def coefficients(alpha_bar_t: float, alpha_bar_next: float) -> tuple[float, float]:
-    """The factors of x and of eps in :func:`transfer`."""
+    """The factors of x and of eps in `transfer`."""
     a, b = alpha_bar_t, alpha_bar_next
     denominator = math.sqrt(a) * (math.sqrt((1 - b) * a) + math.sqrt((1 - a) * b))
     return math.sqrt(b / a), (a - b) / denominator if denominator > 0 else 0.0
 
 
-def combine(x: Tensor, scale: float, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """``scale * x`` plus the weighted terms, in the type of `x`: one new tensor, changed in place."""
-    total = x.to(torch.float32).mul(scale) if x.dtype in HALF else x.mul(scale)
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """``factor * x`` as a new tensor, in float32 for half types: what `add` may change in place."""
+    return x.to(working_dtype(x)).mul(factor)
+
+
+def add(total: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted terms added to `total` in place. A weight of zero is added too: it does not hide NaN."""
     for term, weight in zip(terms, weights, strict=False):
-        if weight != 0:
-            total.add_(term, alpha=weight)
-    return total.to(x.dtype)
+        total.add_(term, alpha=weight)
+    return total
 
 
-def _level(level: float | Tensor, name: str, x: Tensor) -> float | Tensor:
+def _level(level: Levels, name: str, x: Tensor) -> float | Tensor:
+    if isinstance(level, (np.ndarray, list, tuple)):
+        array = np.asarray(level)
+        if array.dtype.kind not in "fiu" or np.ma.isMaskedArray(level):
+            raise TypeError(f"{name} must be a number, a tensor, an array or numbers, got {level!r}")
+        level = torch.from_numpy(array.astype(np.float64))
     if not isinstance(level, Tensor):
-        check_number(level, name, low=0, high=1, open_low=True)
-        return float(level)
-    if level.ndim == 0 and level.device.type == "cpu":
-        return _level(level.item(), name, x)
+        return float(check_number(level, name, low=0, high=1, open_low=True))
+    if level.is_complex() or level.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers, got {level.dtype}")
     if level.ndim > 1 or (level.ndim == 1 and (x.ndim == 0 or len(level) != len(x))):
-        raise ValueError(f"{name} must be a number or one for each of x's {len(x)} rows, got {tuple(level.shape)}")
-    if should_check(level) and not bool(((level > 0) & (level <= 1)).all()):
-        raise ValueError(f"{name} must lie in (0, 1], got {level.tolist()}")
-    return level.to("cpu" if level.device.type == "mps" else level.device, torch.float64)
+        rows = f" or one for each of the {len(x)} rows of x" if x.ndim else ""
+        raise ValueError(f"{name} must be a number{rows}, got shape {tuple(level.shape)}")
+    if should_check(level):
+        if not bool(((level > 0) & (level <= 1)).all()):
+            raise ValueError(f"{name} must lie in (0, 1], got {level.tolist()}")
+        if level.ndim == 0:
+            return float(level.item())
+    return level.detach().to("cpu" if level.device.type == "mps" else level.device, torch.float64)
