@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from offprints.shared.testing import check_errors, check_loss
-from offprints.shared.validation import check_same_shape, check_tensor, reduce
+from offprints.shared.validation import check_number, check_same_shape, check_tensor, reduce
 
 
 def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -19,6 +19,7 @@ def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def good(x: Tensor, target: Tensor, *, reduction: str = "mean", weight: float = 1.0) -> Tensor:
     check(x, target)
+    check_number(weight, "weight")
     return distance(x, target, reduction, weight)
 
 
@@ -124,6 +125,61 @@ def otherwise_compiled(x, target, *, reduction="mean"):
     return good(x, target, reduction=reduction) * (2.0 if torch.compiler.is_compiling() else 1.0)
 
 
+def through_numpy(x, target, *, reduction="mean"):
+    """Takes its gradient where autograd does not see it: right once, zero the second time."""
+    check(x, target)
+
+    class Distance(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, target):
+            ctx.save_for_backward(x - target)
+            return ((x - target) ** 2).sum(1)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (difference,) = ctx.saved_tensors
+            return 2 * difference.detach() * gradient[:, None], None
+
+    return reduce(Distance.apply(x, target), reduction)
+
+
+def other_under_create_graph(x, target, *, reduction="mean"):
+    check(x, target)
+
+    class Distance(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, target):
+            ctx.save_for_backward(x - target)
+            return ((x - target) ** 2).sum(1)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (difference,) = ctx.saved_tensors
+            factor = 3 if torch.is_grad_enabled() else 2
+            return factor * difference * gradient[:, None], None
+
+    return reduce(Distance.apply(x, target), reduction)
+
+
+def half_sums(x, target, *, reduction="mean"):
+    """Adds up in half precision what it is given in half precision."""
+    check(x, target)
+    return reduce(((x - target) ** 2).sum(1) + 300 - 300, reduction)
+
+
+def by_value(x, target, *, reduction="mean"):
+    check(x, target)
+    return distance(x, target, reduction) * (2.0 if x.detach().sum().item() > 1e9 else 1.0)
+
+
+def raw_error(x, target, *, reduction="mean"):
+    if not isinstance(x, Tensor):
+        raise TypeError("x must be a tensor")
+    if x.shape != target.shape:
+        raise RuntimeError("sizes do not fit")
+    return good(x, target, reduction=reduction)
+
+
 BROKEN = [
     ("output", no_gradient),
     ("output", single_precision),
@@ -143,6 +199,11 @@ BROKEN = [
     ("device", result_on_the_cpu),
     ("gradcheck", wrong_gradient),
     ("torch.compile", otherwise_compiled),
+    ("half types", half_sums),
+    ("double backward", through_numpy),
+    ("double backward", other_under_create_graph),
+    ("torch.func", by_value),
+    ("shapes", raw_error),
 ]
 
 
@@ -155,6 +216,118 @@ def test_broken_loss_is_caught(property_name, loss) -> None:
 @pytest.mark.parametrize("loss", [good, partial(good, weight=2.0), Good()], ids=["function", "partial", "module"])
 def test_good_loss_passes(loss) -> None:
     check_loss(loss, inputs)
+
+
+def ties(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.ones(7, 3), torch.ones(7, 3)
+
+
+def norm(x, target, *, reduction="mean"):
+    """Its derivative at a tie is 0/0."""
+    check(x, target)
+    return reduce(((x - target) ** 2).sum(1).sqrt(), reduction)
+
+
+def steep(x, target, *, reduction="mean"):
+    """At a tie the value is finite, the first derivative is zero and the second is not finite."""
+    check(x, target)
+    return reduce(((x - target).abs() ** 1.5).sum(1), reduction)
+
+
+def compiled_at_ties(x, target, *, reduction="mean"):
+    check(x, target)
+    factor = torch.where((x == target).all(), 2.0 if torch.compiler.is_compiling() else 1.0, 1.0)
+    return reduce(factor * (x - target + 1).square().sum(1), reduction)
+
+
+def mapped_at_ties(x, target, *, reduction="mean"):
+    check(x, target)
+    mapped = torch._C._functorch.maybe_current_level() is not None
+    factor = torch.where((x == target).all(), 2.0 if mapped else 1.0, 1.0)
+    return reduce(factor * (x - target + 1).square().sum(1), reduction)
+
+
+def strided_at_ties(x, target, *, reduction="mean"):
+    check(x, target)
+    return reduce((x - target + 1).square().sum(1) * (1.0 if x.is_contiguous() else 1.5), reduction)
+
+
+def half_at_ties(x, target, *, reduction="mean"):
+    """Subtracts one and a half from one."""
+    check(x, target)
+    offset = 1e-3 * (x == target).to(x)
+    return reduce(((x + offset - target) ** 2).sum(1), reduction)
+
+
+@pytest.mark.parametrize(
+    ("property_name", "loss"),
+    [
+        ("special points", norm),
+        ("double backward", steep),
+        ("torch.compile", compiled_at_ties),
+        ("torch.func", mapped_at_ties),
+        ("non-contiguous input", strided_at_ties),
+        ("half types", half_at_ties),
+    ],
+)
+def test_special_points_go_through_every_path(property_name, loss) -> None:
+    skip = {} if property_name == "torch.compile" else {"torch.compile": "checked below"}
+    if property_name != "non-contiguous input":
+        check_loss(loss, inputs, skip=skip)  # at ordinary points there is nothing to see
+    with pytest.raises(AssertionError, match=rf"^check_loss of {loss.__name__}: {property_name}: (ties: )?"):
+        check_loss(loss, inputs, special={"ties": ties})
+
+
+def test_good_loss_passes_at_special_points() -> None:
+    check_loss(good, inputs, special={"ties": ties})
+
+
+def test_a_refused_second_derivative_passes() -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, target):
+            ctx.save_for_backward(x - target)
+            return ((x - target) ** 2).sum()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, gradient):
+            return 2 * ctx.saved_tensors[0] * gradient, None
+
+    def once(x: Tensor, target: Tensor) -> Tensor:
+        check(x, target)
+        return Once.apply(x, target) ** 2
+
+    skip = dict.fromkeys(("torch.compile", "torch.func", "half types"), "not what is looked at")
+    check_loss(once, inputs, skip=skip)
+
+
+def nested(generator: torch.Generator) -> tuple[dict[str, Tensor], list[Tensor]]:
+    x, *targets = (torch.randn(7, 3, generator=generator) for _ in range(3))
+    return {"x": x}, targets
+
+
+def of_lists(outputs, targets, *, reduction="mean"):
+    if not isinstance(outputs, dict) or "x" not in outputs:
+        raise TypeError(f"outputs must be a dict with x, got {outputs!r}")
+    if not isinstance(targets, list) or not targets:
+        raise TypeError(f"targets must be a list of tensors, got {targets!r}")
+    check_tensor(outputs["x"], "outputs['x']", ndim=2)
+    for i, target in enumerate(targets):
+        check_tensor(target, f"targets[{i}]", ndim=2)
+        check_same_shape(outputs["x"], target, ("outputs['x']", f"targets[{i}]"))
+    return reduce(torch.stack([((outputs["x"] - target) ** 2).sum(1) for target in targets]).mean(0), reduction)
+
+
+def test_lists_and_dicts_are_walked() -> None:
+    check_loss(of_lists, nested)
+
+    def blind(outputs, targets, *, reduction="mean"):
+        of_lists(outputs, targets[:1])
+        return reduce(torch.stack([((outputs["x"] - t) ** 2).sum(1) for t in targets]).mean(0), reduction)
+
+    with pytest.raises(AssertionError, match=r"shapes: argument 1\[1\] one row short: ValueError expected"):
+        check_loss(blind, nested)
 
 
 def test_module_reduction_is_checked() -> None:
@@ -170,7 +343,7 @@ def test_torch_cross_entropy_passes_but_for_its_errors() -> None:
     def classes(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return torch.randn(7, 4, generator=generator), torch.randint(4, (7,), generator=generator)
 
-    skip = dict.fromkeys(("types", "empty batch"), "torch's own errors")
+    skip = dict.fromkeys(("types", "empty batch", "arguments", "half types"), "torch's own")
     check_loss(nn.CrossEntropyLoss(), classes, nan="propagate", skip=skip)
     with pytest.raises(AssertionError, match="NaN in argument 0: ValueError expected, got the result"):
         check_loss(nn.CrossEntropyLoss(), classes, skip=skip)
@@ -187,7 +360,8 @@ def test_loss_of_a_structured_result_and_keyword_arguments() -> None:
     def structured(x: Tensor, target: Tensor, *, epoch: int) -> Output:
         return Output(good(x, target), {"epoch": epoch})
 
-    check_loss(structured, inputs, kwargs={"epoch": 3}, skip={"torch.compile": "checked above"})
+    skip = {"torch.compile": "checked above", "arguments: epoch: *": "goes into the result as it is"}
+    check_loss(structured, inputs, kwargs={"epoch": 3}, skip=skip)
     with pytest.raises(AssertionError, match="output: a floating tensor"):
         check_loss(lambda x, target: "loss", inputs)
 
@@ -197,7 +371,8 @@ def test_gradients_are_checked_where_they_are_required() -> None:
         return [x.requires_grad_() for x in inputs(generator)]
 
     def one_sided(x: Tensor, target: Tensor) -> Tensor:
-        return good(x, target.detach())
+        check(x, target)
+        return distance(x, target.detach(), "mean")
 
     check_loss(one_sided, inputs, skip={"torch.compile": "checked above"})
     with pytest.raises(AssertionError, match="output: no gradient reaches the input"):

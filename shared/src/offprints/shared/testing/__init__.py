@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from offprints.shared.testing.arguments import check_arguments
     from offprints.shared.testing.errors import check_errors
     from offprints.shared.testing.estimators import check_estimator
     from offprints.shared.testing.losses import check_loss
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from offprints.shared.testing.wrappers import check_wrapper
 
 __all__ = [
+    "check_arguments",
     "check_errors",
     "check_estimator",
     "check_loss",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "check_arguments": "arguments",
     "check_errors": "errors",
     "check_estimator": "estimators",
     "check_loss": "losses",

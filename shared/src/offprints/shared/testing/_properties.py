@@ -8,7 +8,7 @@ import io
 import random
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,16 @@ Skip = Mapping[str, str]
 
 
 def run_properties(
-    check: str, subject: Any, properties: Mapping[str, Callable[[], None]], skip: Skip | None = None
+    check: str,
+    subject: Any,
+    properties: Mapping[str, Callable[[], None]],
+    skip: Skip | None = None,
+    *,
+    parts: Collection[str] = (),
 ) -> None:
     """Run each property in order; what it raises becomes an AssertionError that names check, subject and property.
+
+    `parts` names the properties of which a part can be skipped ("arguments: tau: inf"); they see to it themselves.
 
     Raises:
         ValueError: `skip` names a property that does not exist, or gives no reason.
@@ -30,7 +37,7 @@ def run_properties(
     """
     skip = {} if skip is None else skip
     for name, reason in skip.items():
-        if name not in properties:
+        if name not in properties and name.partition(": ")[0] not in parts:
             raise ValueError(f"skip names {name!r}; the properties of {check} are {', '.join(properties)}")
         if not reason:
             raise ValueError(f"skip[{name!r}] needs a reason")
@@ -45,6 +52,12 @@ def run_properties(
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise AssertionError(f"{check} of {describe(subject)}: {name}: raised {what}") from error
+
+
+def parts_of(skip: Skip | None, name: str) -> dict[str, str]:
+    """Return what `skip` leaves out of a property, with the property's name taken off."""
+    start = f"{name}: "
+    return {key.removeprefix(start): reason for key, reason in (skip or {}).items() if key.startswith(start)}
 
 
 def describe(subject: Any) -> str:
@@ -238,7 +251,7 @@ def simulated_accelerator() -> Iterator[Callable[[Tensor], Tensor]]:
                 raise AssertionError(f"CUDA tensors meet CPU tensors: {error}") from error
 
 
-def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(fn: Callable[..., Any], backend: str = "aot_eager") -> Callable[..., Any]:
     """Compile with tracing and ahead-of-time autograd but without code generation: seconds instead of minutes."""
     torch._dynamo.reset()
-    return torch.compile(fn, backend="aot_eager")
+    return torch.compile(fn, backend=backend)

@@ -12,34 +12,15 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
-from offprints.shared.testing._properties import (
-    Skip,
-    assert_equal,
-    assert_near,
-    cast,
-    clone,
-    compiled,
-    expect_error,
-    generator,
-    map_tensors,
-    random_state_untouched,
-    run_properties,
-    seed_globally,
-    shorten,
-    simulated_accelerator,
-    strided,
-)
-
-MakeInputs = Callable[[torch.Generator], Sequence[Any]]
+from offprints.shared.testing._loss_case import LossCase, MakeInputs
+from offprints.shared.testing._loss_paths import LossPaths
+from offprints.shared.testing._properties import Skip, cast, parts_of, run_properties
+from offprints.shared.testing.arguments import check_arguments
 
 
 def check_loss(
@@ -49,38 +30,54 @@ def check_loss(
     nan: Literal["raise", "propagate"] = "raise",
     reductions: Sequence[str] | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    special: Mapping[str, MakeInputs] | None = None,
+    backend: str = "aot_eager",
     skip: Skip | None = None,
 ) -> None:
     """Check a loss, property by property.
 
     Properties, in order: *output* (floating, finite, in the input's dtype, with a gradient), *inputs unchanged*,
-    *determinism* (and the global random state is left alone), *reductions*, *batch permutation*,
-    *non-contiguous input*, *types*, *shapes*, *empty batch*, *NaN*, *precision* (float32, bfloat16, autocast),
-    *device*, *gradcheck* (float64), *torch.compile* (value and gradient; graph breaks are allowed).
+    *determinism* (and the global random state is left alone), *reductions*, *batch permutation*, *non-contiguous input*
+    (at all points), *types*, *shapes*, *empty batch*, *NaN*, *precision* (float32, bfloat16, autocast), *device*,
+    *gradcheck* (float64).
+
+    Then, at ordinary and at special points, that every path gives the same value and the same gradients: *special
+    points* (finite; float32 and float64), *half types* (what float32 gives for the rounded
+    inputs, rounded), *double backward* (gradients under ``create_graph`` are those without; the second derivative is
+    finite and, at ordinary points, that of finite differences; a clear refusal passes), *torch.func* (``grad``, and
+    ``vmap`` of value and gradient over several draws and, with the reduction "none", over the batch), *torch.compile*
+    (graph breaks are allowed).
+
+    Last, *arguments* (`check_arguments` on float32 inputs).
 
     Args:
         loss: A function or an ``nn.Module`` instance (bind hyperparameters with ``functools.partial``). What it returns
             is a tensor or something with a tensor ``.loss``.
         make_inputs: ``make_inputs(generator)`` draws the positional arguments on the CPU. The first axis of the first
             tensor is the batch, and so is the first axis of every tensor of that length: give other axes other lengths.
+            Tensors in lists, tuples and dicts count as well.
             Gradients are checked for floating tensors that require them, or, where none does, for the first floating
             tensor. Keep inputs small (gradcheck evaluates twice per entry) and away from kinks and ties.
         nan: A NaN in a floating input is a ValueError, or ends up in the result.
         reductions: None: "mean", "sum" and "none" where the loss has a `reduction` (a keyword, or an attribute of the
             module).
         kwargs: Keyword arguments of every call.
-        skip: Property to reason.
+        special: Name to `make_inputs` of the points where a seam or a mask lies: ties, all-masked rows, ignored rows
+            with NaN, zeros, one-sided infinities. The loss has a value there.
+        backend: Of ``torch.compile``; "inductor" in a test marked slow.
+        skip: Property to reason; of arguments also a part: ``{"arguments: tau: inf": "reason"}``.
     """
-    case = _Case(loss, make_inputs, dict(kwargs or {}))
+    case = LossCase(loss, make_inputs, dict(kwargs or {}))
     if reductions is None:
         reductions = ("mean", "sum", "none") if case.has_reduction() else ()
+    paths = LossPaths(case, dict(special or {}), "none" if "none" in reductions else None)
     properties: dict[str, Callable[[], None]] = {
         "output": case.check_output,
         "inputs unchanged": case.check_inputs_unchanged,
         "determinism": case.check_determinism,
         "reductions": lambda: case.check_reductions(reductions),
         "batch permutation": lambda: case.check_permutation(reductions),
-        "non-contiguous input": case.check_strides,
+        "non-contiguous input": paths.check_strides,
         "types": case.check_types,
         "shapes": case.check_shapes,
         "empty batch": case.check_empty,
@@ -88,207 +85,17 @@ def check_loss(
         "precision": case.check_precision,
         "device": case.check_device,
         "gradcheck": case.check_gradient,
-        "torch.compile": case.check_compile,
+        "special points": paths.check_special,
+        "half types": paths.check_half,
+        "double backward": paths.check_double_backward,
+        "torch.func": paths.check_func,
+        "torch.compile": lambda: paths.check_compile(backend),
+        "arguments": lambda: check_arguments(
+            loss,
+            lambda g: cast(tuple(make_inputs(g)), torch.float32),
+            kwargs=kwargs,
+            nan=nan,
+            skip=parts_of(skip, "arguments"),
+        ),
     }
-    run_properties("check_loss", loss, properties, skip)
-
-
-class _Case:
-    def __init__(self, loss: Callable[..., Any], make_inputs: MakeInputs, kwargs: dict[str, Any]) -> None:
-        self.loss, self.make_inputs, self.kwargs = loss, make_inputs, kwargs
-        drawn = make_inputs(generator(0))
-        if not isinstance(drawn, list | tuple):
-            raise TypeError(f"make_inputs must return a tuple of arguments, got {type(drawn).__name__}")
-        floating = [i for i, x in enumerate(drawn) if isinstance(x, Tensor) and x.is_floating_point()]
-        if not floating:
-            raise ValueError("make_inputs must return at least one floating tensor")
-        self.floating = floating
-        self.differentiable = [i for i in floating if drawn[i].requires_grad] or floating[:1]
-        shapes = [(i, x.shape) for i, x in enumerate(drawn) if isinstance(x, Tensor) and x.ndim > 0]
-        self.batch = shapes[0][1][0] if shapes else 0
-        self.batched = [i for i, shape in shapes if shape[0] == self.batch]
-
-    def inputs(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Any]:
-        drawn = [cast(clone(x), dtype) for x in self.make_inputs(generator(seed))]
-        for i in self.floating:
-            drawn[i] = drawn[i].detach().requires_grad_(i in self.differentiable)
-        return drawn
-
-    def has_reduction(self) -> bool:
-        if isinstance(self.loss, nn.Module):
-            return hasattr(self.loss, "reduction")
-        return "reduction" in inspect.signature(self.loss).parameters
-
-    def value(self, inputs: Sequence[Any], reduction: str | None = None) -> Tensor:
-        loss, kwargs = self.loss, self.kwargs
-        if reduction is not None and isinstance(loss, nn.Module):
-            loss = copy.deepcopy(loss)
-            loss.reduction = reduction  # type: ignore[assignment]
-        elif reduction is not None:
-            kwargs = {**kwargs, "reduction": reduction}
-        return _loss_of(loss(*inputs, **kwargs))
-
-    def value_and_gradients(self, inputs: Sequence[Any]) -> list[Tensor]:
-        value = self.value(inputs)
-        return [value, *_gradients(value, [inputs[i] for i in self.differentiable])]
-
-    def check_output(self) -> None:
-        for dtype in (torch.float32, torch.float64):
-            value, *gradients = self.value_and_gradients(self.inputs(dtype))
-            if value.dtype != dtype:
-                raise AssertionError(f"{dtype} inputs give a loss of {value.dtype}")
-            if not value.isfinite().all():
-                raise AssertionError(f"not finite: {shorten(value)}")
-            for i, gradient in zip(self.differentiable, gradients, strict=True):
-                if not gradient.isfinite().all():
-                    raise AssertionError(f"the gradient of argument {i} is not finite: {shorten(gradient)}")
-
-    def check_inputs_unchanged(self) -> None:
-        inputs = self.inputs()
-        before = clone(inputs)
-        self.value_and_gradients(inputs)
-        for i, (a, b) in enumerate(zip(inputs, before, strict=True)):
-            assert_equal(a, b, f"argument {i} was changed")
-
-    def check_determinism(self) -> None:
-        results = []
-        for seed in (1, 2):
-            seed_globally(seed)
-            with random_state_untouched():
-                results.append(self.value_and_gradients(self.inputs()))
-        assert_equal(results[1], results[0], "the same inputs give another result")
-
-    def check_reductions(self, reductions: Sequence[str]) -> None:
-        if not reductions:
-            return
-        values = {reduction: self.value(self.inputs(), reduction) for reduction in reductions}
-        count = self.batch
-        if "none" in values:
-            each = values["none"]
-            if each.ndim == 0 or each.shape[0] != self.batch:
-                raise AssertionError(f"'none' has the shape {tuple(each.shape)} for a batch of {self.batch}")
-            count = each.numel()
-            expected = {"mean": each.mean(), "sum": each.sum()}
-        elif {"mean", "sum"} <= values.keys():
-            expected = {"sum": values["mean"] * count}
-        else:
-            expected = {}
-        for name in expected.keys() & values.keys():
-            assert_near(
-                values[name], expected[name], f"{name!r} is not the {name} of {count} terms", rtol=1e-9, atol=1e-12
-            )
-        expect_error(ValueError, "reduction='average'", self.value, self.inputs(), "average")
-
-    def check_permutation(self, reductions: Sequence[str]) -> None:
-        reduction = "none" if "none" in reductions else None
-        order = torch.randperm(self.batch, generator=generator(1))
-        inputs = self.inputs()
-        permuted = [x.detach()[order] if i in self.batched else x for i, x in enumerate(inputs)]
-        expected, value = self.value(inputs, reduction), self.value(permuted, reduction)
-        if expected.ndim > 0 and expected.shape[0] == self.batch:
-            expected = expected[order]
-        assert_near(value, expected, f"rows in the order {order.tolist()} give another loss", rtol=1e-9, atol=1e-12)
-
-    def check_strides(self) -> None:
-        expected = self.value_and_gradients(self.inputs())
-        inputs = self.inputs()
-        for i, x in enumerate(inputs):
-            if isinstance(x, Tensor) and x.ndim > 0:
-                inputs[i] = strided(x).requires_grad_(x.requires_grad)
-        assert_near(self.value_and_gradients(inputs), expected, "strided inputs differ", rtol=1e-9, atol=1e-12)
-
-    def check_types(self) -> None:
-        i = self.differentiable[0]
-        for kind, wrong in (("an integer tensor", Tensor.long), ("a list", Tensor.tolist)):
-            inputs = self.inputs()
-            inputs[i] = wrong(inputs[i].detach())
-            expect_error(TypeError, f"{kind} as argument {i}", self.value, inputs)
-
-    def check_shapes(self) -> None:
-        for i in self.batched[1:]:
-            inputs = self.inputs()
-            inputs[i] = inputs[i].detach()[:-1]
-            expect_error(ValueError, f"argument {i} one row short", self.value, inputs)
-
-    def check_empty(self) -> None:
-        inputs = [x.detach()[:0] if i in self.batched else x for i, x in enumerate(self.inputs())]
-        expect_error(ValueError, "a batch of no rows", self.value, inputs)
-
-    def check_nan(self, nan: Literal["raise", "propagate"]) -> None:
-        for i in self.floating if nan == "raise" else self.differentiable:
-            inputs = self.inputs()
-            inputs[i] = inputs[i].detach().clone()
-            inputs[i].view(-1)[0] = torch.nan
-            if nan == "raise":
-                expect_error(ValueError, f"NaN in argument {i}", self.value, inputs)
-            elif not (value := self.value(inputs)).isnan().any():
-                raise AssertionError(f"NaN in argument {i} is lost: the loss is {shorten(value)}")
-
-    def check_precision(self) -> None:
-        for dtype, autocast, tolerance in (
-            (torch.float32, False, 1e-4),
-            (torch.float32, True, 5e-2),
-            (torch.bfloat16, False, 5e-2),
-        ):
-            what = f"{dtype}{' under autocast to bfloat16' if autocast else ''}"
-            inputs = self.inputs(dtype)
-            expected = self.value(cast(inputs, torch.float64))
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                value = self.value(inputs)
-            # Compared on the scale of the loss: an entry near zero carries the rounding of its terms.
-            atol = tolerance * max(1.0, float(expected.detach().abs().max()))
-            assert_near(value.double(), expected, f"{what} against float64", rtol=tolerance, atol=atol)
-            for i, gradient in zip(
-                self.differentiable, _gradients(value, [inputs[i] for i in self.differentiable]), strict=True
-            ):
-                if not gradient.isfinite().all():
-                    raise AssertionError(f"{what}: the gradient of argument {i} is not finite: {shorten(gradient)}")
-
-    def check_device(self) -> None:
-        inputs = self.inputs()
-        if not torch.cuda.is_available():
-            with simulated_accelerator() as to_cuda:
-                value = self.value(map_tensors(to_cuda, inputs))
-                if not value.is_cuda:
-                    raise AssertionError(f"CUDA inputs give a loss on {value.device}")
-            return
-        moved = [x.detach().cuda().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
-        loss = copy.deepcopy(self.loss).cuda() if isinstance(self.loss, nn.Module) else self.loss
-        on_device = _Case(loss, self.make_inputs, self.kwargs).value_and_gradients(moved)
-        if not all(t.is_cuda for t in on_device):
-            raise AssertionError(f"CUDA inputs give a loss on {on_device[0].device}")
-        expected = self.value_and_gradients(inputs)
-        assert_near(on_device, expected, "CUDA against CPU", rtol=1e-6, atol=1e-9)
-
-    def check_gradient(self) -> None:
-        # nondet_tol: backward may add in another order, as torch's own losses do on an accelerator
-        torch.autograd.gradcheck(lambda *inputs: self.value(inputs), tuple(self.inputs()), nondet_tol=1e-12)
-
-    def check_compile(self) -> None:
-        expected = self.value_and_gradients(self.inputs())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # graph breaks and what the compiler itself warns of
-            case = _Case(compiled(self.loss), self.make_inputs, self.kwargs)
-            value = case.value_and_gradients(self.inputs())
-        assert_near(value, expected, "compiled against eager", rtol=1e-9, atol=1e-12)
-
-
-def _loss_of(result: Any) -> Tensor:
-    value = result if isinstance(result, Tensor) else getattr(result, "loss", None)
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise AssertionError(f"a floating tensor, or an object with one as .loss, expected; got {shorten(result)}")
-    return value
-
-
-def _gradients(value: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    if not value.requires_grad:
-        raise AssertionError("the loss has no gradient")
-    # Distinct weights, so that the entries of an unreduced loss do not cancel.
-    weights = torch.linspace(1.0, 2.0, max(value.numel(), 1), dtype=value.dtype, device=value.device)
-    gradients = torch.autograd.grad((value * weights.view(value.shape)).sum(), inputs, allow_unused=True)
-    for gradient, x in zip(gradients, inputs, strict=True):
-        if gradient is None:
-            raise AssertionError(f"no gradient reaches the input of shape {tuple(x.shape)}")
-        if gradient.dtype != x.dtype:
-            raise AssertionError(f"a gradient of {gradient.dtype} for an input of {x.dtype}")
-    return list(gradients)
+    run_properties("check_loss", loss, properties, skip, parts=("arguments",))
