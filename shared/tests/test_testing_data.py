@@ -101,6 +101,8 @@ def good_sampler(noise: Tensor) -> Tensor:
 @torch.no_grad()
 def good_stochastic(noise: Tensor, generator: torch.Generator) -> Tensor:
     check_tensor(noise, "noise")
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     fresh = torch.randn(noise.shape, generator=generator, device=generator.device).to(noise)
     return step(step(noise) + fresh)
 
@@ -191,6 +193,18 @@ def test_good_sampler_passes(fn) -> None:
     check_sampler(fn, NOISE)
     with pytest.raises(ValueError, match="at least two rows"):
         check_sampler(fn, NOISE[:1])
+
+
+def test_arguments_of_a_sampler_are_tried() -> None:
+    def unnamed(noise: Tensor) -> Tensor:
+        try:
+            return good_sampler(noise)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("noise", "input")) from error
+
+    with pytest.raises(AssertionError, match=r"unnamed: arguments: .*\n  noise: None: the message does not name noise"):
+        check_sampler(unnamed, NOISE)
+    check_sampler(unnamed, NOISE, skip={"arguments: noise: *": "called input"})
 
 
 # Streaming: the mean of rows

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from offprints.shared.estimators import as_features, check_fitted, like_input
 from offprints.shared.testing import check_estimator
-from offprints.shared.validation import check_labels
+from offprints.shared.validation import check_labels, check_number
 
 
 class Good(ClassifierMixin, BaseEstimator):
@@ -21,14 +21,19 @@ class Good(ClassifierMixin, BaseEstimator):
 
     def check(self, X, y):
         X = as_features(X, "X")
+        if not isinstance(y, np.ndarray | torch.Tensor | list):
+            raise TypeError(f"y must be an array, a tensor or a list, got {type(y).__name__}")
         labels = check_labels(torch.as_tensor(y), "y", length=len(X))
         if labels.ndim != 1:
             raise ValueError(f"y must have one dimension, got shape {tuple(labels.shape)}")
+        check_number(self.noise, "noise", low=0.0, high=1e3)
+        if self.random_state is not None:
+            check_number(self.random_state, "random_state", low=0, high=2**62, integer=True)
         return X, labels
 
     def learn(self, X, labels):
         generator = torch.Generator()
-        generator.manual_seed(self.random_state) if self.random_state is not None else generator.seed()
+        generator.manual_seed(int(self.random_state)) if self.random_state is not None else generator.seed()
         self.classes_ = labels.unique().numpy()
         means = torch.stack([X[labels == c].mean(0) for c in self.classes_.tolist()])
         self.means_ = means + self.noise * torch.randn(means.shape, generator=generator).to(means)
@@ -46,7 +51,9 @@ class Good(ClassifierMixin, BaseEstimator):
         return self.compute(X)
 
     def compute(self, X):
-        return -torch.cdist(X, self.means_, compute_mode="donot_use_mm_for_euclid_dist")
+        # In double precision the squares of 1e30 are numbers.
+        distances = torch.cdist(X.double(), self.means_.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        return -distances.to(X.dtype)
 
     def predict_proba(self, X):
         return like_input(self.scores(X).softmax(1), X)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from offprints.shared.testing import check_module, check_wrapper
+from offprints.shared.validation import check_tensor
 
 
 def inputs(generator: torch.Generator) -> tuple[Tensor]:
@@ -139,12 +140,13 @@ def test_broken_module_is_caught(property_name, module) -> None:
 def test_good_modules_pass_and_are_left_as_they_are() -> None:
     module = Good()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    check_module(module, inputs, errors=[(lambda: nn.Dropout(2.0), ValueError, "probability")])
+    skip = {"arguments": "torch's own errors"}
+    check_module(module, inputs, errors=[(lambda: nn.Dropout(2.0), ValueError, "probability")], skip=skip)
     assert module.training
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])
-    check_module(nn.MultiheadAttention(4, 2), lambda g: (torch.randn(3, 2, 4, generator=g),) * 3)
-    check_module(Good().double(), inputs, skip={"torch.compile": "checked above"})
+    check_module(nn.MultiheadAttention(4, 2), lambda g: (torch.randn(3, 2, 4, generator=g),) * 3, skip=skip)
+    check_module(Good().double(), inputs, skip={**skip, "torch.compile": "checked above"})
 
 
 def test_numbers_beside_tensors_have_no_dtype() -> None:
@@ -152,7 +154,8 @@ def test_numbers_beside_tensors_have_no_dtype() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, float]:  # type: ignore[override]
             return super().forward(x), 0.5
 
-    check_module(WithRate(), inputs, skip={"torch.compile": "not of interest"})
+    skip = dict.fromkeys(("torch.compile", "arguments"), "not of interest")
+    check_module(WithRate(), inputs, skip=skip)
 
 
 def test_errors_are_checked() -> None:
@@ -294,3 +297,32 @@ def test_wrapper_needs_batches_and_results() -> None:
         check_wrapper(GoodWrapper, model(), BATCHES[:1])
     with pytest.raises(AssertionError, match="nothing would be compared"):
         check_wrapper(GoodWrapper, model(), BATCHES, step=lambda wrapper, batch: [wrapper(batch)].clear())
+
+
+class Checked(Good):
+    def forward(self, x: Tensor) -> Tensor:
+        check_tensor(x, "x", shape=(None, 4), finite=False)
+        if x.dtype != self.linear.weight.dtype:
+            raise TypeError(f"x must have the type of the weights, {self.linear.weight.dtype}, got {x.dtype}")
+        return super().forward(x)
+
+
+class Counted(Checked):
+    def forward(self, x: Tensor) -> Tensor:
+        self.table += 1
+        return super().forward(x)
+
+
+def test_arguments_are_tried() -> None:
+    skip = {"torch.compile": "not of interest"}
+    check_module(Checked(), inputs, skip=skip)
+    with pytest.raises(AssertionError, match=r"Good: arguments: .*\n  x: None: raised TypeError: linear\(\)"):
+        check_module(Good(), inputs, skip=skip)
+    with pytest.raises(AssertionError, match=r"Checked: arguments: .* 3 of \d+ cases fail:\n  x: NaN: the result is"):
+        check_module(Checked(), inputs, nan="raise", skip=skip)
+    check_module(Checked(), inputs, nan="raise", skip={**skip, "arguments: x: *[nN][aAf]*": "goes through"})
+    others = dict.fromkeys(("determinism", "inputs unchanged", "deepcopy", "state_dict"), "not of interest")
+    with pytest.raises(
+        AssertionError, match=r"Counted: arguments: (.|\n)*  x: a list: refused, but the state has changed"
+    ):
+        check_module(Counted(), inputs, skip={**skip, **others})

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from offprints.shared.testing import check_package, packages
+from offprints.shared.testing import check_examples, check_package, packages
 from offprints.shared.testing.plugin import python_blocks
 from offprints.shared.testing.processes import fresh_process, two_processes
 
@@ -218,14 +218,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def write(name: str, **changes: str) -> str:
         files = {
             "__init__.py": "__all__ = ['solve']\nfrom json import dumps as _dumps\n"
-            "def solve():\n    '''Solve.'''\n    return _dumps(1)\n",
+            "def solve():\n    '''Solve.\n\n    Example:\n        >>> solve()\n        '1'\n    '''\n"
+            "    return _dumps(1)\n",
+            "reference.py": "",
             "py.typed": "",
             "reproduce.py": "from dataclasses import dataclass\nfrom offprints.shared.experiment import Experiment\n"
             "@dataclass(frozen=True, kw_only=True)\nclass Config:\n    '''None.'''\n"
             f"experiment = Experiment(name='{name}', title='T', arxiv='2211.15272', config=Config,"
             " presets={'smoke': Config(), 'quick': Config(), 'paper': Config()}, function=lambda config, run: None)\n",
             "entry_points.txt": f"[offprints.papers]\n{name} = offprints.{name}.reproduce:experiment\n",
-            "README.md": "\n".join(f"## {s}" for s in packages.SECTIONS) + "\n```python\n```\n",
+            "README.md": "\n".join(f"## {s}" for s in packages.SECTIONS) + "\n```python\n```\n"
+            "## The paper in the code\n| Paper | Code |\n| --- | --- |\n| Eq. 1 | `solve` |\n",
             "LICENSE": "Apache",
         } | changes
         folder, info = tmp_path / "offprints" / name, tmp_path / f"offprints_{name}-1.0.dist-info"
@@ -245,6 +248,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
+README = "\n".join(f"## {s}" for s in packages.SECTIONS) + "\n```python\n```\n"
+TABLE = "## The paper in the code\n| Paper | Code |\n| --- | --- |\n"
+SOLVE = """__all__ = ['solve']
+def solve():
+    '''Solve.
+
+    Example:
+        >>> solve()
+        '1'
+    '''
+    return '1'
+"""
+
 BROKEN_PACKAGES = [
     ("public names", {"__init__.py": "__all__ = ['solve']\n"}),
     ("public names", {"__init__.py": "__all__ = ['pi', 'pi']\nfrom math import pi\n"}),
@@ -262,6 +278,29 @@ BROKEN_PACKAGES = [
     ("experiment", {"entry_points.txt": ""}),
     ("experiment", {"entry_points.txt": "[offprints.papers]\nsick = builtins:dict\n"}),
     ("light import", {"__init__.py": "__all__ = []\nimport skimage as _skimage\n"}),
+    ("method apart", {"solving.py": "def f():\n    from .reproduce import experiment\n"}),
+    ("method apart", {"solving.py": "from offprints.sick import reproduce\n"}),
+    ("method apart", {"solving.py": "import offprints.shared.experiment.store as store\n"}),
+    (
+        "method apart",
+        {
+            "solving.py": "from importlib import import_module as i\ni.__call__\n"
+            "import importlib\nx = lambda: importlib.import_module('offprints.sick.reproduce')\n"
+        },
+    ),
+    ("reference", {"reference.py": None}),
+    ("reference", {"reference.py": "#\n" * 101}),
+    ("the paper in the code", {"README.md": README}),
+    ("the paper in the code", {"README.md": f"{README}## The paper in the code\nA table comes.\n"}),
+    ("the paper in the code", {"README.md": f"{README}{TABLE}| Eq. 1 | `prove` |\n"}),
+    ("the paper in the code", {"README.md": f"{README}{TABLE}| Eq. 1 | prove |\n"}),
+    ("the paper in the code", {"README.md": f"{README}{TABLE}| Eq. 1 | `solve`, `reference.step` |\n"}),
+    ("examples", {"__init__.py": "__all__ = ['solve']\ndef solve():\n    '''Solve.'''\n"}),
+    ("examples", {"__init__.py": SOLVE.replace("return '1'", "return '2'")}),
+    ("examples", {"__init__.py": SOLVE.replace(">>> solve()", "solve()")}),
+    ("examples", {"__init__.py": SOLVE.replace("        '1'\n", "")}),
+    ("examples", {"__init__.py": SOLVE.replace(">>> solve()", "\n        ".join([">>> a = 1"] * 6 + [">>> solve()"]))}),
+    ("examples", {"__init__.py": SOLVE.replace(">>> solve()", ">>> unknown()")}),
 ]
 
 
@@ -271,6 +310,8 @@ def test_broken_package_is_caught(number, package) -> None:
     name = f"sick{number}"  # a module of its own: Python remembers them by name
     package(name, **{file: text and text.replace("sick", name) for file, text in changes.items()})
     skip = {} if property_name == "light import" else {"light import": "checked in one case"}
+    if property_name in ("public names", "docstrings", "method apart"):
+        skip["examples"] = "not what is looked at"
     with pytest.raises(AssertionError, match=f"^check_package of offprints-{name}: {property_name}: "):
         check_package(name, skip=skip)
 
@@ -281,6 +322,61 @@ def test_an_offprints_module_that_is_no_namespace_is_caught(package, monkeypatch
     monkeypatch.setattr(offprints, "__file__", "offprints/__init__.py")
     with pytest.raises(AssertionError, match="namespace: offprints has an __init__"):
         check_package(package("spaced"))
+
+
+FORMS = """
+__all__ = ['Twice', 'Odd', 'LIMIT', 'TestCase']
+from unittest import TestCase
+LIMIT = 3
+class Odd(ValueError):
+    '''Raised when odd: an exception needs no example.'''
+class Twice:
+    '''Doubles.
+
+    Example:
+        >>> import math
+        >>> torch.manual_seed(1).initial_seed(), LIMIT
+        (1, 3)
+        >>> Twice()(np.float64(math.pi))  # dots and spaces
+        np.float64(6.28...)
+
+    Args:
+        none: There is none.
+    '''
+    def __call__(self, x):
+        return 2 * x
+    def half(self):
+        '''Halve.
+
+        Example:
+            >>> Twice().half()
+            1
+        '''
+        return 2
+"""
+
+
+def test_examples_of_classes_methods_and_other_names(package) -> None:
+    check_package(
+        package("forms", **{"__init__.py": SOLVE.replace("'1'\n    '''", "'1'\n\n    Returns:\n        One.\n    '''")})
+    )
+    name = package("formed", **{"__init__.py": FORMS})
+    state = torch.get_rng_state()
+    with pytest.raises(AssertionError, match=r"1 objects:\nTwice.half: \n(.*\n)+ *Got:\n *2"):
+        check_examples(name)
+    assert torch.equal(torch.get_rng_state(), state)
+    package("silent", **{"__init__.py": FORMS.replace("Example:", "Note:").replace("sick", "silent")})
+    with pytest.raises(AssertionError, match="1 objects:\nTwice: there is no Example: in the docstring"):
+        check_examples("silent")
+    check_examples("silent", skip={"Twice": "not yet: to be written"})
+    check_package("silent", skip={"examples: Twice": "not yet", "the paper in the code": "no solve here"})
+    with pytest.raises(ValueError, match="skip names 'Thrice'; the objects with examples are Twice"):
+        check_examples("silent", skip={"Thrice": "?"})
+
+
+def test_names_of_the_table_may_be_dotted_calls_and_in_full(package) -> None:
+    rows = "| Eq. 1 | `reproduce.experiment` and `solve()` |\n| Alg. 2 | `offprints.dotted.reproduce.Config` |\n"
+    check_package(package("dotted", **{"README.md": README + TABLE + rows}))
 
 
 def test_good_package_passes(package) -> None:

@@ -50,6 +50,9 @@ def logits(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return pred.logit(), target > 0.5
 
 
+NO_FUNC = {"torch.func": "not yet: the number of pairs depends on the values"}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -58,12 +61,12 @@ def logits(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     ],
 )
 def test_loss_function(options: dict[str, Any]) -> None:
-    check_loss(partial(betti_matching_loss, **options), probabilities)
+    check_loss(partial(betti_matching_loss, **options), probabilities, skip=NO_FUNC)
 
 
 @pytest.mark.parametrize("loss", [BettiMatchingLoss(relative=True), DiceBettiMatchingLoss(filtration="bothlevel")])
 def test_loss_modules(loss: torch.nn.Module) -> None:
-    done = {"gradcheck": "see the function", "torch.compile": "see below"}
+    done = {**NO_FUNC, "gradcheck": "see the function", "torch.compile": "see below"}
     check_loss(loss, logits, skip=done)
     check_module(loss, logits)
 
@@ -72,7 +75,8 @@ def test_loss_modules(loss: torch.nn.Module) -> None:
 def test_baselines(loss: Any) -> None:
     # clDice follows torch's own losses: NaN goes through
     nan: Any = "raise" if loss is wasserstein_loss else "propagate"
-    check_loss(loss, probabilities, nan=nan, skip={"torch.compile": "baselines are not made for it"})
+    skip = dict.fromkeys(("torch.compile", "torch.func"), "baselines are not made for it")
+    check_loss(loss, probabilities, nan=nan, skip=skip)
 
 
 @pytest.mark.parametrize("options", [{}, {"filtration": "sublevel", "construction": "T", "relative": True}])
@@ -85,5 +89,12 @@ def test_metric(options: dict[str, Any]) -> None:
     check_streaming(partial(BettiMatchingMetric, **options), batches, skip=skip)
 
 
+NOT_YET = {
+    "reference": "not yet: to be written",
+    "the paper in the code": "not yet: to be written",
+    "examples": "not yet: to be written",
+}
+
+
 def test_package() -> None:
-    check_package("betti-matching", public=PUBLIC)
+    check_package("betti-matching", public=PUBLIC, skip=NOT_YET)

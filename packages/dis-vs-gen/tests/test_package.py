@@ -8,9 +8,15 @@ samples_to_bayes LearningCurve learning_curve crossover AssumptionStatistics ass
 logistic_h_consistency_bound extract_features
 """
 
+NOT_YET = {
+    "reference": "not yet: to be written",
+    "the paper in the code": "not yet: to be written",
+    "examples": "not yet: to be written",
+}
+
 
 def test_package() -> None:
-    check_package("dis-vs-gen", public=PUBLIC.split())
+    check_package("dis-vs-gen", public=PUBLIC.split(), skip=NOT_YET)
 
 
 def test_readme(readme_example) -> None:

@@ -85,14 +85,23 @@ def pairs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return input.requires_grad_(), target.requires_grad_()
 
 
+NOT_YET = {
+    "reference": "not yet: to be written",
+    "the paper in the code": "not yet: to be written",
+    "examples": "not yet: to be written",
+}
+
+
 def test_package() -> None:
-    check_package("lct", public=PUBLIC)
+    check_package("lct", public=PUBLIC, skip=NOT_YET)
 
 
 @pytest.mark.parametrize("loss", [cauchy_loss, pseudo_huber_loss, geman_mcclure_loss])
 @pytest.mark.parametrize("norm", ["mean", "sum", "element"])
 def test_losses(loss: Any, norm: str) -> None:
-    skip = {} if loss is cauchy_loss and norm != "sum" else {"torch.compile": "the same code as the Cauchy loss"}
+    skip = {"torch.func": "not yet: the function has no setup_context"}
+    if loss is not cauchy_loss or norm == "sum":
+        skip["torch.compile"] = "the same code as the Cauchy loss"
     check_loss(loss, pairs, nan="propagate", kwargs={"c": 0.7, "norm": norm}, skip=skip)
 
 
@@ -101,7 +110,8 @@ def test_loss_modules(loss: Any) -> None:
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         return (*pairs(generator), torch.rand(5, generator=generator) + 0.1)
 
-    check_loss(loss(c=0.7), inputs, nan="propagate", skip={"torch.compile": "compiled as a function above"})
+    skip = {"torch.compile": "compiled as a function above", "torch.func": "not yet: the function has no setup_context"}
+    check_loss(loss(c=0.7), inputs, nan="propagate", skip=skip)
 
 
 def test_training_loss() -> None:
@@ -123,15 +133,18 @@ def test_training_loss() -> None:
             "batch permutation": "the indices go by row",
             "gradcheck": "the target's dependence on x is cut",
             "torch.compile": "the assignment is made on the host",
+            "torch.func": "the call moves the model to the type of x",
+            "half types": "the call moves the model to the type of x",
+            "double backward": "the call moves the model to the type of x",
+            "arguments": "the call moves the model to the type of x",
         },
     )
 
 
 def test_modules() -> None:
-    check_module(NonScalingLayerNorm((3, 4)), lambda generator: (torch.randn(5, 3, 4, generator=generator),))
-    check_module(
-        NonScalingLayerNorm((3, 4), channel_bias=True), lambda generator: (torch.randn(5, 3, 7, generator=generator),)
-    )
+    skip = {"arguments": "not yet: torch's own errors"}
+    for norm, length in ((NonScalingLayerNorm((3, 4)), 4), (NonScalingLayerNorm((3, 4), channel_bias=True), 7)):
+        check_module(norm, lambda g, length=length: (torch.randn(5, 3, length, generator=g),), skip=skip)
 
     def noisy(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return torch.randn(5, 2, 3, generator=generator), torch.rand(5, generator=generator) + 0.1

@@ -9,9 +9,15 @@ ModifiedMLP ExactInitialCondition Problem AllenCahn KuramotoSivashinsky Lorenz N
 solve_allen_cahn solve_kuramoto_sivashinsky solve_lorenz solve_navier_stokes_2d relative_l2 CausalPINN
 """
 
+NOT_YET = {
+    "reference": "not yet: to be written",
+    "the paper in the code": "not yet: to be written",
+    "examples": "not yet: to be written",
+}
+
 
 def test_package() -> None:
-    check_package("pinn-causal", public=PUBLIC.split())
+    check_package("pinn-causal", public=PUBLIC.split(), skip=NOT_YET)
 
 
 def test_patent_notice() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from offprints.shared.testing.arguments import check_arguments
     from offprints.shared.testing.errors import check_errors
     from offprints.shared.testing.estimators import check_estimator
+    from offprints.shared.testing.examples import check_examples
     from offprints.shared.testing.losses import check_loss
     from offprints.shared.testing.modules import check_module
     from offprints.shared.testing.optimizers import check_optimizer
@@ -35,6 +36,7 @@ __all__ = [
     "check_arguments",
     "check_errors",
     "check_estimator",
+    "check_examples",
     "check_loss",
     "check_module",
     "check_optimizer",
@@ -50,6 +52,7 @@ _HOMES = {
     "check_arguments": "arguments",
     "check_errors": "errors",
     "check_estimator": "estimators",
+    "check_examples": "examples",
     "check_loss": "losses",
     "check_module": "modules",
     "check_optimizer": "optimizers",

@@ -29,12 +29,14 @@ from offprints.shared.testing._properties import (
     cast,
     clone,
     expect_error,
+    parts_of,
     random_state_untouched,
     run_properties,
     seed_globally,
     shorten,
     strided,
 )
+from offprints.shared.testing.arguments import check_arguments
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform")
 
@@ -83,7 +85,8 @@ def check_estimator(
     batch), *strided and double* (any strides; float32 and float64), *pickle* (and deepcopy), *bad data* (X with NaN,
     infinity, integers, no rows, one axis, another number of features; y too short; labels with two axes or fractions;
     targets with NaN), *rejected fit* (changes nothing), *device* (CUDA), *scikit-learn* (its own ``check_estimator``,
-    only where `expected_failed_checks` is given).
+    only where `expected_failed_checks` is given), *arguments* (`check_arguments` of the parameters, by fitting with
+    them, of fit and of every method; a part is "arguments: fit: X: inf").
 
     Args:
         estimator: An instance, not fitted. A parameter `random_state` of None is set to 0 where results are compared.
@@ -112,8 +115,9 @@ def check_estimator(
         "rejected fit": case.check_rejected_fit,
         "device": case.check_device,
         "scikit-learn": lambda: case.check_scikit_learn(expected_failed_checks),
+        "arguments": lambda: case.check_arguments(parts_of(skip, "arguments")),
     }
-    run_properties("check_estimator", estimator, properties, skip)
+    run_properties("check_estimator", estimator, properties, skip, parts=("arguments",))
 
 
 def _numpy(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -319,6 +323,40 @@ class _Case:
         for method, result in self.results(self.fitted(data), query).items():
             if not result.is_cuda:
                 raise AssertionError(f"{method} of CUDA tensors gives a result on {result.device}")
+
+    def check_arguments(self, skip: Mapping[str, str]) -> None:
+        """Try the parameters, the arguments of fit, and those of every method; tell all failures together."""
+
+        def made_and_fitted(**params: Any) -> dict[str, Any]:
+            return self.results(self.new().set_params(**params).fit(*clone(self.numpy)))
+
+        def fitted_attributes(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            estimator = self.new().fit(*args, **kwargs)
+            return {name: value for name, value in vars(estimator).items() if name.endswith("_")}
+
+        fitted_attributes.__signature__ = inspect.signature(self.new().fit)  # type: ignore[attr-defined]
+        params = {name: value for name, value in self.new().get_params(deep=False).items() if value is not None}
+        trials: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+            "parameters": (made_and_fitted, lambda g: dict(params)),
+            "fit": (fitted_attributes, lambda g: clone(self.tensors)),
+        }
+        fitted = self.fitted(self.tensors)
+        for method in self.methods:
+            trials[method] = (getattr(fitted, method), lambda g: clone(self.query_tensors))
+        failures = []
+        unused = dict(skip)
+        for name, (fn, make_inputs) in trials.items():
+            parts = parts_of(skip, name)
+            for part in parts:
+                unused.pop(f"{name}: {part}")
+            try:
+                check_arguments(fn, make_inputs, skip=parts)
+            except AssertionError as error:
+                failures.append(f"{name}: {error}")
+        if unused:
+            raise ValueError(f"skip names {', '.join(unused)}; the parts of arguments begin with {', '.join(trials)}")
+        if failures:
+            raise AssertionError("\n".join(failures))
 
     def check_scikit_learn(self, expected_failed_checks: Mapping[str, str] | None) -> None:
         if expected_failed_checks is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from offprints.shared.testing._properties import (
     compiled,
     generator,
     map_tensors,
+    parts_of,
     random_state_untouched,
     run_properties,
     saved_and_loaded,
@@ -34,6 +35,7 @@ from offprints.shared.testing._properties import (
     strided,
     tensors,
 )
+from offprints.shared.testing.arguments import check_arguments
 from offprints.shared.testing.errors import check_errors
 
 
@@ -43,6 +45,7 @@ def check_module(
     *,
     errors: Iterable[tuple[Callable[[], object], type[Exception], str]] = (),
     kwargs: Mapping[str, Any] | None = None,
+    nan: Literal["raise", "propagate"] = "propagate",
     skip: Skip | None = None,
 ) -> None:
     """Check a module, property by property, on copies of it: `module` itself is left as it is.
@@ -51,7 +54,8 @@ def check_module(
     *modes* (train/eval flags and requires_grad after forward in both modes), *deepcopy* (equal and independent),
     *state_dict* (through ``torch.load(weights_only=True)`` into a module with other values; a tensor that is neither
     parameter nor buffer fails here), *gradients* (every trainable parameter gets a finite one), *non-contiguous input*,
-    *dtype* (the other of float32 and float64), *autocast*, *device*, *torch.compile*, *errors*.
+    *dtype* (the other of float32 and float64), *autocast*, *device*, *torch.compile*, *errors*,
+    *arguments* (`check_arguments` of forward, in eval mode, on copies).
 
     Args:
         module: An instance. Its dtype is that of its first floating parameter or buffer.
@@ -59,7 +63,9 @@ def check_module(
             dtype.
         errors: Cases for `check_errors`.
         kwargs: Keyword arguments of every call.
-        skip: Property to reason.
+        nan: With "propagate", NaN, infinite and huge inputs may give any result, as with torch's own layers; with
+            "raise" they are refused, or the result is finite.
+        skip: Property to reason; of arguments also a part: ``{"arguments: x: inf": "reason"}``.
     """
     case = _Case(module, make_inputs, dict(kwargs or {}))
     errors = list(errors)
@@ -76,8 +82,11 @@ def check_module(
         "device": case.check_device,
         "torch.compile": case.check_compile,
         "errors": lambda: check_errors(errors) if errors else None,
+        "arguments": lambda: check_arguments(
+            case.copy(), lambda g: case.cast(make_inputs(g)), kwargs=kwargs, nan=nan, skip=parts_of(skip, "arguments")
+        ),
     }
-    run_properties("check_module", module, properties, skip)
+    run_properties("check_module", module, properties, skip, parts=("arguments",))
 
 
 class _Case:
@@ -89,7 +98,10 @@ class _Case:
         self.tolerance = 1e-4 if self.dtype == torch.float32 else 1e-9
 
     def inputs(self) -> Any:
-        return cast(clone(tuple(self.make_inputs(generator(0)))), self.dtype)
+        return self.cast(self.make_inputs(generator(0)))
+
+    def cast(self, inputs: Sequence[Any]) -> Any:
+        return cast(clone(tuple(inputs)), self.dtype)
 
     def copy(self) -> nn.Module:
         return copy.deepcopy(self.module).eval()

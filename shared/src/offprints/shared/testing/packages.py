@@ -11,15 +11,33 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import inspect
+import json
 import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
-from offprints.shared.testing._properties import Skip, run_properties
+from offprints.shared.testing._properties import Skip, parts_of, run_properties
+from offprints.shared.testing._sources import check_apart, check_reference, check_table
+from offprints.shared.testing.examples import check_examples
 
 SECTIONS = ("Install", "Use", "Claims", "Benchmarks", "Citation")
 PRESETS = {"smoke", "quick", "paper"}
-HEAVY = ("matplotlib.pyplot", "torchvision", "skimage", "pandas", "timm", "transformers", "diffusers", "flwr", "onnx")
+HEAVY = (
+    "sklearn",
+    "numba",
+    "pandas",
+    "matplotlib",
+    "torchvision",
+    "skimage",
+    "timm",
+    "transformers",
+    "diffusers",
+    "flwr",
+    "onnx",
+)
 
 
 def check_package(
@@ -35,13 +53,16 @@ def check_package(
     `public` where given), *docstrings* (of every public function and class, and of their public methods), *typed*
     (``py.typed``), *namespace* (there is no ``offprints/__init__.py``), *readme* (the sections), *license*,
     *experiment* (the entry point gives an Experiment of this name with the three presets), *light import* (in a fresh
-    process).
+    process), *method apart* (nothing outside ``reproduce/`` imports it or ``offprints.shared.experiment``),
+    *reference* (``reference.py`` is there, imports, and has at most 100 lines), *the paper in the code* (a section of
+    the README with a table; every name in backticks in its column *Code* is in the package, or in full beside it),
+    *examples* (`check_examples`; a part is "examples: NAME").
 
     Args:
         name: The paper's name: the distribution is ``offprints-<name>``.
         public: The public API, name by name.
         imports: Of the heavy modules (`HEAVY`), those that importing the package may import.
-        skip: Property to reason.
+        skip: Property to reason; of examples also a part: ``{"examples: CoTTA": "reason"}``.
     """
     distribution = importlib.metadata.distribution(f"offprints-{name}")
     module = importlib.import_module(f"offprints.{name.replace('-', '_')}")
@@ -54,8 +75,12 @@ def check_package(
         "license": lambda: _check_license(distribution),
         "experiment": lambda: _check_experiment(name, distribution),
         "light import": lambda: _check_import(module.__name__, imports),
+        "method apart": lambda: check_apart(module),
+        "reference": lambda: check_reference(module),
+        "the paper in the code": lambda: check_table(_readme(distribution), module),
+        "examples": lambda: check_examples(name, skip=parts_of(skip, "examples")),
     }
-    run_properties("check_package", f"offprints-{name}", properties, skip)
+    run_properties("check_package", f"offprints-{name}", properties, skip, parts=("examples",))
 
 
 def _check_names(module: ModuleType, public: Collection[str] | None) -> None:
@@ -103,8 +128,18 @@ def _check_namespace() -> None:
         raise AssertionError("offprints has an __init__.py: it must be a namespace package")
 
 
+def _readme(distribution: importlib.metadata.Distribution) -> str:
+    """Return the README: of an editable install as it is now, not as it was when installed."""
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        path = Path(url2pathname(urlparse(origin["url"]).path)) / "README.md"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    return str(distribution.metadata.json.get("description", ""))
+
+
 def _check_readme(distribution: importlib.metadata.Distribution) -> None:
-    text = str(distribution.metadata.json.get("description", ""))
+    text = _readme(distribution)
     missing = [s for s in SECTIONS if not re.search(rf"^## +{s}\b", text, re.MULTILINE)]
     if missing:
         raise AssertionError(f"README.md lacks the sections {', '.join(missing)}")

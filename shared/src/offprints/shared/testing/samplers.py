@@ -21,12 +21,14 @@ from offprints.shared.testing._properties import (
     assert_near,
     expect_error,
     generator,
+    parts_of,
     random_state_untouched,
     run_properties,
     seed_globally,
     simulated_accelerator,
     strided,
 )
+from offprints.shared.testing.arguments import check_arguments
 
 
 def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None = None) -> None:
@@ -35,13 +37,14 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
     Properties, in order: *shape and dtype* (the noise's; float32 and float64), *no graph*, *noise unchanged*,
     *determinism* (whatever the global seeds, which are left alone), *generator* (another seed gives other samples),
     *rows* (a sample depends on its own row of the noise alone), *batch split* (only without a generator: the rows one
-    by one give the same samples), *non-contiguous noise*, *device*, *errors* (integers, NaN, no rows).
+    by one give the same samples), *non-contiguous noise*, *device*, *errors* (integers, NaN, no rows), *arguments*
+    (`check_arguments`: name the parameter of a lambda as the sampler names its own).
 
     Args:
         fn: ``fn(noise)`` or, where it draws more, ``fn(noise, generator=...)``. Its model should have a parameter that
             requires a gradient and follow the noise's dtype and device: ``lambda x, t: theta.to(x) * x``.
         noise: ``[B, ...]`` with B >= 2, floating.
-        skip: Property to reason.
+        skip: Property to reason; of arguments also a part: ``{"arguments: noise: huge": "reason"}``.
     """
     if noise.ndim < 1 or len(noise) < 2:
         raise ValueError(f"noise needs at least two rows, got the shape {tuple(noise.shape)}")
@@ -112,6 +115,16 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
         expect_error(ValueError, "NaN in the noise", sample, spoiled)
         expect_error(ValueError, "noise of no rows", sample, noise[:0])
 
+    def make_inputs(draw: torch.Generator) -> dict[str, Any]:
+        return {next(iter(inspect.signature(fn).parameters)): noise.clone(), **({"generator": draw} if draws else {})}
+
+    def check_all_arguments() -> None:
+        # What the noise's other axes may be is the model's affair, and so are its errors.
+        name = next(iter(inspect.signature(fn).parameters))
+        shapes = ("one more axis", "one axis fewer", "no classes", "one class fewer")[: 4 if noise.ndim > 1 else 2]
+        models = {f"{name}: {shape}": "the model's" for shape in shapes}
+        check_arguments(fn, make_inputs, skip={**models, **parts_of(skip, "arguments")})
+
     properties: dict[str, Callable[[], None]] = {
         "shape and dtype": check_shape,
         "no graph": check_graph,
@@ -123,8 +136,9 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
         "non-contiguous noise": check_strides,
         "device": check_device,
         "errors": check_bad,
+        "arguments": check_all_arguments,
     }
-    run_properties("check_sampler", fn, properties, skip)
+    run_properties("check_sampler", fn, properties, skip, parts=("arguments",))
 
 
 def _near(actual: Tensor, expected: Tensor, what: str) -> None:
