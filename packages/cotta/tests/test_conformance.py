@@ -106,9 +106,11 @@ def test_augmentation() -> None:
     augmentation = ImageAugmentation()
     x = torch.rand(2, 3, 12, 9, generator=torch.Generator().manual_seed(0))
     params = augmentation.sample_params(3, x, generator=torch.Generator().manual_seed(1))
-    check_module(augmentation, lambda g: (torch.rand(2, 3, 12, 9, generator=g),), kwargs={"params": params})
+    skip = {"arguments: num_views: *": "not yet: not looked at beside params"}
+    check_module(augmentation, lambda g: (torch.rand(2, 3, 12, 9, generator=g),), kwargs={"params": params}, skip=skip)
 
 
 def test_multiscale() -> None:
     views = MultiScaleFlip(scales=(0.5, 1.0))
-    check_module(views, lambda generator: (torch.rand(2, 3, 8, 6, generator=generator), torch.sin))
+    skip = {"arguments: predict: *": "not yet: torch's own errors"}
+    check_module(views, lambda generator: (torch.rand(2, 3, 8, 6, generator=generator), torch.sin), skip=skip)

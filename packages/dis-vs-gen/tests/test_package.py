@@ -16,7 +16,7 @@ NOT_YET = {
 
 
 def test_package() -> None:
-    check_package("dis-vs-gen", public=PUBLIC.split(), skip=NOT_YET)
+    check_package("dis-vs-gen", public=PUBLIC.split(), imports=("sklearn",), skip=NOT_YET)
 
 
 def test_readme(readme_example) -> None:

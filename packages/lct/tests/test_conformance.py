@@ -149,7 +149,7 @@ def test_modules() -> None:
     def noisy(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return torch.randn(5, 2, 3, generator=generator), torch.rand(5, generator=generator) + 0.1
 
-    check_module(LatentConsistencyModel(Network()), noisy)
+    check_module(LatentConsistencyModel(Network()), noisy, skip={"arguments: x: *": "the network's own errors"})
 
 
 def normalizer() -> LatentNormalizer:
@@ -178,7 +178,9 @@ def test_sampler() -> None:
     noise = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     check_sampler(lambda noise: consistency_sample(model, noise), noise)
     check_sampler(
-        lambda noise, generator: consistency_sample(model, noise, sigmas=(80.0, 0.4), generator=generator), noise
+        lambda noise, generator: consistency_sample(model, noise, sigmas=(80.0, 0.4), generator=generator),
+        noise,
+        skip={"arguments: generator: *": "not yet: torch's own errors"},
     )
 
 

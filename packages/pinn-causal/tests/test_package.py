@@ -17,7 +17,7 @@ NOT_YET = {
 
 
 def test_package() -> None:
-    check_package("pinn-causal", public=PUBLIC.split(), skip=NOT_YET)
+    check_package("pinn-causal", public=PUBLIC.split(), imports=("sklearn",), skip=NOT_YET)
 
 
 def test_patent_notice() -> None:
