@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,6 +206,81 @@ def test_arguments_of_a_sampler_are_tried() -> None:
     with pytest.raises(AssertionError, match=r"unnamed: arguments: .*\n  noise: None: the message does not name noise"):
         check_sampler(unnamed, NOISE)
     check_sampler(unnamed, NOISE, skip={"arguments: noise: *": "called input"})
+
+
+THETA = torch.full((), 0.5, requires_grad=True)
+
+
+def contracting(x: Tensor) -> Tensor:
+    return THETA.to(x) * x
+
+
+@torch.no_grad()
+def careful(noise: Tensor, model: Any = contracting) -> Tensor:
+    check_tensor(noise, "noise")
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {model!r}")
+    for _ in range(2):
+        step = model(noise.clone())
+        if not isinstance(step, Tensor) or step.shape != noise.shape:
+            raise ValueError(f"model must keep the shape of its input, got {step!r}")
+        noise = noise - 0.1 * step.to(noise)
+    return noise
+
+
+def on_the_users_tensor(noise: Tensor, model: Any = contracting) -> Tensor:
+    check_tensor(noise, "noise")
+    return careful(noise, lambda x: model(noise) if torch.equal(x, noise) else model(x))
+
+
+def twice_in_place(noise: Tensor, model: Any = contracting) -> Tensor:
+    def second(x: Tensor) -> Tensor:
+        kept = x.clone()
+        return model(kept) * (1 + (kept - x).abs().amax())
+
+    return careful(noise, second if callable(model) else model)
+
+
+@torch.no_grad()
+def takes_any_type(noise: Tensor, model: Any = contracting) -> Tensor:
+    careful(noise, model)
+    result = noise - 0.1 * model(noise.clone())
+    return result if result.isnan().any() else result.to(model(noise.clone()).dtype)
+
+
+def loses_nan(noise: Tensor, model: Any = contracting) -> Tensor:
+    return careful(noise, model).nan_to_num()
+
+
+def broadcasts(noise: Tensor, model: Any = contracting) -> Tensor:
+    def expanded(x: Tensor) -> Tensor:
+        result = model(x)
+        return result.expand(x.shape) if isinstance(result, Tensor) else result
+
+    return careful(noise, expanded if callable(model) else model)
+
+
+@pytest.mark.parametrize(
+    ("fn", "line"),
+    [
+        (on_the_users_tensor, "in place: raised AssertionError: the noise was changed"),
+        (twice_in_place, "in place: another result"),
+        (takes_any_type, "another type: another result: torch.float64"),
+        (loses_nan, "NaN: is lost in the result"),
+        (broadcasts, r"a number: accepted\n  one row: accepted\n  one column: accepted$"),
+    ],
+)
+def test_hostile_networks_of_a_sampler(fn, line) -> None:
+    with pytest.raises(AssertionError, match=rf"{fn.__name__}: networks: \d of 7 habits of model:(.*\n)*  {line}"):
+        check_sampler(fn, NOISE)
+
+
+def test_a_sampler_that_stands_hostile_networks_passes() -> None:
+    check_sampler(careful, NOISE)
+    habits = dict.fromkeys(("networks: a number", "networks: one row", "networks: one column"), "broadcasts")
+    check_sampler(broadcasts, NOISE, skip=habits)
+    with pytest.raises(AssertionError, match="the habits of networks are in place, another type"):
+        check_sampler(careful, NOISE, skip={"networks: asleep": "?"})
 
 
 # Streaming: the mean of rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -328,6 +329,32 @@ def test_lists_and_dicts_are_walked() -> None:
 
     with pytest.raises(AssertionError, match=r"shapes: argument 1\[1\] one row short: ValueError expected"):
         check_loss(blind, nested)
+
+
+def with_network(generator: torch.Generator) -> tuple[Any, Tensor]:
+    return torch.tanh, torch.randn(7, 3, generator=generator)
+
+
+def by_network(model, x):
+    check_tensor(x, "x", ndim=2)
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {model!r}")
+    result = model(x.clone())
+    if not isinstance(result, Tensor) or result.shape != x.shape:
+        raise ValueError(f"model must keep the shape of x, got {result!r}")
+    return ((result.to(x.dtype) - x) ** 2).mean()
+
+
+def test_hostile_networks_of_a_loss() -> None:
+    skip = {"torch.compile": "not of interest"}
+    check_loss(by_network, with_network, skip=skip)
+
+    def lends(model, x):
+        by_network(model, x)
+        return ((model(x) - x) ** 2).mean()
+
+    with pytest.raises(AssertionError, match=r"networks: 2 of 7 habits of model:\n  in place: (.|\n)*  another type: "):
+        check_loss(lends, with_network, skip=skip)
 
 
 def test_module_reduction_is_checked() -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offprints.shared.device import float32_region
+from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import check_same_device, check_same_shape, check_tensor
 
 

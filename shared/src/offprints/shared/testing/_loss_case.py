@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from offprints.shared.testing._hostile import check_networks
 from offprints.shared.testing._leaves import Leaves
 from offprints.shared.testing._properties import (
     assert_equal,
@@ -197,6 +198,24 @@ class LossCase:
             raise AssertionError(f"CUDA inputs give a loss on {on_device[0].device}")
         expected = self.value_and_gradients(inputs)
         assert_near(on_device, expected, "CUDA against CPU", rtol=1e-6, atol=1e-9)
+
+    def check_networks(self, skip: dict[str, str]) -> None:
+        inputs = self.make_inputs(generator(0))
+        called = self.loss.forward if isinstance(self.loss, nn.Module) else self.loss
+        names = list(inspect.signature(called).parameters)
+        for i, network in enumerate(inputs):
+            if not callable(network):
+                continue
+
+            def call(hostile: Callable[..., Any], i: int = i) -> Tensor:
+                given = [clone(x) if isinstance(x, Tensor) else x for x in inputs]
+                before = [clone(x) for x in Leaves.of(given)]
+                given[i] = hostile
+                value = self.value(given)
+                assert_equal(Leaves.of(given), before, "an argument was changed")
+                return value
+
+            check_networks(call, network, names[i], skip)
 
     def check_gradient(self) -> None:
         inputs = self.inputs()

@@ -48,7 +48,8 @@ def check_loss(
     ``vmap`` of value and gradient over several draws and, with the reduction "none", over the batch), *torch.compile*
     (graph breaks are allowed).
 
-    Last, *arguments* (`check_arguments` on float32 inputs).
+    Last, *networks* (a module or function among the arguments that works in place, returns another type, NaN, another
+    shape or nothing, as in `check_sampler`) and *arguments* (`check_arguments` on float32 inputs).
 
     Args:
         loss: A function or an ``nn.Module`` instance (bind hyperparameters with ``functools.partial``). What it returns
@@ -65,7 +66,8 @@ def check_loss(
         special: Name to `make_inputs` of the points where a seam or a mask lies: ties, all-masked rows, ignored rows
             with NaN, zeros, one-sided infinities. The loss has a value there.
         backend: Of ``torch.compile``; "inductor" in a test marked slow.
-        skip: Property to reason; of arguments also a part: ``{"arguments: tau: inf": "reason"}``.
+        skip: Property to reason; of arguments and networks also a part: ``{"arguments: tau: inf": "reason",
+            "networks: NaN": "reason"}``.
     """
     case = LossCase(loss, make_inputs, dict(kwargs or {}))
     if reductions is None:
@@ -90,6 +92,7 @@ def check_loss(
         "double backward": paths.check_double_backward,
         "torch.func": paths.check_func,
         "torch.compile": lambda: paths.check_compile(backend),
+        "networks": lambda: case.check_networks(parts_of(skip, "networks")),
         "arguments": lambda: check_arguments(
             loss,
             lambda g: cast(tuple(make_inputs(g)), torch.float32),
@@ -98,4 +101,4 @@ def check_loss(
             skip=parts_of(skip, "arguments"),
         ),
     }
-    run_properties("check_loss", loss, properties, skip, parts=("arguments",))
+    run_properties("check_loss", loss, properties, skip, parts=("arguments", "networks"))

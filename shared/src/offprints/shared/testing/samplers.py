@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offprints.shared.testing._hostile import check_networks
 from offprints.shared.testing._properties import (
     Skip,
     assert_equal,
@@ -37,14 +38,19 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
     Properties, in order: *shape and dtype* (the noise's; float32 and float64), *no graph*, *noise unchanged*,
     *determinism* (whatever the global seeds, which are left alone), *generator* (another seed gives other samples),
     *rows* (a sample depends on its own row of the noise alone), *batch split* (only without a generator: the rows one
-    by one give the same samples), *non-contiguous noise*, *device*, *errors* (integers, NaN, no rows), *arguments*
-    (`check_arguments`: name the parameter of a lambda as the sampler names its own).
+    by one give the same samples), *non-contiguous noise*, *device*, *errors* (integers, NaN, no rows), *networks*
+    (where `fn` has a parameter `model` with a default: one that works in place gives the same samples and leaves the
+    noise alone; one that returns another type gives the same samples in the noise's, or is refused; NaN is refused or
+    stays NaN; a number, one row, one column and None are refused, naming the model), *arguments* (`check_arguments`:
+    name the parameter of a lambda as the sampler names its own).
 
     Args:
-        fn: ``fn(noise)`` or, where it draws more, ``fn(noise, generator=...)``. Its model should have a parameter that
+        fn: ``fn(noise)`` or, where it draws more, ``fn(noise, generator=...)``; ``lambda noise, model=model: ...`` has
+            its model tried as well. Its model should have a parameter that
             requires a gradient and follow the noise's dtype and device: ``lambda x, t: theta.to(x) * x``.
         noise: ``[B, ...]`` with B >= 2, floating.
-        skip: Property to reason; of arguments also a part: ``{"arguments: noise: huge": "reason"}``.
+        skip: Property to reason; of arguments and networks also a part: ``{"arguments: noise: huge": "reason",
+            "networks: nothing": "reason"}``.
     """
     if noise.ndim < 1 or len(noise) < 2:
         raise ValueError(f"noise needs at least two rows, got the shape {tuple(noise.shape)}")
@@ -125,6 +131,19 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
         models = {f"{name}: {shape}": "the model's" for shape in shapes}
         check_arguments(fn, make_inputs, skip={**models, **parts_of(skip, "arguments")})
 
+    def check_models() -> None:
+        parameter = inspect.signature(fn).parameters.get("model")
+        if parameter is None or not callable(parameter.default):
+            return
+
+        def call(model: Callable[..., Any]) -> Tensor:
+            given = noise.clone()
+            samples = fn(given, model=model, **({"generator": generator(0)} if draws else {}))
+            assert_equal(given, noise, "the noise was changed")
+            return samples
+
+        check_networks(call, parameter.default, "model", parts_of(skip, "networks"))
+
     properties: dict[str, Callable[[], None]] = {
         "shape and dtype": check_shape,
         "no graph": check_graph,
@@ -136,9 +155,10 @@ def check_sampler(fn: Callable[..., Tensor], noise: Tensor, *, skip: Skip | None
         "non-contiguous noise": check_strides,
         "device": check_device,
         "errors": check_bad,
+        "networks": check_models,
         "arguments": check_all_arguments,
     }
-    run_properties("check_sampler", fn, properties, skip, parts=("arguments",))
+    run_properties("check_sampler", fn, properties, skip, parts=("arguments", "networks"))
 
 
 def _near(actual: Tensor, expected: Tensor, what: str) -> None:
