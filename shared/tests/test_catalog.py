@@ -46,8 +46,8 @@ ENTRY = "[offprints.papers]\n{} = offprints.trial.reproduce:experiment\n"
     ("entries", "metadata"),
     [
         ("[offprints.papers]\nno equals sign\n", None),
-        (ENTRY.format("other").encode() + b"# caf\xe9\n", None),
-        (ENTRY.format("other"), b"Metadata-Version: 2.1\nName: bad\nVersion: 1.0\nSummary: caf\xe9\n"),
+        (ENTRY.format("other").encode() + b"# Ren\xe9\n", None),
+        (ENTRY.format("other"), b"Metadata-Version: 2.1\nName: bad\nVersion: 1.0\nSummary: Ren\xe9\n"),
         (ENTRY.format("other"), "Metadata-Version: 2.1\n"),
         (ENTRY.format("\x1b[2J"), None),
         ("[offprints.papers]\nother = not a module!\n", None),
