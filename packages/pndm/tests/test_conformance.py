@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -49,6 +53,11 @@ def test_samplers(method: Any) -> None:
     noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
     check_sampler(lambda noise: pndm_sample(model, noise, schedule=schedule, num_steps=6, method=method), noise)
 
+    def in_place(x: Tensor, t: Tensor) -> Tensor:
+        return x.relu_().mul_(theta.detach().to(x))
+
+    check_sampler(lambda x: pndm_sample(in_place, x, schedule=schedule, num_steps=6, method=method), noise)
+
 
 def test_sampling_from_a_mixture() -> None:
     schedule = AlphaSchedule.cosine()
@@ -56,6 +65,26 @@ def test_sampling_from_a_mixture() -> None:
     noise = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     skip = {"arguments: noise: huge": "not yet: far from the mixture its weights are 0/0"}
     check_sampler(lambda noise: pndm_sample(model, noise, schedule=schedule, num_steps=8), noise, skip=skip)
+
+
+def test_examples() -> None:
+    """The examples of the docstrings."""
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    attempted = 0
+    for name in ("mixtures", "plans", "sampling", "schedules", "transfers", "diffusers"):
+        module = importlib.import_module(f"offprints.pndm.{name}")
+        outcome = doctest.testmod(module, optionflags=options, raise_on_error=False)
+        assert outcome.failed == 0, name
+        attempted += outcome.attempted
+    assert attempted >= 15
+
+
+def test_import_is_light() -> None:
+    """Nothing but torch, numpy and the core is imported with the method."""
+    heavy = ("sklearn", "scipy", "diffusers", "matplotlib", "pandas", "numba")
+    program = f"import sys, offprints.pndm; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.strip() == "[]"
 
 
 def test_weights() -> None:

@@ -36,3 +36,12 @@ def test_far_away_and_at_the_data() -> None:
     assert model(x, torch.tensor([0.5])).isfinite().all()
     assert torch.equal(model(x, torch.tensor([0.0])), torch.zeros(1, 2))
     assert model(x.bfloat16(), torch.tensor([0.5])).dtype == torch.bfloat16
+
+
+def test_half_types_are_computed_in_float32() -> None:
+    model = GaussianMixtureEps(MEANS, STDS, WEIGHTS, SCHEDULE)
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(0.01, 1, 50)
+    for dtype in (torch.float16, torch.bfloat16):
+        expected = model(x.to(dtype).float(), t).to(dtype)
+        assert torch.equal(model(x.to(dtype), t), expected)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,3 +106,47 @@ def test_types() -> None:
 def test_gradient() -> None:
     x, e = (tensor.requires_grad_() for tensor in pair())
     assert torch.autograd.gradcheck(lambda x, e: transfer(x, e, 0.2, 0.4), (x, e))
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_nan_and_infinity_stay_where_they_are(per_row: bool) -> None:
+    """In either argument, along any way; also where there is no way to go."""
+    for a, b in ((0.3, 0.6), (0.6, 0.3), (0.5, 1.0), (0.4, 0.4), (1.0, 1.0)):
+        levels: Any = (torch.full((3,), a), torch.full((3,), b)) if per_row else (a, b)
+        for value in (math.nan, math.inf):
+            for which in (0, 1):
+                tensors = list(pair())
+                clean = transfer(*tensors, *levels)
+                tensors[which] = tensors[which].clone()
+                tensors[which][1, 2] = value
+                out = transfer(*tensors, *levels)
+                assert not out[1, 2].isfinite()
+                out[1, 2] = clean[1, 2]
+                assert torch.equal(out, clean)
+
+
+def test_levels_of_every_kind() -> None:
+    x, e = pair()
+    levels = [0.1, 0.4, 0.7]
+    expected = transfer(x, e, torch.tensor(levels, dtype=torch.float64), 0.9)
+    for kind in (levels, tuple(levels), np.array(levels), np.array(levels, dtype=">f8")):
+        assert torch.equal(transfer(x, e, kind, 0.9), expected)
+    for scalar in (np.float64(0.1), np.array(0.1), torch.tensor(0.1, dtype=torch.float64)):
+        assert torch.equal(transfer(x, e, scalar, 0.9), transfer(x, e, 0.1, 0.9))
+    for bad in ([True, False, True], torch.tensor([True]), torch.tensor(0.5j), np.ma.masked_array(levels, [1, 0, 0])):
+        with pytest.raises(TypeError, match="alpha_bar_t"):
+            transfer(x, e, bad, 0.9)
+    with pytest.raises(ValueError, match="alpha_bar_next"):
+        transfer(x, e, 0.1, [[0.9]])  # type: ignore[list-item]
+
+
+def test_every_path_gives_the_same() -> None:
+    """torch.compile and vmap, with numbers and with a level for each row."""
+    x, e = pair()
+    rows = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+    for levels in ((0.2, 0.5), (rows, 0.7), (rows, rows)):
+        expected = transfer(x, e, *levels)  # type: ignore[arg-type]
+        compiled = torch.compile(lambda x, e, levels=levels: transfer(x, e, *levels), backend="eager")  # type: ignore[misc]
+        torch.testing.assert_close(compiled(x, e), expected, rtol=1e-12, atol=1e-12)
+    mapped = torch.func.vmap(lambda x, e, a: transfer(x[None], e[None], a, 0.7)[0])(x, e, rows)
+    torch.testing.assert_close(mapped, transfer(x, e, rows, 0.7), rtol=1e-12, atol=1e-12)

@@ -6,17 +6,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offprints.pndm.schedules import AlphaSchedule, Values, as_float64
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_probabilities, check_tensor
 
 
 class GaussianMixtureEps:
-    r"""The noise prediction that a perfect model of an isotropic Gaussian mixture makes.
+    """The noise prediction that a perfect model of an isotropic Gaussian mixture makes.
 
-    At level a the mixture has the means :math:`\sqrt{a}\,\mu_k` and the variances :math:`v_k = a s_k^2 + 1 - a`, and
+    At level a the mixture has the means ``sqrt(a) m_k`` and the variances ``v_k = a s_k^2 + 1 - a``, and
 
-    .. math:: \epsilon(x, t) = \sqrt{1-a} \sum_k r_k(x) \, (x - \sqrt{a}\,\mu_k) / v_k
+        eps(x, t) = sqrt(1 - a) sum_k r_k(x) (x - sqrt(a) m_k) / v_k
 
-    with the posterior weights r of the components. Differentiable in `x`; the levels are computed in float64.
+    with the posterior weights r of the components. Differentiable in `x`; levels are computed in float64, half types in
+    float32.
 
     Args:
         means: ``[K, D]``.
@@ -28,6 +30,13 @@ class GaussianMixtureEps:
         TypeError: arguments of the wrong kind.
         ValueError: shapes that do not agree, a standard deviation that is not positive, weights that are no
             probabilities.
+
+    Example:
+        >>> import torch
+        >>> schedule = AlphaSchedule.continuous_linear()
+        >>> model = GaussianMixtureEps([[1.0, 0.0], [-1.0, 0.0]], [0.2, 0.2], [0.5, 0.5], schedule)
+        >>> model(torch.zeros(1, 2), torch.tensor([0.5]))
+        tensor([[0., 0.]])
     """
 
     def __init__(self, means: Values, stds: Values, weights: Values, schedule: AlphaSchedule) -> None:
@@ -56,10 +65,11 @@ class GaussianMixtureEps:
         means, stds, weights = (part.to(level.device) for part in (self.means, self.stds, self.weights))
         variances = level * stds**2 + 1 - level
         bias = weights.log() - x.shape[1] / 2 * variances.log()
+        dtype, x = x.dtype, x.to(working_dtype(x))
         means, signal, noise, variances, bias = (
             part.to(x.device, x.dtype) for part in (means, level.sqrt(), (1 - level).sqrt(), variances, bias)
         )
         distances = (x.unsqueeze(1) - signal.unsqueeze(1) * means).square().sum(2)
         posterior = (bias - distances / (2 * variances)).softmax(1)
         pull = posterior / variances
-        return noise * (x * pull.sum(1, keepdim=True) - signal * (pull @ means))
+        return (noise * (x * pull.sum(1, keepdim=True) - signal * (pull @ means))).to(dtype)

@@ -230,8 +230,8 @@ class AlphaSchedule:
             ValueError: NaN, or a time beyond the table.
 
         Example:
-            >>> AlphaSchedule.linear().alpha_bar(499.5).item()
-            0.0783...
+            >>> round(AlphaSchedule.linear().alpha_bar(499.5).item(), 4)
+            0.0782
         """
         time = _as_time(t)
         index = time + self.offset

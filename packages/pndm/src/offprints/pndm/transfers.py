@@ -22,12 +22,12 @@ def transfer(
     alpha_bar_t: Levels,
     alpha_bar_next: Levels,
 ) -> Float[Tensor, "batch *shape"]:
-    r"""Move `x` from level `alpha_bar_t` to level `alpha_bar_next` as if the noise prediction were `eps` on the way.
+    """Move `x` from level `alpha_bar_t` to level `alpha_bar_next` as if the noise prediction were `eps` on the way.
 
     The paper's transfer part phi (its formula (9) as the comments of diffusers number it): DDIM's step without noise,
     exact where `eps` is constant. With a and b the two levels,
 
-    .. math:: x \sqrt{b/a} - \frac{b - a}{\sqrt{a}\,(\sqrt{(1-b)a} + \sqrt{(1-a)b})} \, \epsilon ,
+        x sqrt(b / a) - eps (b - a) / (sqrt(a) (sqrt((1 - b) a) + sqrt((1 - a) b))),
 
     a form without cancellation for b near a. The coefficients are computed in float64, half types are accumulated in
     float32. Gradients flow to `x` and `eps`; the levels are constants. NaN in either tensor gives NaN in its place.
