@@ -190,6 +190,14 @@ def claims(session: nox.Session, name: str) -> None:
 
 
 @nox.session
+@each_paper
+def faults(session: nox.Session, name: str) -> None:
+    """The smoke preset under kills, torn writes, full and broken disks: each run resumes to the same result."""
+    sync(session, "--package", f"offprints-{name}", "--group", "test")
+    session.run("python", "-m", "offprints.shared.testing.faults", name, *session.posargs)
+
+
+@nox.session
 @each_member
 def lowest(session: nox.Session, name: str) -> None:
     """The tests with the lowest version of each direct dependency that the package admits."""

@@ -189,35 +189,92 @@ def test_extras(name: str) -> None:
     assert any(re.match(rf"offprints-{name}\[(.*,)?claims\b", need) for need in group)
 
 
-def test_new_paper_passes_its_own_tests(tmp_path: Path) -> None:
-    for file in ("LICENSE", "shared/pyproject.toml"):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        shutil.copyfile(ROOT / file, tmp_path / file)
-    (tmp_path / "packages").mkdir()
-    golden = tmp_path / "golden"
+LONG_TITLE = (
+    "A title of many words that does not fit into any line of any file " + "and goes on and on " * 5 + "to its end"
+)
+
+
+@pytest.fixture(scope="module", params=[("a-new-paper", "A new paper"), ("zeta", LONG_TITLE)], ids=["short", "long"])
+def new_paper(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package made of the skeleton, in a workspace that has the core's metadata and the tools' settings."""
+    root = tmp_path_factory.mktemp("workspace")
+    (root / "packages").mkdir()
+    (root / "shared").mkdir()
+    for file in ("LICENSE", "pyproject.toml", "shared/pyproject.toml"):
+        shutil.copyfile(ROOT / file, root / file)
+    golden = root / "golden"
     golden.mkdir()
     (golden / "README.md").write_text("provenance\n")
-    folder = workspace.new(tmp_path, "a-new-paper", title="A new paper", arxiv="2211.15272", golden=golden)
-    assert (folder / "tests" / "golden" / "README.md").exists()
-    assert not [path for path in folder.rglob("*") if "@" in path.name or path.suffix == ".in"]
+    name, title = request.param
+    extras = {"nifti": ["nibabel>=5"], "onnx": ["onnx", "onnxruntime"]} if name == "zeta" else {}
+    folder: Path = workspace.new(root, name, title=title, arxiv="2211.15272", golden=golden, extras=extras)
+    with pytest.raises(workspace.UsageError, match="exists"):
+        workspace.new(root, name, title=title, arxiv="2211.15272")
+    return folder
 
-    # Of the member's own metadata only what needs no workspace is built: the core is installed here already.
-    site = tmp_path / "site"
-    subprocess.run(
-        ["uv", "pip", "install", "--quiet", "--no-sources", "--no-deps", "--target", str(site), str(folder)], check=True
-    )
+
+def run_in(folder: Path, *command: str | Path, **environment: str) -> str:
     answer = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), str(folder / "tests")],
-        env=os.environ | {"PYTHONPATH": str(site)},
+        [sys.executable, "-m", *map(str, command)],
+        cwd=folder.parent.parent,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "passed" in answer.stdout
+    return answer.stdout
 
-    with pytest.raises(workspace.UsageError, match="exists"):
-        workspace.new(tmp_path, "a-new-paper", title="A new paper", arxiv="2211.15272")
+
+def test_new_paper_is_complete(new_paper: Path) -> None:
+    assert (new_paper / "tests" / "golden" / "README.md").exists()
+    assert not [path for path in new_paper.rglob("*") if "@" in path.name or path.suffix == ".in"]
+    assert not [path for path in new_paper.rglob("*.*") if re.search(r"@[A-Z_]+@", path.read_text(encoding="utf-8"))]
+    settings = tomllib.loads((new_paper / "pyproject.toml").read_text())
+    extras = settings["project"]["optional-dependencies"]
+    name = new_paper.name
+    assert settings["dependency-groups"]["test"][0] == f"offprints-{name}[{','.join(extras)}]"
+    assert settings["tool"]["uv"]["sources"][f"offprints-{name}"] == {"workspace": True}
+    if name == "zeta":
+        assert extras["nifti"] == ["nibabel>=5"]
+        assert extras["onnx"] == ["onnx", "onnxruntime"]
+        assert 'pip install "offprints-zeta[onnx]"' in (new_paper / "README.md").read_text()
+    workspace.check_bound(new_paper.parent.parent, name)
+    citation = yaml.safe_load((new_paper / "CITATION.cff").read_text())
+    assert citation["preferred-citation"]["year"] == 2022
+
+
+def test_new_paper_passes_lint(new_paper: Path) -> None:
+    run_in(new_paper, "ruff", "check", "--no-cache", new_paper)
+    run_in(new_paper, "ruff", "format", "--no-cache", "--check", new_paper)
+    run_in(new_paper, "codespell_lib", new_paper)
+
+
+@pytest.mark.parametrize("new_paper", [("zeta", LONG_TITLE)], ids=["long"], indirect=True)
+def test_new_paper_passes_types(new_paper: Path) -> None:
+    source = f"{new_paper / 'src'}{os.pathsep}{ROOT / 'shared' / 'src'}"
+    run_in(new_paper, "mypy", "--cache-dir", new_paper.parent.parent / "mypy", "-p", "offprints.zeta", MYPYPATH=source)
+
+
+@pytest.mark.parametrize("new_paper", [("zeta", LONG_TITLE)], ids=["long"], indirect=True)
+def test_new_paper_builds_and_passes_its_own_tests(new_paper: Path, tmp_path: Path) -> None:
+    # Of the member's own metadata only what needs no workspace is built: the core is installed here already.
+    site = tmp_path / "site"
+    install = ["uv", "pip", "install", "--quiet", "--no-sources", "--no-deps", "--target", str(site), str(new_paper)]
+    subprocess.run(install, check=True)
+    output = run_in(new_paper, "pytest", "-q", new_paper / "tests", PYTHONPATH=str(site))
+    assert "passed" in output
+    assert "skipped" not in output
+    run_in(
+        new_paper, "runpy_example", PYTHONPATH=f"{site}{os.pathsep}{_example(new_paper, tmp_path)}", MPLBACKEND="Agg"
+    )
+
+
+def _example(folder: Path, scratch: Path) -> Path:
+    """The example as a module of its own, so that the same Python runs it."""
+    (example,) = (folder / "examples").glob("plot_*.py")
+    shutil.copyfile(example, scratch / "runpy_example.py")
+    return scratch
 
 
 @pytest.mark.parametrize(
@@ -235,3 +292,24 @@ def test_new_paper_refuses(tmp_path: Path, name: str, title: str, arxiv: str, wo
     with pytest.raises(workspace.UsageError, match=word):
         workspace.new(tmp_path, name, title=title, arxiv=arxiv)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extra", ["claims=x", "Upper=x", 'a="x', "a=b c"])
+def test_new_paper_refuses_extras(tmp_path: Path, extra: str) -> None:
+    name, _, package = extra.partition("=")
+    with pytest.raises(workspace.UsageError, match="--extra"):
+        workspace.new(tmp_path, "paper", title="A title", arxiv="2211.15272", extras={name: [package]})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_nothing_of_the_skeleton_is_left(name: str) -> None:
+    """REPLACE marks what the author of a new package has still to write."""
+    left = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in MEMBERS[name].rglob("*")
+        if path.suffix in (".py", ".md", ".cff", ".toml") and "__pycache__" not in path.parts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if "REPLACE" in line
+    ]
+    assert not left

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 # Parts that only an extra makes complete, by the package's folders and modules: they may ask for it on import.
-APPARATUS = {"reproduce", "experiment", "command", "testing", "benchmark"}
+APPARATUS = {"reproduce", "experiment", "command", "store", "show", "testing", "benchmark"}
 
 
 def modules(package: str) -> list[str]:

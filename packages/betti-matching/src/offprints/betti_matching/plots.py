@@ -9,6 +9,7 @@ from torch import Tensor
 from offprints.betti_matching.cycles import representative_cycles
 from offprints.betti_matching.matching import as_image
 from offprints.betti_matching.pairs import Matching, PairList
+from offprints.shared.extras import require
 from offprints.shared.validation import check_number
 
 if TYPE_CHECKING:
@@ -276,8 +277,7 @@ def _dims(matching: Matching, dim: int | None) -> list[int]:
 def _grid(axes: Any, shape: tuple[int, int], size: tuple[float, float]) -> np.ndarray:
     """The axes given, or those of a new figure, as an array of this shape; `size` of one in inches."""
     if axes is None:
-        from matplotlib import pyplot as plt
-
+        plt = require("matplotlib.pyplot", package="betti-matching", extra="plots")
         figsize = (shape[1] * size[0], shape[0] * size[1] + 0.3)
         return plt.subplots(*shape, figsize=figsize, squeeze=False, layout="constrained")[1]
     grid = np.asarray(axes, dtype=object)
