@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -34,9 +35,9 @@ def test_recorded_claims_hold_and_have_a_control_that_fails(path: Path) -> None:
             claim["measured"], claim.get("control", [None] * len(claim["measured"])), claim["holds"], strict=True
         ):
             clears = tables.COMPARE[claim["relation"]]
-            passed = clears(value, claim["threshold"]) and not (
-                control is not None and clears(control, claim["threshold"])
-            )
+            finite = isinstance(value, int | float) and math.isfinite(value)
+            fails = control is None or not isinstance(control, int | float) or not clears(control, claim["threshold"])
+            passed = finite and clears(value, claim["threshold"]) and fails
             assert holds is passed, claim["id"]
 
 
