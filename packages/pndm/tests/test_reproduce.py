@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from offprints.pndm import AlphaSchedule, inference_times
 from offprints.pndm.reproduce import experiment
-from offprints.pndm.reproduce.digits import EpsilonMLP, energy_distance, steps_for
+from offprints.pndm.reproduce.digits import EpsilonMLP, energy_v_statistic, steps_for
 from offprints.pndm.reproduce.exact import random_mixture, solve_reference
+from offprints.pndm.reproduce.fashion import images
 from offprints.pndm.reproduce.paper import schedule_for
 from offprints.shared.experiment.launch import execute
+from offprints.shared.extras import MissingData
 from offprints.shared.testing.runs import FinishedRun
 
 
@@ -46,8 +50,8 @@ def test_the_reference_of_one_gaussian() -> None:
 def test_parts_of_the_digits() -> None:
     assert [steps_for(50, method) for method in ("ddim", "s-pndm", "f-pndm")] == [50, 49, 41]  # type: ignore[arg-type]
     x, y = torch.randn(2, 300, 5, generator=torch.Generator().manual_seed(0))
-    assert energy_distance(x, x) == 0
-    assert energy_distance(x, y) < 0.05 < energy_distance(x, y + 1)
+    assert energy_v_statistic(x, x) == 0
+    assert energy_v_statistic(x, y) < 0.05 < energy_v_statistic(x, y + 1)
     net = EpsilonMLP(16)
     assert net(torch.zeros(3, 64), torch.tensor([0.0, 500.0, 999.0])).shape == (3, 64)
 
@@ -96,3 +100,37 @@ def test_paper_on_small_files(files: dict[str, Any], tmp_path: Path) -> None:
     figures = {Path(figure).stem for figure in outcome.result["figures"]}
     assert figures == {"fid_linear", "samples_linear", "fid_cosine", "samples_cosine"}
     assert len(list((outcome.dir / "units").glob("*.json"))) == 4
+
+
+@pytest.fixture
+def few_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fashion-MNIST in its own format, with forty images."""
+    folder = tmp_path / "data" / "fashion_mnist" / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for seed, split in enumerate(("train", "t10k")):
+        draws = np.random.default_rng(seed)
+        pictures = draws.integers(0, 256, (40, 28, 28), dtype=np.uint8)
+        labels = draws.integers(0, 10, 40, dtype=np.uint8)
+        head = struct.pack(">iiii", 0x803, 40, 28, 28)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 40) + labels.tobytes())
+    monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path / "data"))
+
+
+@pytest.mark.usefixtures("few_clothes")
+def test_medium_on_a_few_images(tmp_path: Path) -> None:
+    config = experiment.presets["medium"]
+    assert config.fashion.steps > 0
+    small = replace(config.fashion, steps=4, batch_size=4, width=8, samples=4, reference_steps=30, every=2)
+    config = replace(config, fashion=replace(small, evaluations=(12, 20)))
+    outcome = execute(experiment, config, preset="medium", device="cpu", out=tmp_path)
+    claims = {claim["id"]: claim for claim in outcome.result["claims"]}
+    assert set(claims) == {"fashion-f-pndm-20", "fashion-plms-12"}
+    assert all(math.isfinite(claim["measured"]) for claim in claims.values())
+    assert {Path(figure).stem for figure in outcome.result["figures"]} == {"fashion", "fashion_error"}
+
+
+def test_medium_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path / "nothing"))
+    with pytest.raises(MissingData, match="fashion_mnist"):
+        images("train", download=False)

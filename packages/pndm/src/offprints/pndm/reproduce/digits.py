@@ -131,6 +131,9 @@ def draw(settings: DigitSettings, trained: dict[str, Any], seed: int, device: st
     for evaluations in settings.evaluations:
         for method in METHODS:
             drawn[f"{method} {evaluations}"] = sample(net, noise, steps_for(evaluations, method), method)
+        # Negative controls: the steps of F-PNDM and of PLMS with the newest prediction alone, no gradient part.
+        for method in ("f-pndm", "plms"):
+            drawn[f"{method} off {evaluations}"] = sample(net, noise, steps_for(evaluations, method), "ddim")
     return {name: images.cpu() for name, images in drawn.items()}
 
 
@@ -164,7 +167,7 @@ def paths(settings: DigitSettings, trained: dict[str, Any], seed: int, device: s
     return found
 
 
-def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, in float64; 0 for equal distributions."""
+def energy_v_statistic(x: Tensor, y: Tensor) -> float:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs, those of a point with itself too; 0 for equal sets."""
     x, y = x.double(), y.double()
     return float(2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean())

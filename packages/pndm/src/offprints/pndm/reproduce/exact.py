@@ -70,6 +70,8 @@ def errors(seed: int, samples: int, steps: tuple[int, ...], equal_cost: int) -> 
                 method: max(n for n in range(1, 99) if num_model_calls(n, method) <= equal_cost) for method in methods
             }
             found["equal cost"] = {method: error(method, n) for method, n in budget.items()}
+            # Negative control: the steps of F-PNDM with the newest prediction alone, no gradient part.
+            found["no gradient part"] = error("ddim", budget["f-pndm"])
 
     measure("continuous", AlphaSchedule.continuous_linear(), START, END, SMOOTH)
     measure("table", AlphaSchedule.linear(), 999.0, 0.0, ("f-pndm", "fon"))

@@ -10,11 +10,18 @@ from typing import Any
 
 from offprints.pndm.reproduce import digits, exact, figures
 from offprints.pndm.reproduce.digits import DigitSettings
+from offprints.pndm.reproduce.fashion import FashionSettings, reproduce_fashion
 from offprints.pndm.reproduce.paper import PaperSettings, reproduce_paper
 from offprints.shared import datasets
 from offprints.shared.experiment import Experiment, Run
 
-ORDERS = {"ddim": (1, 0.2), "s-pndm": (2, 0.2), "f-pndm": (2, 0.3), "f-pndm-sigma": (4, 0.5)}  # and how near
+NO_GRADIENT_PART = "the same steps with the newest prediction alone (no gradient part)"
+# The order of a method, how near, and its negative control: the method without what makes the order.
+ORDERS: dict[str, tuple[int, float, str, str]] = {
+    "s-pndm": (2, 0.2, "ddim", NO_GRADIENT_PART),
+    "f-pndm": (2, 0.3, "ddim", NO_GRADIENT_PART),
+    "f-pndm-sigma": (4, 0.5, "f-pndm", "the weights of equal steps in time"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,7 @@ class Config:
         grid: Numbers of steps.
         equal_cost: Evaluations at which the methods are compared.
         digits: The small trained network.
+        fashion: A network trained on Fashion-MNIST, instead of the two small experiments if its `steps` are not 0.
         paper: The pretrained networks.
     """
 
@@ -35,6 +43,7 @@ class Config:
     grid: tuple[int, ...] = (10, 20, 40, 80, 160, 320)
     equal_cost: int = 50
     digits: DigitSettings = field(default_factory=DigitSettings)
+    fashion: FashionSettings = field(default_factory=FashionSettings)
     paper: PaperSettings = field(default_factory=PaperSettings)
 
 
@@ -42,6 +51,9 @@ def reproduce(config: Config, run: Run) -> None:
     """Measure and record the claims."""
     if config.fid:
         reproduce_paper(config.paper, run)
+        return
+    if config.fashion.steps > 0:
+        reproduce_fashion(config.fashion, run)
         return
     errors = partial(exact.errors, run.seed, config.samples, config.grid, config.equal_cost)
     jobs: dict[str, Callable[[], dict[str, Any]]] = {"exact": errors}
@@ -57,24 +69,42 @@ def convergence(config: Config, run: Run, found: Mapping[str, Any]) -> None:
     """Orders, and errors at equal cost, where the scores are exact."""
     errors, table = found["continuous"], found["table"]
     coarse, fine = config.grid[-2:]
-    for method, (order, near) in ORDERS.items():
-        measured = math.log(errors[method][-2] / errors[method][-1]) / math.log(fine / coarse)
+
+    def order_of(method: str) -> float:
+        return math.log(errors[method][-2] / errors[method][-1]) / math.log(fine / coarse)
+
+    run.check(
+        "order-ddim",
+        f"DDIM is Euler's method: distance of its order of convergence, {coarse} to {fine} steps, from 1",
+        abs(order_of("ddim") - 1),
+        "<=",
+        0.2,
+    )
+    for method, (order, near, off, off_name) in ORDERS.items():
         run.claim(
             f"order-{method}",
             f"{figures.NAMES[method]}: distance of its order of convergence, {coarse} to {fine} steps, from {order}",
-            abs(measured - order),
+            abs(order_of(method) - order),
             "<=",
             near,
             paper_value={"s-pndm": "order 2", "f-pndm": "order 2"}.get(method),
+            control=abs(order_of(off) - order),
+            control_name=off_name,
         )
+
     # A pseudo Runge-Kutta start costs nine evaluations: compared from 40 steps on.
-    ratios = [f / s for n, f, s in zip(config.grid, errors["f-pndm"], errors["s-pndm"], strict=True) if n >= 40]
+    def above_s_pndm(method: str) -> float:
+        pairs = zip(config.grid, errors[method], errors["s-pndm"], strict=True)
+        return max((own / other for n, own, other in pairs if n >= 40), default=math.nan)
+
     run.claim(
         "fourth-below-second",
         "error of F-PNDM over that of S-PNDM, largest from 40 steps on",
-        max(ratios, default=math.nan),
+        above_s_pndm("f-pndm"),
         "<=",
         0.5,
+        control=above_s_pndm("ddim"),
+        control_name=NO_GRADIENT_PART,
     )
     cost = found["equal cost"]
     run.claim(
@@ -83,6 +113,8 @@ def convergence(config: Config, run: Run, found: Mapping[str, Any]) -> None:
         cost["f-pndm"] / cost["ddim"],
         "<=",
         0.15,
+        control=found["no gradient part"] / cost["ddim"],
+        control_name=NO_GRADIENT_PART,
     )
     run.report_value(
         "plms-equal-cost",
@@ -133,7 +165,7 @@ def few_evaluations(settings: DigitSettings, run: Run, trained: dict[str, Any]) 
             "method": figures.NAMES[method],
             "evaluations": float(n),
             "squared distance": distances[method][n],
-            "energy distance to the digits": digits.energy_distance(drawn[f"{method} {n}"], data),
+            "energy distance to the digits": digits.energy_v_statistic(drawn[f"{method} {n}"], data),
         }
         for n in settings.evaluations
         for method in digits.METHODS
@@ -142,7 +174,7 @@ def few_evaluations(settings: DigitSettings, run: Run, trained: dict[str, Any]) 
         "method": "DDIM",
         "evaluations": float(settings.reference_steps),
         "squared distance": 0.0,
-        "energy distance to the digits": digits.energy_distance(reference, data),
+        "energy distance to the digits": digits.energy_v_statistic(reference, data),
         "reference": True,
     }
     run.table("digits", [*rows, whole])
@@ -161,6 +193,7 @@ experiment = Experiment(
     presets={
         "smoke": Config(samples=8, grid=(10, 20, 40, 80), digits=SMOKE),
         "quick": Config(),
+        "medium": Config(fashion=FashionSettings(steps=1500)),
         "paper": replace(Config(), fid=True),
     },
     function=reproduce,

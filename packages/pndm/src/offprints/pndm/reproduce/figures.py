@@ -38,9 +38,11 @@ def draw_errors(run: Run, errors: Mapping[str, Mapping[Method, Sequence[float]]]
         right.set(title="The same on a table of 1000 steps")
 
 
-def draw_distances(run: Run, distances: Mapping[str, Mapping[int, float]]) -> None:
+def draw_distances(
+    run: Run, distances: Mapping[Method, Mapping[int, float]], name: str = "digits_error", data: str = "Digits"
+) -> None:
     """Distance to the reference's samples against evaluations, trained network."""
-    with run.figure("digits_error") as (_, axes):
+    with run.figure(name) as (_, axes):
         for method, values in distances.items():
             style = "--" if method == "plms" else "-"
             axes.loglog(
@@ -50,26 +52,29 @@ def draw_distances(run: Run, distances: Mapping[str, Mapping[int, float]]) -> No
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.set(
-            title="Digits: distance to DDIM with 1000 steps",
+            title=f"{data}: distance to DDIM with 1000 steps",
             xlabel="model evaluations",
             ylabel="mean squared difference of pixels",
         )
         axes.legend()
 
 
-def draw_digits(run: Run, drawn: Mapping[str, Tensor], evaluations: int, columns: int = 14) -> None:
+def draw_digits(run: Run, drawn: Mapping[str, Tensor], evaluations: int) -> None:
     """The same noise through every method with few evaluations, the reference on top."""
     rows = {"DDIM, 1000 steps": drawn["reference"]} | {
         NAMES[method]: drawn[f"{method} {evaluations}"] for method in ("ddim", "s-pndm", "f-pndm", "plms", "fon")
     }
-    with run.figure("digits", nrows=len(rows), figsize=(columns * 0.62 + 1.6, len(rows) * 0.68 + 0.4)) as (
-        figure,
-        axes,
-    ):
-        for axis, (name, images) in zip(axes, rows.items(), strict=True):
-            tiles = np.pad(images[:columns].view(-1, 8, 8).numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=1)
+    draw_rows(run, "digits", {name: images.view(-1, 8, 8) for name, images in rows.items()}, evaluations)
+
+
+def draw_rows(run: Run, name: str, rows: Mapping[str, Tensor], evaluations: int, columns: int = 14) -> None:
+    """Gray images ``[B, ..., H, W]`` in [-1, 1], a row for each name."""
+    with run.figure(name, nrows=len(rows), figsize=(columns * 0.62 + 1.6, len(rows) * 0.68 + 0.4)) as (figure, axes):
+        for axis, (label, images) in zip(axes, rows.items(), strict=True):
+            shown = images[:columns].reshape(-1, *images.shape[-2:]).clamp(-1, 1).numpy()
+            tiles = np.pad(shown, ((0, 0), (0, 0), (0, 1)), constant_values=1)
             axis.imshow(-np.concatenate(list(tiles), 1)[:, :-1], cmap="gray", vmin=-1, vmax=1)
-            axis.set_ylabel(name, rotation=0, ha="right", va="center")
+            axis.set_ylabel(label, rotation=0, ha="right", va="center")
             axis.set(xticks=[], yticks=[])
             axis.grid(visible=False)
             for spine in axis.spines.values():
