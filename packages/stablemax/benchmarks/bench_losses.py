@@ -1,8 +1,8 @@
-"""The losses beside F.cross_entropy and the official formula, forward and backward, in time and memory (one thread).
+"""The losses beside F.cross_entropy and the paper's formula, forward and backward, in time and memory (one thread).
 
-The official formula, log(s / sum s) in float64, is a plain rendering written for this benchmark. The fused linear loss
-stands beside the same loss of materialized logits, at 4096 tokens, 512 features and 50304 classes; an argument divides
-its tokens and classes. `--memory` measures peak memory alone.
+The formula, log(s / sum s) in float64, is that of `reference.py`. The fused linear losses stand beside the same loss of
+materialized logits, that of softmax beside torch's own F.linear_cross_entropy (from torch 2.13 on) too, at 4096
+tokens, 512 features and 50304 classes; an argument divides tokens and classes. `--memory` measures peak memory alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from torch.nn import functional as F
 
 from offprints.shared.benchmark import Case, compare, machine
 from offprints.shared.device import peak_memory_mib, reset_peak_memory
-from offprints.stablemax import exact_cross_entropy, linear_stablemax_cross_entropy, stablemax_cross_entropy
+from offprints.stablemax import (
+    exact_cross_entropy,
+    linear_exact_cross_entropy,
+    linear_stablemax_cross_entropy,
+    reference,
+    stablemax_cross_entropy,
+)
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = ((5107, 113), (1024, 8192))
@@ -30,23 +36,29 @@ Result = tuple[str, Tensor, tuple[Tensor, ...]]
 
 
 def float64_formula(logits: Tensor, target: Tensor) -> Tensor:
-    x = logits.double()
-    s = torch.where(x < 0, 1 / (1 - x + 1e-30), x + 1)
-    return -(s / s.sum(1, keepdim=True)).log().gather(1, target.unsqueeze(1)).mean()
+    return reference.cross_entropy(reference.stablemax(logits.double()), target)
 
 
 def materialized(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     return stablemax_cross_entropy(F.linear(hidden, weight), target)
 
 
+def materialized_softmax(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(hidden, weight), target)
+
+
 LOSSES: dict[str, tuple[Loss, str]] = {
     "stablemax_cross_entropy": (stablemax_cross_entropy, "stablemax"),
-    "official formula, float64": (float64_formula, "stablemax"),
+    "the paper's formula, float64": (float64_formula, "stablemax"),
     "exact_cross_entropy": (exact_cross_entropy, "softmax"),
     "F.cross_entropy": (F.cross_entropy, "softmax"),
     "linear_stablemax_cross_entropy": (linear_stablemax_cross_entropy, "stablemax"),
     "materialized logits": (materialized, "stablemax"),
+    "linear_exact_cross_entropy": (linear_exact_cross_entropy, "softmax"),
+    "F.cross_entropy of materialized logits": (materialized_softmax, "softmax"),
 }
+if hasattr(F, "linear_cross_entropy"):
+    LOSSES["F.linear_cross_entropy"] = (F.linear_cross_entropy, "softmax")
 
 
 def logits_inputs(rows: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -78,9 +90,7 @@ def agree(ours: Result, theirs: Result) -> None:
 def extra_memory(name: str, make: Callable[[], tuple[Tensor, ...]]) -> float:
     """Peak MiB of one forward and backward beyond its inputs; to be called in a fresh process."""
     torch.set_num_threads(1)
-    warm = (
-        linear_inputs(64) if name in ("linear_stablemax_cross_entropy", "materialized logits") else logits_inputs(8, 4)
-    )
+    warm = linear_inputs(64) if name in list(LOSSES)[4:] else logits_inputs(8, 4)
     forward_backward(name, *warm)
     inputs = make()
     reset_peak_memory()
@@ -115,19 +125,21 @@ def main() -> None:
     for shape in SHAPES:
         inputs = logits_inputs(*shape)
         for ours, peers in (
-            ("stablemax_cross_entropy", ("official formula, float64", "F.cross_entropy")),
+            ("stablemax_cross_entropy", ("the paper's formula, float64", "F.cross_entropy")),
             ("exact_cross_entropy", ("F.cross_entropy",)),
         ):
             calls = {name: partial(forward_backward, name, *inputs) for name in peers}
             cases.append(Case(f"{ours} {shape}", partial(forward_backward, ours, *inputs), calls, agree))
     compare(cases, RESULTS / "losses.json", rounds=5, seconds=0.1, threads=1)
 
-    fused, whole = list(LOSSES)[4:]
-    hidden, weight, target = linear_inputs(options.divisor)
-    name = f"{fused}, {len(hidden)} tokens, {len(weight)} classes"
-    call = partial(forward_backward, whole, hidden, weight, target)
-    case = Case(name, partial(forward_backward, fused, hidden, weight, target), {whole: call}, agree)
-    compare([case], RESULTS / "losses_fused.json", rounds=3, seconds=0.1, threads=1)
+    inputs = linear_inputs(options.divisor)
+    stable, whole, exact, *torchs = list(LOSSES)[4:]
+    cases = []
+    for ours, peers in ((stable, [whole]), (exact, torchs)):
+        name = f"{ours}, {len(inputs[0])} tokens, {len(inputs[1])} classes"
+        calls = {peer: partial(forward_backward, peer, *inputs) for peer in peers}
+        cases.append(Case(name, partial(forward_backward, ours, *inputs), calls, agree))
+    compare(cases, RESULTS / "losses_fused.json", rounds=3, seconds=0.1, threads=1)
 
 
 if __name__ == "__main__":

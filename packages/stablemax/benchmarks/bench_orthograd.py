@@ -1,7 +1,8 @@
 """The projection of OrthoGrad on the shapes of a ResNet-18 (62 tensors, 11.7 M elements, float32, one CPU thread).
 
-Beside it: pytorch_optimizer's, per tensor and batched, and a plain rendering of the official per-tensor algorithm,
-written for this benchmark. Every call first restores the gradients, so that all contenders project the same ones.
+Beside it: pytorch_optimizer's, per tensor and batched, and the per-tensor algorithm of `reference.py`. Every call first
+restores the gradients, so that all contenders project the same ones. Then whole steps: around torch's AdamW as it is
+by default and fused, beside the algorithm of `reference.py` around the default.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from offprints.shared.benchmark import Case, compare
-from offprints.stablemax import orthogonalize_gradients_
+from offprints.stablemax import OrthoGrad, orthogonalize_gradients_, reference
 
 
 def resnet18_shapes() -> list[tuple[int, ...]]:
@@ -36,9 +37,7 @@ def per_tensor(params: list[Parameter]) -> None:
     with torch.no_grad():
         for param in params:
             assert param.grad is not None
-            w, g = param.view(-1), param.grad.view(-1)
-            rest = g - torch.dot(w, g) / (torch.dot(w, w) + 1e-30) * w
-            param.grad.copy_((rest * (g.norm() / (rest.norm() + 1e-30))).view_as(param))
+            param.grad.copy_(reference.perp_gradient(param, param.grad))
 
 
 def main() -> None:
@@ -64,11 +63,37 @@ def main() -> None:
         wrapper = pytorch_optimizer.OrthoGrad(torch.optim.SGD(params, lr=0.1), foreach=foreach)
         return wrapper.apply_orthogonal_gradients  # type: ignore[no-any-return]
 
-    methods = {"pytorch_optimizer": theirs(False), "pytorch_optimizer, foreach": theirs(True), "per tensor": per_tensor}
+    methods = {
+        "pytorch_optimizer": theirs(False),
+        "pytorch_optimizer, foreach": theirs(True),
+        "reference, per tensor": per_tensor,
+    }
     contenders = {name: partial(project, method) for name, method in methods.items()}
     contenders["copy of the gradients alone"] = partial(project, len)
     case = Case("OrthoGrad, ResNet-18", partial(project, orthogonalize_gradients_), contenders, agree)
-    compare([case], Path(__file__).parent / "results" / "orthograd.json", rounds=7, seconds=0.1, threads=1)
+
+    def step(fused: bool, projection: Callable[[list[Parameter]], object] | None = None) -> Callable[[], list[Tensor]]:
+        copies = [Parameter(param.detach().clone()) for param in params]
+        adamw = torch.optim.AdamW(copies, lr=1e-4, fused=fused or None)
+        optimizer = adamw if projection else OrthoGrad(adamw)
+
+        def call() -> list[Tensor]:
+            for copy, grad in zip(copies, saved, strict=True):
+                copy.grad = grad.clone()
+            if projection:
+                projection(copies)
+            optimizer.step()
+            return []
+
+        return call
+
+    steps = {
+        "around AdamW's default": step(False),
+        "reference around AdamW's default": step(False, per_tensor),
+        "reference around AdamW(fused=True)": step(True, per_tensor),
+    }
+    whole = Case("OrthoGrad(AdamW(fused=True)) step, ResNet-18", step(True), steps)
+    compare([case, whole], Path(__file__).parent / "results" / "orthograd.json", rounds=7, seconds=0.1, threads=1)
 
 
 if __name__ == "__main__":

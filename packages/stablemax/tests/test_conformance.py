@@ -28,6 +28,7 @@ PUBLIC = [
     "StableMaxCrossEntropyLoss",
     "ExactCrossEntropyLoss",
     "linear_stablemax_cross_entropy",
+    "linear_exact_cross_entropy",
     "orthogonalize_gradients_",
     "OrthoGrad",
     "softmax_collapse_fraction",

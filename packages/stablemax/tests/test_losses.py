@@ -18,7 +18,6 @@ from offprints.shared.testing import check_errors
 from offprints.stablemax import (
     StableMaxCrossEntropyLoss,
     exact_cross_entropy,
-    linear_stablemax_cross_entropy,
     log_stablemax,
     stablemax,
     stablemax_cross_entropy,
@@ -158,6 +157,44 @@ def test_nothing_is_absorbed() -> None:
     assert torch.autograd.grad(value, far)[0][0, 0] < 0
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_probability_targets_are_torchs(reduction: str, label_smoothing: float, weighted: bool) -> None:
+    x, _ = drawn(60, 7)
+    x = x.view(15, 4, 7).movedim(2, 1).requires_grad_()
+    q = drawn(60, 7, seed=1)[0].softmax(1).view(15, 4, 7).movedim(2, 1).requires_grad_()
+    weight = torch.linspace(0.1, 2, 7, dtype=torch.float64) if weighted else None
+    options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
+    ours, torchs = (form(x, q, weight, **options) for form in (exact_cross_entropy, F.cross_entropy))
+    torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(value.sum(), (x, q)) for value in (ours, torchs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_probability_targets_are_as_exact_as_labels(loss: Callable[..., Tensor]) -> None:
+    x = torch.tensor([[30.0, 0.0, 0.0], [1e9, 2.0, -3.0], [0.0, 5.0, -math.inf]], requires_grad=True)
+    x.data[1] *= 1 if loss is stablemax_cross_entropy else 5e-8
+    labels = torch.tensor([0, 0, 1])
+    each = loss(x, labels, reduction="none")
+    soft = loss(x, F.one_hot(labels, 3).float(), reduction="none")
+    torch.testing.assert_close(soft, each, rtol=1e-6, atol=0)
+    assert (each > 0).all()
+    torch.testing.assert_close(*(torch.autograd.grad(v.sum(), x)[0] for v in (soft, each)), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_single_sample_needs_no_batch(loss: Callable[..., Tensor], reduction: str) -> None:
+    x, target = drawn(1, 4)
+    q = drawn(1, 4, seed=1)[0].softmax(1)
+    for y, batched in ((target[0], target), (q[0], q)):
+        value = loss(x[0], y, reduction=reduction)
+        assert value.shape == ()
+        torch.testing.assert_close(value, loss(x, batched, reduction="sum"))
+
+
 def test_stablemax_loss_depends_on_a_shift() -> None:
     x, target = drawn(4, 3)
     assert stablemax_cross_entropy(x, target) != stablemax_cross_entropy(x + 1, target)
@@ -204,61 +241,19 @@ def test_blocks_of_rows_do_not_show(rows: int) -> None:
     torch.testing.assert_close(together[::512], single, rtol=1e-14, atol=0)
 
 
-def fused_inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(3)
-    hidden, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((40, 6), (33, 6), (33,)))
-    target = torch.randint(33, (40,), generator=generator)
-    target[5] = -100
-    return hidden.requires_grad_(), weight.requires_grad_(), target, bias.requires_grad_()
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("chunk_size", [1, 5, 33, 1000])
-def test_the_fused_loss_is_the_loss_of_the_layer(reduction: Any, chunk_size: int) -> None:
-    hidden, weight, target, bias = fused_inputs()
-    expected = stablemax_cross_entropy(F.linear(hidden, weight, bias), target, reduction=reduction)
-    fused = linear_stablemax_cross_entropy(hidden, weight, target, bias, chunk_size=chunk_size, reduction=reduction)
-    torch.testing.assert_close(fused, expected, rtol=1e-10, atol=0)
-    inputs = (hidden, weight, bias)
-    for value, wanted in zip(
-        torch.autograd.grad(3 * fused, inputs), torch.autograd.grad(3 * expected, inputs), strict=True
-    ):
-        torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
-
-
-def test_the_fused_loss_without_some_gradients() -> None:
-    hidden, weight, target, bias = fused_inputs()
-    expected = linear_stablemax_cross_entropy(hidden, weight, target, bias)
-    with torch.no_grad():
-        assert torch.equal(linear_stablemax_cross_entropy(hidden, weight, target, bias), expected)
-    frozen = linear_stablemax_cross_entropy(hidden, weight.detach(), target, bias.detach(), chunk_size=3)
-    first, second = (torch.autograd.grad(frozen, hidden, retain_graph=True)[0].clone() for _ in range(2))
-    torch.testing.assert_close(first, torch.autograd.grad(expected, hidden)[0])
-    assert torch.equal(first, second)
-
-
-def test_the_fused_loss_in_bfloat16() -> None:
-    hidden, weight, target, bias = fused_inputs(torch.bfloat16)
-    loss = linear_stablemax_cross_entropy(hidden, weight, target, bias)
-    exact = stablemax_cross_entropy(F.linear(hidden.double(), weight.double(), bias.double()), target)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss.double(), exact, rtol=1e-2, atol=0)
-    for value, wanted in zip(
-        torch.autograd.grad(loss, (hidden, weight, bias)),
-        torch.autograd.grad(exact, (hidden, weight, bias)),
-        strict=True,
-    ):
-        assert value.dtype == torch.bfloat16
-        torch.testing.assert_close(value, wanted, rtol=0.1, atol=2e-3)
-
-
 x, y = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
 COMMON: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda loss: loss(x.long(), y), TypeError, "input"),
     (lambda loss: loss(x, y.float()), TypeError, "target"),
-    (lambda loss: loss(x, torch.rand(4, 3)), TypeError, "target"),
+    (lambda loss: loss(x, torch.rand(4, 2)), TypeError, "target"),
+    (lambda loss: loss(x, torch.rand(4, 3) - 2), ValueError, "target"),
+    (lambda loss: loss(x, torch.full((4, 3), math.nan)), ValueError, "target"),
+    (lambda loss: loss(x, y.unsqueeze(1)), ValueError, "target"),
+    (lambda loss: loss(x, y, ignore_index=0.5), TypeError, "ignore_index"),
     (lambda loss: loss(x[:0], y[:0]), ValueError, "input"),
-    (lambda loss: loss(x[0], y[0]), ValueError, "input"),
+    (lambda loss: loss(x[0], y[:1]), ValueError, "target"),
+    (lambda loss: loss(x[0, 0], y[0]), ValueError, "input"),
+    (lambda loss: loss(x[0, :1], y[0]), ValueError, "input"),
     (lambda loss: loss(x[:, :1], y * 0), ValueError, "input"),
     (lambda loss: loss(x, y[:3]), ValueError, "target"),
     (lambda loss: loss(x.view(2, 3, 2), y), ValueError, "target"),
@@ -278,8 +273,6 @@ def test_bad_input(loss: Callable[..., Tensor]) -> None:
 
 
 def test_bad_input_of_the_others() -> None:
-    hidden, weight, target, bias = fused_inputs()
-    fused = linear_stablemax_cross_entropy
     check_errors(
         [
             (lambda: stablemax(x.long()), TypeError, "input"),
@@ -289,14 +282,5 @@ def test_bad_input_of_the_others() -> None:
             (lambda: StableMaxCrossEntropyLoss(reduction="max"), ValueError, "reduction"),  # type: ignore[arg-type]
             (lambda: StableMaxCrossEntropyLoss(label_smoothing=-0.1), ValueError, "label_smoothing"),
             (lambda: StableMaxCrossEntropyLoss(torch.ones(2, 2)), ValueError, "weight"),
-            (lambda: fused(hidden, weight, target, chunk_size=0), ValueError, "chunk_size"),
-            (lambda: fused(hidden, weight, target, reduction="none"), ValueError, "reduction"),  # type: ignore[arg-type]
-            (lambda: fused(hidden[:0], weight, target[:0]), ValueError, "hidden"),
-            (lambda: fused(hidden, weight[:, :3], target), ValueError, "weight"),
-            (lambda: fused(hidden, weight[:1], target * 0), ValueError, "weight"),
-            (lambda: fused(hidden, weight, target, bias[:3]), ValueError, "bias"),
-            (lambda: fused(hidden, weight.float(), target), ValueError, "weight"),
-            (lambda: fused(hidden, weight, target + 30), ValueError, "target"),
-            (lambda: fused(hidden.long(), weight, target), TypeError, "hidden"),
         ]
     )

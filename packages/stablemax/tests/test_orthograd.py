@@ -12,10 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import Parameter
 
+from offprints.shared.device import peak_memory_mib, reset_peak_memory
 from offprints.shared.testing import check_errors
 from offprints.stablemax import OrthoGrad, nlm_alignment, orthogonalize_gradients_
 
@@ -258,37 +257,164 @@ def test_deepcopy_keeps_wrapper_and_wrapped_together() -> None:
     assert twin.param_groups is not optimizer.param_groups
 
 
-def sharded(rank: int) -> dict[str, list[Tensor]]:
-    results: dict[str, list[Tensor]] = {}
-    for granularity in ("tensor", "global"):
-        whole = params(shapes=[(4, 6), (8,), (2, 3)])
-        mine = []
-        for param in whole:
-            shard = Parameter(param.detach().chunk(2)[rank].clone())
-            shard.grad = param.grad.chunk(2)[rank].clone()  # type: ignore[union-attr]
-            mine.append(shard)
-        optimizer = torch.optim.SGD(mine, lr=0.0)
-        OrthoGrad(optimizer, granularity=granularity, process_group=torch.distributed.group.WORLD).step()  # type: ignore[arg-type]
-        results[f"plain {granularity}"] = grads(mine)
-    mesh = init_device_mesh("cpu", (2,))
-    for granularity in ("tensor", "row", "global"):
-        mine = []
-        for param in params(shapes=[(4, 6), (8,), (2, 3)]):
-            shard = Parameter(distribute_tensor(param.detach(), mesh, [Shard(0)]))
-            shard.grad = distribute_tensor(param.grad, mesh, [Shard(0)])  # type: ignore[arg-type]
-            mine.append(shard)
-        orthogonalize_gradients_(mine, granularity=granularity)  # type: ignore[arg-type]
-        results[f"DTensor {granularity}"] = [param.grad.to_local() for param in mine]  # type: ignore[union-attr]
-    return results
+def polyak(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """A step length from the closure's loss, as Polyak's and ALI-G have it."""
+
+    class Polyak(base):  # type: ignore[misc, valid-type]
+        def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:
+            assert closure is not None
+            loss = closure()
+            squares = sum(p.grad.square().sum() for group in self.param_groups for p in group["params"])
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        p.sub_(p.grad, alpha=float(loss / squares))
+            return loss
+
+    return Polyak
 
 
-def test_shards_are_projected_as_whole(two_processes: Callable[..., Any]) -> None:
-    first, second = two_processes(sharded)
-    for name in first:
-        whole = params(shapes=[(4, 6), (8,), (2, 3)])
-        orthogonalize_gradients_(whole, granularity=name.split()[1], foreach=True)
-        for grad, a, b in zip(grads(whole), first[name], second[name], strict=True):
-            torch.testing.assert_close(torch.cat([a, b]), grad, rtol=0, atol=1e-6, msg=name)
+def test_a_base_that_reads_the_loss_gets_it() -> None:
+    target = torch.tensor([1.0, -2.0, 0.5])
+
+    def problem() -> Parameter:
+        return Parameter(torch.tensor([0.5, 1.0, 2.0]))
+
+    ours, plain = problem(), problem()
+    optimizer = OrthoGrad(polyak(torch.optim.SGD)([ours], lr=1.0))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (ours - target).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        value = optimizer.step(closure)
+        plain.grad = 2 * (plain.detach() - target)
+        loss = (plain.detach() - target).square().sum()
+        orthogonalize_gradients_([plain])
+        plain.data -= loss / plain.grad.square().sum() * plain.grad
+        torch.testing.assert_close(value.detach(), loss)
+        torch.testing.assert_close(ours, plain)
+
+
+def test_a_base_that_evaluates_in_the_middle_gets_projected_gradients() -> None:
+    class Extragradient(torch.optim.SGD):
+        def step(self, closure: Callable[[], Tensor] | None = None) -> None:  # type: ignore[override]
+            assert closure is not None
+            (p,) = self.param_groups[0]["params"]
+            start = p.detach().clone()
+            closure()
+            p.data.sub_(p.grad, alpha=0.1)
+            closure()
+            p.data.copy_(start - 0.1 * p.grad)
+
+    def gradient(w: Tensor) -> Tensor:
+        g = 2 * (w - torch.tensor([3.0, 1.0]))
+        g = g - (w @ g) / (w @ w) * w
+        size = 2 * (w - torch.tensor([3.0, 1.0])).norm()
+        return g * size / g.norm()
+
+    w = Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = OrthoGrad(Extragradient([w], lr=0.1))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (w - torch.tensor([3.0, 1.0])).square().sum()
+        loss.backward()
+        return loss
+
+    start = w.detach().clone()
+    assert optimizer.step(closure) == (start - torch.tensor([3.0, 1.0])).square().sum()
+    torch.testing.assert_close(w.detach(), start - 0.1 * gradient(start - 0.1 * gradient(start)))
+
+
+def test_a_base_of_two_halves_is_refused() -> None:
+    class SAM(torch.optim.SGD):
+        def first_step(self) -> None: ...
+        def second_step(self) -> None: ...
+
+    with pytest.raises(TypeError, match="SAM"):
+        OrthoGrad(SAM(params(), lr=0.1))
+
+
+def test_hooks_of_the_state_dict_fire_and_the_settings_are_saved() -> None:
+    seen: list[str] = []
+    optimizer = OrthoGrad(torch.optim.SGD(params(), lr=0.1), granularity="row", rescale=False, eps=1e-20)
+    optimizer.register_state_dict_pre_hook(lambda o: seen.append("before saving"))
+    optimizer.register_state_dict_post_hook(lambda o, state: {**state, "note": 1})
+    saved = optimizer.state_dict()
+    assert saved["note"] == 1
+    other = OrthoGrad(torch.optim.SGD(params(), lr=0.3))
+
+    def before(o: Any, state: dict[str, Any]) -> dict[str, Any]:
+        seen.append("before loading")
+        return {**state, "orthograd": {**state["orthograd"], "eps": 1e-10}}
+
+    other.register_load_state_dict_pre_hook(before)
+    other.register_load_state_dict_post_hook(lambda o: seen.append(f"after loading {o.granularity}"))
+    other.load_state_dict(saved)
+    assert seen == ["before saving", "before loading", "after loading row"]
+    assert (other.granularity, other.rescale, other.eps) == ("row", False, 1e-10)
+    assert other.param_groups[0]["lr"] == 0.1
+    base = torch.optim.SGD(params(), lr=0.1)
+    base.load_state_dict(saved)  # the wrapped optimizer's own form
+    fresh = OrthoGrad(torch.optim.SGD(params(), lr=0.3), granularity="global")
+    fresh.load_state_dict(base.state_dict())
+    assert (fresh.granularity, fresh.param_groups[0]["lr"]) == ("global", 0.1)
+    with pytest.raises(ValueError, match="granularity"):
+        fresh.load_state_dict({**saved, "orthograd": {"granularity": "layer"}})
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row", "global"])
+def test_parallel_gradients_stay_finite(granularity: Any) -> None:
+    """Rounding can make the squared norm of what remains negative."""
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(300):
+        w = Parameter(torch.randn(1, 2 + trial % 7, generator=generator, dtype=torch.float64))
+        w.grad = w.detach() * float(torch.randn((), generator=generator))
+        orthogonalize_gradients_([w], granularity=granularity)
+        assert (w.grad == 0).all()
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("granularity", ["tensor", "row", "global"])
+def test_a_finite_half_gradient_stays_finite(granularity: Any, rescale: bool) -> None:
+    w = Parameter(torch.ones(2, 400, dtype=torch.float16))
+    w.data[:, 0] = 3
+    w.grad = torch.full_like(w, 6e4)
+    w.grad[:, 1] = -6e4
+    w.grad[1] /= 8
+    wide = Parameter(w.detach().double())
+    wide.grad = w.grad.double()
+    orthogonalize_gradients_([wide], granularity=granularity, rescale=rescale)
+    orthogonalize_gradients_([w], granularity=granularity, rescale=rescale)
+    assert wide.grad.abs().max() > 65504
+    assert w.grad.abs().max() == 65504
+    found, expected = w.grad.double(), wide.grad * (65504 / wide.grad.abs().max())
+    if granularity == "row":
+        expected[1] = wide.grad[1] * (65504 / wide.grad[1].abs().max()).clamp(max=1)
+    torch.testing.assert_close(found, expected, rtol=2**-10, atol=1e-3)
+
+
+def test_tiny_double_gradients_are_not_lost() -> None:
+    (w,) = params(dtype=torch.float64, shapes=[(3, 4)])
+    w.grad.mul_(1e-200)  # type: ignore[union-attr]
+    before = grads([w])[0]
+    orthogonalize_gradients_([w])
+    assert torch.equal(w.grad, before)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("foreach", [None, True])
+def test_no_copies_of_everything(foreach: bool | None) -> None:
+    made = [Parameter(torch.ones(2048, 1024, dtype=torch.float64)) for _ in range(8)]  # 128 MiB
+    for param in made:
+        param.grad = torch.randn(2048, 1024, dtype=torch.float64)
+    reset_peak_memory()
+    before = peak_memory_mib()
+    orthogonalize_gradients_(made, foreach=foreach)
+    assert peak_memory_mib() - before < 40
 
 
 def test_bad_input() -> None:
@@ -307,6 +433,9 @@ def test_bad_input() -> None:
             (lambda: OrthoGrad(sgd, eps=-1.0), ValueError, "eps"),
             (lambda: orthogonalize_gradients_(made, granularity="layer"), ValueError, "granularity"),  # type: ignore[arg-type]
             (lambda: orthogonalize_gradients_(made, eps=math.nan), ValueError, "eps"),
+            (lambda: orthogonalize_gradients_(made, eps=-1.0), ValueError, "eps"),
+            (lambda: orthogonalize_gradients_(made, rescale="no"), TypeError, "rescale"),  # type: ignore[arg-type]
+            (lambda: orthogonalize_gradients_(made[0]), TypeError, "params"),  # type: ignore[arg-type]
             (lambda: orthogonalize_gradients_([made[0], *sparse.parameters()]), TypeError, "position 1"),
             (lambda: orthogonalize_gradients_([*made, other]), TypeError, "position 4"),
             (lambda: orthogonalize_gradients_(["weights"]), TypeError, "position 0"),  # type: ignore[list-item]

@@ -9,6 +9,9 @@ def test_smoke(paper_run, tmp_path) -> None:
     # What concerns rounding alone holds at any size of the experiment.
     for name in ("softmax-collapses", "exact-survives", "stablemax-survives"):
         assert run.claims[name]["holds"] is not False, run.claims[name]
+    # The paper's formula in float32 loses the gradient where ours goes on.
+    claim = run.claims["stablemax-survives"]
+    assert claim["control"] < 1e9 < 1e15 < claim["measured"]
 
 
 def test_paper_curves(paper_run, tmp_path) -> None:

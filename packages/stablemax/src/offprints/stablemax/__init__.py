@@ -3,13 +3,12 @@
 from offprints.stablemax.activations import log_stablemax, stablemax
 from offprints.stablemax.data import modular_arithmetic, sparse_parity
 from offprints.stablemax.diagnostics import (
-    CollapseMonitor,
     nlm_alignment,
     softmax_collapse_fraction,
     zero_gradient_fraction,
     zero_loss_fraction,
 )
-from offprints.stablemax.linear import linear_stablemax_cross_entropy
+from offprints.stablemax.linear import linear_exact_cross_entropy, linear_stablemax_cross_entropy
 from offprints.stablemax.losses import (
     ExactCrossEntropyLoss,
     StableMaxCrossEntropyLoss,
@@ -17,6 +16,7 @@ from offprints.stablemax.losses import (
     stablemax_cross_entropy,
 )
 from offprints.stablemax.models import GrokMLP, GrokTransformer
+from offprints.stablemax.monitor import CollapseMonitor
 from offprints.stablemax.orthograd import OrthoGrad, orthogonalize_gradients_
 from offprints.stablemax.training import GrokConfig, GrokResult, train_grokking
 
@@ -30,6 +30,7 @@ __all__ = [
     "OrthoGrad",
     "StableMaxCrossEntropyLoss",
     "exact_cross_entropy",
+    "linear_exact_cross_entropy",
     "linear_stablemax_cross_entropy",
     "log_stablemax",
     "modular_arithmetic",

@@ -12,8 +12,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from offprints.stablemax.activations import at_least_float32, signed_log
+from offprints.shared.device import working_dtype
+from offprints.stablemax.activations import signed_log
 
 Terms = Literal["softmax", "stablemax"]
 
@@ -22,17 +24,62 @@ BLOCK_ELEMENTS = 1 << 18
 
 
 def softplus(d: Tensor) -> Tensor:
-    """log(1 + e^d) to full relative precision at both ends (torch's own turns linear at d = 20)."""
-    return d.clamp(min=0) + torch.log1p(torch.exp(-d.abs()))
+    """log(1 + e^d) to full relative precision at both ends (by default torch's turns linear at d = 20).
+
+    One operation of torch's, so that its first and second derivative are right everywhere: a formula of clamp and abs
+    has a seam at d = 0, where the derivatives of these do not add up to 1/2.
+    """
+    return F.softplus(d, threshold=50)
 
 
-def differentiable_losses(logits: Tensor, target: Tensor, terms: Terms) -> Tensor:
-    """Losses ``[N]`` of ``logits`` ``[N, K]`` from torch's own operations, traceable and differentiable twice."""
-    g = logits.to(at_least_float32(logits.dtype))
-    g = signed_log(g) if terms == "stablemax" else g
+def log_terms(logits: Tensor, terms: Terms) -> Tensor:
+    """Logarithms of the terms that are normalized: the logits, or g of them for StableMax."""
+    g = logits.to(working_dtype(logits))
+    return signed_log(g) if terms == "stablemax" else g
+
+
+def _logsumexp(g: Tensor) -> Tensor:
+    """Row-wise logsumexp ``[N, 1]`` whose derivatives are 0, not NaN, in a row of nothing but -inf."""
+    largest = g.detach().amax(1, keepdim=True)
+    largest = torch.where(largest == -torch.inf, 0, largest)
+    total = (g - largest).exp().sum(1, keepdim=True)
+    empty = total == 0
+    return torch.where(empty, -torch.inf, largest + torch.where(empty, 1, total).log())
+
+
+def differentiable_losses(logits: Tensor, target: Tensor, terms: Terms, kept: Tensor | None = None) -> Tensor:
+    """Losses ``[N]`` of ``logits`` ``[N, K]`` from torch's own operations, traceable and differentiable twice.
+
+    Rows outside ``kept`` have the loss 0. They are masked before anything is computed: a mask put on the result does
+    not stop the gradient of a NaN.
+    """
+    if kept is not None:
+        logits = torch.where(kept.unsqueeze(1), logits, 0)
+    g = log_terms(logits, terms)
     label = target.unsqueeze(1)
-    others = g.scatter(1, label, -torch.inf)
-    return softplus(others.logsumexp(1) - g.gather(1, label).squeeze(1))
+    own = g.gather(1, label)
+    own = torch.where(own == torch.inf, torch.nan, own)  # infinite confidence is no loss of 0
+    losses = softplus(_logsumexp(g.scatter(1, label, -torch.inf)) - own).squeeze(1)
+    return losses if kept is None else torch.where(kept, losses, 0)
+
+
+def expected_losses(logits: Tensor, probability: Tensor, terms: Terms, kept: Tensor | None = None) -> Tensor:
+    """Losses ``[N]`` expected under weights ``[N, K]`` or ``[K]`` of the classes: their sum times -log p.
+
+    With k* the class of the largest term, -log p_k = (g_k* - g_k) + log(1 + S), S the sum of the others' terms
+    relative to that of k*. Both are sums of what is not negative, so that again nothing is absorbed.
+    """
+    if kept is not None:
+        logits = torch.where(kept.unsqueeze(1), logits, 0)
+    g = log_terms(logits, terms)
+    probability = probability.to(g.dtype)
+    largest, at = g.max(1, keepdim=True)
+    rest = softplus(_logsumexp(g.scatter(1, at, -torch.inf)) - largest).squeeze(1)
+    # k* itself is 0 behind, without a gradient that would absorb that of the rest; so is a masked class without weight.
+    nothing = ((probability == 0) & (g == -torch.inf)).scatter(1, at, True)
+    behind = torch.where(nothing, 0, largest - g)
+    losses = (probability * behind).sum(1) + probability.sum(-1) * rest
+    return losses if kept is None else torch.where(kept, losses, 0)
 
 
 def _stablemax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
@@ -53,13 +100,18 @@ def _stablemax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
         tiny = torch.finfo(s.dtype).tiny
         largest = s.amax(1, keepdim=True).clamp_(min=tiny)
         total = s.div_(largest).sum(1, keepdim=True)
-        d = largest.log() + total.log() - s_label.log()
+        d = largest.log() + total.log() - _log_of_label(s_label)
         ratio = (largest / s_label) * total
         share = torch.where(d < 10, ratio / (1 + ratio), torch.sigmoid(d))
         inverse.square_().mul_(share / total.clamp(min=tiny) / largest)
         loss = torch.where(d < 10, ratio.log1p(), softplus(d))
     inverse.scatter_(1, label, -share / (1 + x.gather(1, label).abs()))
     return loss.squeeze(1)
+
+
+def _log_of_label(s_label: Tensor) -> Tensor:
+    """Logarithm of the label's term, NaN where that is infinite: infinite confidence is no loss of 0."""
+    return s_label.log().masked_fill_(s_label == torch.inf, torch.nan)
 
 
 def _moderate(terms: Tensor) -> bool:
@@ -75,7 +127,8 @@ def _softmax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
     largest.masked_fill_(largest == -torch.inf, 0)
     terms = others.sub_(largest).exp_()
     total = terms.sum(1, keepdim=True)
-    d = largest.sub_(x.gather(1, label)).add_(total.log())
+    own = x.gather(1, label)
+    d = largest.sub_(own.masked_fill_(own == torch.inf, torch.nan)).add_(total.log())
     share = torch.sigmoid(d)
     terms.mul_(share / total.clamp_(min=torch.finfo(x.dtype).tiny)).scatter_(1, label, -share)
     return softplus(d).squeeze(1)
@@ -84,7 +137,7 @@ def _softmax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
 def row_losses(logits: Tensor, target: Tensor, terms: Terms, gradient: Tensor | None = None) -> Tensor:
     """Losses ``[N]`` of ``logits`` ``[N, K]``; writes their gradients into ``gradient`` ``[N, K]`` when it is given."""
     rows, classes = logits.shape
-    compute = at_least_float32(logits.dtype)
+    compute = working_dtype(logits)
     block = _stablemax_block if terms == "stablemax" else _softmax_block
     step = rows if logits.device.type != "cpu" else max(1, BLOCK_ELEMENTS // classes)
     losses = torch.empty(rows, dtype=compute, device=logits.device)

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_tensor
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Type of the arithmetic: half types are computed in float32, float64 stays."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class SignedLog(torch.autograd.Function):
@@ -43,8 +40,20 @@ class SignedLog(torch.autograd.Function):
 
 
 def signed_log(x: Tensor) -> Tensor:
-    """g(x) = sign(x) log(1 + |x|), with the right derivative at 0."""
-    return SignedLog.apply(x)
+    """g(x) = sign(x) log(1 + |x|), with the right derivative at 0 in every mode; the second is 0 there, between those
+    of its sides.
+    """
+    if forward_ad._current_level >= 0:
+        # Forward mode has no rule for the function above that the compiler takes too.
+        return (_sided(x, x >= 0) + _sided(x, x > 0)) / 2
+    result: Tensor = SignedLog.apply(x)
+    return result
+
+
+def _sided(x: Tensor, positive: Tensor) -> Tensor:
+    """g in two branches: its derivatives at 0 are those of the branch to which 0 belongs."""
+    log = torch.where(positive, x, -x).log1p()
+    return torch.where(positive, log, -log)
 
 
 def _checked(input: Tensor, dim: int) -> Tensor:
@@ -52,26 +61,36 @@ def _checked(input: Tensor, dim: int) -> Tensor:
     if input.ndim == 0:
         raise ValueError("input must have at least one dimension, got a scalar")
     check_number(dim, "dim", low=-input.ndim, high=input.ndim - 1, integer=True)
-    return input.to(at_least_float32(input.dtype))
+    return input.to(working_dtype(input))
 
 
 def stablemax(input: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
-    """StableMax probabilities along ``dim``: the shape and type of ``input``, every slice sums to 1.
+    """StableMax probabilities along `dim`: the shape and type of `input`, every slice sums to 1.
 
     Half types are computed in float32. NaN propagates.
 
     Raises:
-        TypeError: ``input`` is not a floating tensor.
-        ValueError: ``input`` is empty or a scalar, or ``dim`` out of range.
+        TypeError: `input` is not a floating tensor.
+        ValueError: `input` is empty or a scalar, or `dim` out of range.
+
+    Example:
+        ```python
+        p = stablemax(torch.tensor([[2.0, 0.0, -1.0]]))  # terms 3, 1 and 1/2: 0.667, 0.222, 0.111
+        ```
     """
     return torch.softmax(signed_log(_checked(input, dim)), dim).to(input.dtype)
 
 
 def log_stablemax(input: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
-    """Logarithm of :func:`stablemax`, precise where the probability is tiny.
+    """Logarithm of `stablemax`, precise where the probability is tiny.
 
     Raises:
-        TypeError: ``input`` is not a floating tensor.
-        ValueError: ``input`` is empty or a scalar, or ``dim`` out of range.
+        TypeError: `input` is not a floating tensor.
+        ValueError: `input` is empty or a scalar, or `dim` out of range.
+
+    Example:
+        ```python
+        loss = -log_stablemax(torch.randn(4, 3))[:, 0].mean()
+        ```
     """
     return torch.log_softmax(signed_log(_checked(input, dim)), dim).to(input.dtype)

@@ -2,46 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
-from offprints.stablemax._rows import Terms, differentiable_losses, row_losses
-from offprints.stablemax.activations import at_least_float32, signed_log
+from offprints.shared.validation import (
+    Reduction,
+    check_choice,
+    check_labels,
+    check_number,
+    check_tensor,
+    should_check,
+)
+from offprints.stablemax._rows import Terms, differentiable_losses, expected_losses, row_losses
 
-Reduction = Literal["mean", "sum", "none"]
+
+def transforming() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is under way."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def batched(x: Tensor) -> bool:
+    """Whether this stands for several tensors: inside vmap, or in `torch.autograd.grad(..., is_grads_batched=True)`."""
+    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 class _RowLosses(torch.autograd.Function):
     """Losses of rows; the gradient is made together with them and kept in the one buffer that becomes the result."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, terms: Terms) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, kept: Tensor | None, terms: Terms) -> Tensor:
         ctx.terms = terms
         ctx.gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        ctx.save_for_backward(logits, target)
-        return row_losses(logits, target, terms, ctx.gradient)
+        ctx.save_for_backward(logits, target, kept)
+        losses = row_losses(logits, target, terms, ctx.gradient)
+        return losses if kept is None else losses.masked_fill_(~kept, 0)
 
     @staticmethod
-    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, None, None]:
-        logits, target = ctx.saved_tensors
+    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: second derivatives are asked for
-            losses = differentiable_losses(logits, target, ctx.terms)
-            (grad,) = torch.autograd.grad(losses, logits, grad_losses, create_graph=True)
-            return grad, None, None
+            return _differentiable_gradient(logits, target, kept, ctx.terms, grad_losses), None, None, None
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:  # a second backward through a retained graph
             gradient = torch.empty_like(logits)
             row_losses(logits, target, ctx.terms, gradient)
-        # An ignored row's loss has weight 0; its gradient is 0 even where its logits are NaN.
-        gradient.mul_(grad_losses.to(gradient.dtype).unsqueeze(1))
-        ignored = grad_losses == 0
+        # An ignored row's gradient is 0 even where its logits are NaN, and so is that of a loss without weight.
+        ignored = grad_losses == 0 if kept is None else (grad_losses == 0) | ~kept
+        scale = grad_losses.to(gradient.dtype).unsqueeze(1)
+        if batched(grad_losses):  # several gradients at once, for which the one buffer is too small
+            return torch.where(ignored.unsqueeze(1), 0, gradient * scale), None, None, None
+        gradient.mul_(scale)
         if gradient.device.type != "cpu" or bool(ignored.any()):
             gradient.masked_fill_(ignored.unsqueeze(1), 0)
-        return gradient, None, None
+        return gradient, None, None, None
+
+
+def _differentiable_gradient(
+    logits: Tensor, target: Tensor, kept: Tensor | None, terms: Terms, grad_losses: Tensor
+) -> Tensor:
+    losses = differentiable_losses(logits, target, terms, kept)
+    # A row without a derivative, whose loss has no weight, is masked as in the other branch.
+    sound = ~(losses.detach().isnan() & (grad_losses.detach() == 0))
+    losses = differentiable_losses(logits, target, terms, sound if kept is None else kept & sound)
+    (gradient,) = torch.autograd.grad(losses, logits, grad_losses, create_graph=True)
+    return gradient
+
+
+def losses_of_labels(logits: Tensor, labels: Tensor, kept: Tensor | None, terms: Terms) -> Tensor:
+    """Losses ``[N]`` of ``logits`` ``[N, K]``, by the fast code where torch does not trace or transform it."""
+    if torch.compiler.is_compiling() or transforming():
+        return differentiable_losses(logits, labels, terms, kept)
+    losses: Tensor = _RowLosses.apply(logits, labels, kept, terms)
+    return losses
+
+
+def any_ignored(kept: Tensor) -> bool:
+    """Whether rows must be masked; where the answer would cost a synchronization, yes."""
+    return not should_check(kept) or not bool(kept.all())
 
 
 def _cross_entropy(
@@ -57,91 +98,137 @@ def _cross_entropy(
     check_choice(reduction, "reduction", ("mean", "sum", "none"))
     check_number(label_smoothing, "label_smoothing", low=0, high=1)
     check_number(ignore_index, "ignore_index", integer=True)
-    if input.ndim < 2:
-        raise ValueError(f"input must have shape (N, K) or (N, K, d1, ...), got {tuple(input.shape)}")
-    classes = input.shape[1]
+    if input.ndim == 0:
+        raise ValueError("input must have shape (K,), (N, K) or (N, K, d1, ...), got a scalar")
+    axis = 0 if input.ndim == 1 else 1
+    classes = input.shape[axis]
     if classes < 2:
-        raise ValueError(f"input must have at least 2 classes along dimension 1, got shape {tuple(input.shape)}")
-    target = check_labels(target, "target", num_classes=classes, ignore_index=ignore_index)
-    expected = (input.shape[0], *input.shape[2:])
-    if target.shape != expected:
-        raise ValueError(f"target must have shape {expected} for input {tuple(input.shape)}, got {tuple(target.shape)}")
+        raise ValueError(f"input must have at least 2 classes along dimension {axis}, got shape {tuple(input.shape)}")
     if weight is not None:
         check_tensor(weight, "weight", shape=(classes,))
+    expected = input.shape[:axis] + input.shape[axis + 1 :]
+    logits = input.movedim(axis, -1).reshape(-1, classes)
+    if isinstance(target, Tensor) and target.is_floating_point() and target.shape == input.shape:
+        probability = _checked_probabilities(target).movedim(axis, -1).reshape(-1, classes)
+        losses = _losses_of_probabilities(logits, probability, weight, label_smoothing, terms)
+        if reduction == "none":
+            return losses.reshape(expected)
+        return losses.sum() if reduction == "sum" else losses.mean()
 
-    logits = input.movedim(1, -1).reshape(-1, classes)
-    labels = target.reshape(-1)
-    kept = labels != ignore_index
-    labels = labels.where(kept, 0)
-    if torch.compiler.is_compiling():
-        losses = differentiable_losses(logits, labels, terms)
-    else:
-        losses = _RowLosses.apply(logits, labels, terms)
-    row_weight = (torch.ones_like(losses) if weight is None else weight.to(losses.dtype)[labels]) * kept
-    losses = torch.where(kept, losses, 0) * row_weight
+    target = check_labels(target, "target", num_classes=classes, ignore_index=ignore_index)
+    if target.shape != expected:
+        raise ValueError(
+            f"target must have shape {tuple(expected)} for input {tuple(input.shape)}, got {tuple(target.shape)}"
+        )
+    labels, kept = target.reshape(-1), None
+    if any_ignored(keep := labels != ignore_index):
+        labels, kept = labels.where(keep, 0), keep
+    losses = losses_of_labels(logits, labels, kept, terms)
+    row_weight = None
+    if weight is not None:
+        row_weight = weight.to(losses.dtype)[labels]
+        row_weight = row_weight if kept is None else torch.where(kept, row_weight, 0)
+        losses = losses * row_weight
     if label_smoothing > 0:
-        uniform = torch.where(kept, _uniform_losses(logits, weight, terms), 0)
-        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+        uniform = uniform_distribution(classes, weight, losses)
+        losses = (1 - label_smoothing) * losses + label_smoothing * expected_losses(logits, uniform, terms, kept)
     if reduction == "none":
         return losses.reshape(expected)
+    total = losses.sum()
     if reduction == "sum":
-        return losses.sum()
-    total = row_weight.sum()
-    return losses.sum() / torch.where(kept.any(), total, 1)
+        return total
+    if row_weight is not None:
+        return total / (row_weight.sum() if kept is None else torch.where(kept.any(), row_weight.sum(), 1))
+    return total / (len(losses) if kept is None else kept.sum().clamp(min=1))
 
 
-def _uniform_losses(logits: Tensor, weight: Tensor | None, terms: Terms) -> Tensor:
-    """Cross-entropy of each row with the uniform distribution over the classes, weighted as torch does."""
-    g = logits.to(at_least_float32(logits.dtype))
-    log_probability = torch.log_softmax(signed_log(g) if terms == "stablemax" else g, 1)
+def uniform_distribution(classes: int, weight: Tensor | None, like: Tensor) -> Tensor:
+    """The uniform distribution over the classes, weighted as torch does."""
+    return like.new_full((classes,), 1 / classes) if weight is None else weight.to(like.dtype) / classes
+
+
+def _losses_of_probabilities(
+    logits: Tensor, probability: Tensor, weight: Tensor | None, label_smoothing: float, terms: Terms
+) -> Tensor:
+    if label_smoothing > 0:
+        probability = (1 - label_smoothing) * probability + label_smoothing / logits.shape[1]
     if weight is not None:
-        log_probability = log_probability * weight.to(log_probability.dtype)
-    return -log_probability.mean(1)
+        probability = probability * weight.to(probability.dtype)
+    return expected_losses(logits, probability, terms)
+
+
+def _checked_probabilities(target: Tensor) -> Tensor:
+    check_tensor(target, "target")
+    if should_check(target) and bool((target.detach() < 0).any()):
+        raise ValueError(f"target must not hold negative probabilities, got {float(target.detach().min())}")
+    return target
 
 
 def stablemax_cross_entropy(
     input: Float[Tensor, "batch classes *spatial"],
-    target: Int[Tensor, "batch *spatial"],
+    target: Shaped[Tensor, "batch *spatial"],
     weight: Float[Tensor, " classes"] | None = None,
     *,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of :func:`stablemax` probabilities, L = -log StableMax(x)_y, with the conventions of
-    ``F.cross_entropy``.
+    """Cross-entropy of `stablemax` probabilities, L = -log StableMax(x)_y, with the conventions of `F.cross_entropy`.
 
     The gradient (p_i - 1[i = y]) / (1 + |x_i|) is never singular, and the label's term is kept out of the sum, so that
     float32 gives what the paper computes in float64. Half types are computed in float32: the loss is float32 (float64
     for float64 logits), the gradient has the input's type. Where all labels are ignored the mean is 0, connected to
-    the graph. NaN logits give a NaN loss.
+    the graph. NaN logits give a NaN loss, and so does a logit of +inf at the label; -inf masks a class.
+
+    Args:
+        input: Logits ``[N, K]``, ``[N, K, d1, ...]``, or ``[K]`` of a single sample.
+        target: Labels ``[N]``, ``[N, d1, ...]`` or ``[]``; or probabilities of the shape of `input`, to which
+            `ignore_index` does not apply and whose mean divides by the number of samples.
+        weight: Weights of the classes.
+        ignore_index: Label of samples that do not count.
+        reduction: `"mean"`, `"sum"` or `"none"`; with `weight` the mean divides by the sum of the labels' weights.
+        label_smoothing: Share of the uniform distribution in the target.
 
     Raises:
-        TypeError: ``input`` or ``weight`` not floating, ``target`` not of an integer type.
+        TypeError: `input` or `weight` not floating, `target` neither of an integer type nor probabilities.
         ValueError: empty batch, fewer than 2 classes, shapes that do not fit, a label outside [0, classes) that is not
-            ``ignore_index``, an unknown reduction, ``label_smoothing`` outside [0, 1].
+            `ignore_index`, a negative probability, an unknown reduction, `label_smoothing` outside [0, 1].
+
+    Example:
+        ```python
+        logits = torch.randn(8, 5, requires_grad=True)
+        loss = stablemax_cross_entropy(logits, torch.randint(5, (8,)))
+        loss.backward()
+        ```
     """
     return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing, "stablemax")
 
 
 def exact_cross_entropy(
     input: Float[Tensor, "batch classes *spatial"],
-    target: Int[Tensor, "batch *spatial"],
+    target: Shaped[Tensor, "batch *spatial"],
     weight: Float[Tensor, " classes"] | None = None,
     *,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Ordinary softmax cross-entropy, evaluated so that nothing is absorbed: ``F.cross_entropy`` without Softmax
+    """Ordinary softmax cross-entropy, evaluated so that nothing is absorbed: `F.cross_entropy` without Softmax
     Collapse.
 
-    The value is that of ``F.cross_entropy``; in float32 it stays different from zero down to margins of about 87
-    instead of 17, and so does its gradient. Types, conventions and errors are those of :func:`stablemax_cross_entropy`.
+    The value is that of `F.cross_entropy`; in float32 it stays different from zero down to margins of about 87
+    instead of 17, and so does its gradient. Arguments, types and errors are those of `stablemax_cross_entropy`.
 
     Raises:
-        TypeError: ``input`` or ``weight`` not floating, ``target`` not of an integer type.
-        ValueError: as :func:`stablemax_cross_entropy`.
+        TypeError: as `stablemax_cross_entropy`.
+        ValueError: as `stablemax_cross_entropy`.
+
+    Example:
+        ```python
+        logits = torch.tensor([[30.0, 0.0, 0.0]], requires_grad=True)
+        loss = exact_cross_entropy(logits, torch.tensor([0]))  # 1.9e-13, where F.cross_entropy gives 0
+        loss.backward()
+        ```
     """
     return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing, "softmax")
 
@@ -181,16 +268,34 @@ class _CrossEntropyLoss(nn.Module):
 
 
 class StableMaxCrossEntropyLoss(_CrossEntropyLoss):
-    """Module form of :func:`stablemax_cross_entropy`; ``weight`` ``[classes]`` is a buffer."""
+    """Module form of `stablemax_cross_entropy`; `weight` ``[classes]`` is a buffer.
 
-    def forward(self, input: Float[Tensor, "batch classes *spatial"], target: Int[Tensor, "batch *spatial"]) -> Tensor:
-        """Loss of ``input`` against the labels ``target``."""
+    Example:
+        ```python
+        criterion = StableMaxCrossEntropyLoss(label_smoothing=0.1)
+        loss = criterion(torch.randn(8, 5), torch.randint(5, (8,)))
+        ```
+    """
+
+    def forward(
+        self, input: Float[Tensor, "batch classes *spatial"], target: Shaped[Tensor, "batch *spatial"]
+    ) -> Tensor:
+        """Loss of `input` against labels or probabilities `target`."""
         return stablemax_cross_entropy(input, target, self.weight, **self._options)
 
 
 class ExactCrossEntropyLoss(_CrossEntropyLoss):
-    """Module form of :func:`exact_cross_entropy`; ``weight`` ``[classes]`` is a buffer."""
+    """Module form of `exact_cross_entropy`; `weight` ``[classes]`` is a buffer.
 
-    def forward(self, input: Float[Tensor, "batch classes *spatial"], target: Int[Tensor, "batch *spatial"]) -> Tensor:
-        """Loss of ``input`` against the labels ``target``."""
+    Example:
+        ```python
+        criterion = ExactCrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]))
+        loss = criterion(torch.randn(8, 3), torch.randint(3, (8,)))
+        ```
+    """
+
+    def forward(
+        self, input: Float[Tensor, "batch classes *spatial"], target: Shaped[Tensor, "batch *spatial"]
+    ) -> Tensor:
+        """Loss of `input` against labels or probabilities `target`."""
         return exact_cross_entropy(input, target, self.weight, **self._options)
