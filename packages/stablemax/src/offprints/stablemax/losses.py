@@ -105,7 +105,11 @@ def _cross_entropy(
     if classes < 2:
         raise ValueError(f"input must have at least 2 classes along dimension {axis}, got shape {tuple(input.shape)}")
     if weight is not None:
-        check_tensor(weight, "weight", shape=(classes,))
+        check_tensor(weight, "weight", ndim=1)
+        if len(weight) != classes:
+            raise ValueError(
+                f"weight must have one entry for each class of input {tuple(input.shape)}, {classes}, got {len(weight)}"
+            )
     expected = input.shape[:axis] + input.shape[axis + 1 :]
     logits = input.movedim(axis, -1).reshape(-1, classes)
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == input.shape:
