@@ -53,7 +53,7 @@ def test_augmentation_batch_changes_nothing(kind: str, average: str) -> None:
         results.append(run(adapted, 2, size=16, side=16))
         states.append(state(adapted))
         if size is not None and 1 < size <= 7:
-            assert all(adapted._predict_views._exact.values()), "views did share forwards"
+            assert all(adapted._predict_target.views._exact.values()), "views did share forwards"
     for result, after in zip(results, states, strict=True):
         assert_same(result, results[0])
         assert all(torch.equal(after[name], value) for name, value in states[0].items())
@@ -76,16 +76,18 @@ def test_unknown_coupling_of_a_batch_is_found() -> None:
         adapted = CoTTA(Coupled(), seed=0, num_augmentations=4, confidence_threshold=1.0, augmentation_batch=size)
         results.append(run(adapted))
     assert_same(*results)
-    assert not any(adapted._predict_views._exact.values())
+    assert not any(adapted._predict_target.views._exact.values())
 
 
 def test_answer_comes_before_the_update() -> None:
     x, *_ = batches(1)
-    adapted = CoTTA(golden_net(), seed=0, confidence_threshold=0.0)
+    adapted = CoTTA(golden_net(), seed=0, confidence_threshold=1.0, num_augmentations=1, augmentation=lambda x: 0.5 * x)
     before = copy.deepcopy(adapted.teacher)
-    torch.testing.assert_close(adapted(x), before(x))
+    torch.testing.assert_close(adapted(x), before(0.5 * x))
     assert not torch.equal(adapted.model.fc.weight, before.fc.weight)
-    assert adapted.last_augmented is False
+    assert not torch.equal(adapted.teacher.fc.weight, before.fc.weight)
+    assert adapted.last_augmented is True
+    assert adapted.last_skipped is False
     torch.testing.assert_close(adapted.predict(x), adapted.teacher(x))
 
 
@@ -283,7 +285,7 @@ def test_parameters_of_a_transformer() -> None:
     everything = set(collect_params(layer)[1])
     official = set(collect_params(layer, which="weight_bias")[1])
     assert everything - official == {"self_attn.in_proj_weight", "self_attn.in_proj_bias"}
-    assert collect_params(layer, which="norm")[1] == []
+    assert collect_params(layer, which="norm")[1] == ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"]
 
 
 def test_dropout_follows_the_wrappers_seed() -> None:
@@ -320,13 +322,27 @@ def test_bfloat16_autocast() -> None:
 def test_threshold_from_source_images() -> None:
     net = golden_net().train()
     net.eval()
-    confidence = torch.cat([net(x).softmax(1).amax(1) for x in batches(3)]).detach()
+    confidence = torch.stack([net(x).softmax(1).amax(1) for x in batches(3)]).detach()
+    probe = configure_model(copy.deepcopy(net))
+    own = torch.stack([probe(x).softmax(1).amax(1).mean() for x in batches(3)]).detach()
     net.bn1.train()
-    threshold = source_confidence_threshold(net, batches(3), quantile=0.3, margin=0.1)
-    assert threshold == pytest.approx(float(confidence.quantile(0.3)) - 0.1, abs=1e-6)
+    for gate, norm, values in (
+        ("batch", "source", confidence.mean(1)),
+        ("sample", "source", confidence.flatten()),
+        ("batch", "batch", own),
+    ):
+        threshold = source_confidence_threshold(net, batches(3), quantile=0.3, margin=0.1, gate=gate, norm=norm)
+        assert threshold == pytest.approx(float(values.quantile(0.3)) - 0.1, abs=1e-6)
     assert net.bn1.training
     assert not net.bn2.training
     assert source_confidence_threshold(net, batches(1), margin=5.0) == 0.0
+    gate = CoTTA(copy.deepcopy(net), seed=0, num_augmentations=1, confidence_threshold=float(own.quantile(0.5)))
+    opened = []
+    for x in batches(3):
+        gate(x)
+        gate.reset()
+        opened.append(gate.last_augmented)
+    assert sum(opened) == 1, "one of three batches is below their median"
 
 
 def segmenter() -> nn.Module:

@@ -85,9 +85,69 @@ def test_wrappers() -> None:
         (partial(collect_params, golden_net(), which="bias"), ValueError, "which"),
         (partial(CoTTA(nn.Sequential(nn.Conv2d(3, 2, 1), Tuple())), X), TypeError, "logits"),
         (partial(cotta(augmentation=lambda x: x[:2], confidence_threshold=1.0), X), ValueError, "logits"),
-        (partial(cotta(confidence_threshold=1.0), X[:, :2].repeat(1, 2, 1, 1)), RuntimeError, "channels"),
+        (partial(cotta(confidence_threshold=1.0), X[:, :2].repeat(1, 2, 1, 1)), ValueError, "channels"),
     ]
     check_errors(cases)
+
+
+def test_what_views_cannot_be_made_of() -> None:
+    """At the first batch, whether the gate opens or not, and with the remedy."""
+    dense = nn.Conv2d(3, 4, 1)
+    calls: list[int] = []
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    check_errors(
+        [
+            (partial(CoTTA(dense, confidence_threshold=0.0), X), ValueError, "MultiScaleFlip"),
+            (partial(CoTTA(dense, gate="sample"), X), ValueError, "MultiScaleFlip"),
+            (partial(cotta(confidence_threshold=0.0, augmentation=MultiScaleFlip()), X), ValueError, "every pixel"),
+            (partial(cotta(confidence_threshold=0.0), 4 * X - 2), ValueError, "normalize"),
+            (partial(cotta(confidence_threshold=0.0), 255 * X), ValueError, "0, 1"),
+            (
+                partial(CoTTA(nn.Conv2d(4, 3, 8), confidence_threshold=0.0), X.repeat(1, 2, 1, 1)[:, :4]),
+                ValueError,
+                "channels",
+            ),
+            (partial(CoTTA(flat, confidence_threshold=0.0), torch.rand(4, 12)), ValueError, "augmentation"),
+            (partial(cotta(normalize=([0.5] * 4, [1.0] * 4)), X), ValueError, "normalize"),
+            (partial(cotta, normalize=([0.5], [0.0])), ValueError, "normalize"),
+            (partial(cotta, normalize=([0.5], [1.0, 1.0])), ValueError, "normalize"),
+            (partial(cotta, normalize="imagenet"), TypeError, "normalize"),
+            (partial(cotta, logits_fn=0), TypeError, "logits_fn"),
+            (partial(cotta(logits_fn=lambda out: out[0]), X), ValueError, "logits_fn"),
+            (partial(cotta, skip_without_signal="no"), TypeError, "skip_without_signal"),
+            (partial(cotta, episodic=1), TypeError, "episodic"),
+            (partial(cotta, reset_every=0), ValueError, "reset_every"),
+            (partial(cotta, precision="float16"), ValueError, "precision"),
+            (partial(cotta, source_weight=1.5), ValueError, "source_weight"),
+            *((partial(wrapper(nn.Conv2d(3, 1, 8)), X), ValueError, "2 classes") for wrapper in (Source, BNAdapt)),
+            (partial(CoTTA(nn.Sequential(nn.Conv2d(3, 1, 8), nn.Flatten())), X), ValueError, "2 classes"),
+        ]
+    )
+    own = cotta(confidence_threshold=0.0, augmentation=lambda x: calls.append(1) or x)
+    assert own(4 * X - 2).isfinite().all(), "an augmentation of one's own takes any input"
+
+
+def test_normalization_and_outputs_of_other_kinds() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = golden_net()
+
+        def forward(self, x: torch.Tensor) -> tuple[str, torch.Tensor]:
+            return "features", self.net(x)
+
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+    shift, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    threshold = source_confidence_threshold(golden_net(), [(X - shift) / scale])
+    options: dict[str, Any] = {"normalize": (mean, std), "logits_fn": lambda out: out[1]}
+    assert source_confidence_threshold(Wrapped(), [X], **options) == threshold
+    for wrapper in (Source, BNAdapt, Tent):
+        torch.testing.assert_close(wrapper(Wrapped(), **options)(X), wrapper(golden_net())((X - shift) / scale))
+    shut = CoTTA(Wrapped(), confidence_threshold=0.0, **options)
+    torch.testing.assert_close(shut(X), BNAdapt(golden_net())((X - shift) / scale), rtol=1e-4, atol=1e-5)
+    options["normalize"] = lambda x: (x - shift) / scale
+    opened = CoTTA(Wrapped(), confidence_threshold=1.0, num_augmentations=1, augmentation=lambda x: 0.5 * x, **options)
+    torch.testing.assert_close(opened(X), BNAdapt(golden_net())((0.5 * X - shift) / scale), rtol=1e-4, atol=1e-5)
 
 
 class Tuple(nn.Module):
@@ -104,6 +164,20 @@ def test_functions() -> None:
             (partial(ema_update_, weights, other, NAN), ValueError, "decay"),
             (partial(ema_update_, weights, [], 0.5), ValueError, "student"),
             (partial(ema_update_, weights, [torch.ones(2)], 0.5), ValueError, "student"),
+            (partial(ema_update_, weights[0], other[0], 0.5), TypeError, "teacher"),
+            (partial(ema_update_, None, other, 0.5), TypeError, "teacher"),
+            (partial(ema_update_, [[0.0]], other, 0.5), TypeError, "teacher"),
+            (partial(ema_update_, [weights[0].long()], other, 0.5), TypeError, "teacher"),
+            (partial(ema_update_, weights, [other[0].bool()], 0.5), TypeError, "student"),
+            (partial(ema_update_, [weights[0].bfloat16()], other, 0.999), TypeError, "teacher"),
+            (partial(stochastic_restore_, [weights[0].long()], other, 0.5), TypeError, "parameters"),
+            (partial(stochastic_restore_, weights, [other[0].int()], 0.5), TypeError, "source"),
+            (partial(stochastic_restore_, weights, other, 0.5, generator=1), TypeError, "generator"),
+            (partial(consistency_loss, torch.zeros(3, 1), torch.zeros(3, 1)), ValueError, "2 classes"),
+            (partial(consistency_loss, torch.zeros(3, 2), torch.zeros(3, 2), symmetric=1), TypeError, "symmetric"),
+            (partial(source_confidence_threshold, net, X), TypeError, "batches"),
+            (partial(source_confidence_threshold, net, [X], gate="pixel"), ValueError, "gate"),
+            (partial(source_confidence_threshold, net, [X], norm="own"), ValueError, "norm"),
             (partial(stochastic_restore_, weights, other, -0.1), ValueError, "probability"),
             (partial(stochastic_restore_, weights, other * 2, 0.1), ValueError, "source"),
             (partial(stochastic_restore_, weights, other, 0.1, masks=other), TypeError, "masks"),
@@ -159,7 +233,10 @@ def test_corruptions(tmp_path) -> None:
             (partial(corrupt, X, "fog", 6), ValueError, "severity"),
             (partial(corrupt, X, "fog", 1, scale="mnist"), ValueError, "scale"),
             (partial(corrupt, X[0], "fog", 1), ValueError, "images"),
-            (partial(corrupt, X[:, :1], "fog", 1), ValueError, "images"),
+            (partial(corrupt, X[:, :2], "fog", 1), ValueError, "images"),
+            (partial(corrupt, X, "fog", 1, generator=0), TypeError, "generator"),
+            (partial(severity_schedule, None), TypeError, "corruptions"),
+            (partial(severity_schedule, gradual="no"), TypeError, "gradual"),
             (partial(corrupt, X[:0], "fog", 1), ValueError, "images"),
             (partial(corrupt, X + 1, "fog", 1), ValueError, "images"),
             (partial(corrupt, X * NAN, "fog", 1), ValueError, "images"),

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from offprints.cotta import CORRUPTIONS, CorruptionStream, corrupt, severity_schedule
+from offprints.cotta import CORRUPTIONS, VALIDATION_CORRUPTIONS, CorruptionStream, corrupt, severity_schedule
 from offprints.cotta.corruptions.kinds import Setting, glass_blur
 from offprints.cotta.corruptions.pixels import Draws, border_index, motion_blur
 
 EXACT = {"brightness", "contrast", "defocus_blur", "zoom_blur", "pixelate", "jpeg_compression"}
+EXACT |= {"gaussian_blur", "saturate"}
 
 
 def images(count: int = 3, height: int = 32, width: int = 32, seed: int = 0) -> Tensor:
@@ -26,7 +27,7 @@ def made(x: Tensor, name: str, severity: int, seed: int = 0, **options: object) 
     return corrupt(x, name, severity, generator=torch.Generator().manual_seed(seed), **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS + VALIDATION_CORRUPTIONS)
 def test_every_corruption(name: str) -> None:
     """Shape, type, range, seed, non-square and tiny images, both sets of constants."""
     x = images()
@@ -75,7 +76,7 @@ def test_glass_blur_is_the_scan(delta: int, iterations: int) -> None:
     """Following chains at once equals visiting pixel after pixel."""
     x = (images(2, 14, 17, seed=1) * 255).round() / 255
     generator = torch.Generator().manual_seed(0)
-    offsets = [Draws(generator, x).integers(-delta, delta, 2, 2, 14, 17) for _ in range(iterations)]
+    offsets = [Draws(generator, x).integers(-delta, delta, 2, 2, 14, 17).unbind(1) for _ in range(iterations)]
     plain = x.clone()
     for dx, dy in offsets:
         for h in range(14 - delta, delta, -1):
@@ -151,3 +152,98 @@ def test_stream() -> None:
     assert not torch.equal(next(iter(other)).x, first[0].x)
     floats = next(iter(CorruptionStream(x / 255, y, corruptions=["contrast"])))
     assert (floats.x - corrupt(x, "contrast", 5) / 255).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS + VALIDATION_CORRUPTIONS)
+def test_an_images_corruption_does_not_depend_on_the_batches(name: str) -> None:
+    x, y = images(7), torch.arange(7)
+    results = []
+    for size in (1, 3, 7, 100):
+        stream = CorruptionStream(x, y, corruptions=[name], batch_size=size, seed=3, severity=4)
+        results.append(torch.cat([batch.x for batch in stream]))
+        torch.testing.assert_close(results[-1], results[0], rtol=0, atol=1e-6)
+    fewer = next(iter(CorruptionStream(x[:4], y[:4], corruptions=[name], seed=3, severity=4)))
+    torch.testing.assert_close(fewer.x, results[0][:4], rtol=0, atol=1e-6)
+    if name not in EXACT:
+        copies = CorruptionStream(x[:1].expand(2, -1, -1, -1), y[:2], corruptions=[name], severity=4)[0].x
+        assert not torch.equal(copies[0], copies[1]), "two places have draws of their own"
+
+
+def test_stream_as_a_sequence() -> None:
+    x, y = (images(5) * 255).to(torch.uint8), torch.arange(5)
+    stream = CorruptionStream(x, y, corruptions=["fog", "snow"], repeats=2, batch_size=2, seed=1)
+    listed = list(stream)
+    assert len(listed) == len(stream) == 12
+    for loaded in (
+        [stream[i] for i in range(12)],
+        [stream[i - 12] for i in range(12)],
+        list(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=1)),
+    ):
+        for a, b in zip(loaded, listed, strict=True):
+            assert torch.equal(a.x, b.x)
+            assert torch.equal(a.y, b.y)
+            assert (a.corruption, a.severity) == (b.corruption, b.severity)
+    for index in (12, -13):
+        with pytest.raises(IndexError, match="index"):
+            stream[index]
+    with pytest.raises(TypeError):
+        stream["fog"]
+
+
+def test_stream_with_scale_and_textures() -> None:
+    x, y = torch.full((2, 3, 32, 32), 0.5), torch.zeros(2, dtype=torch.int64)
+    textures = torch.full((6, 3, 200, 200), 0.2)
+    textures[5] = 1
+    frost = CorruptionStream(x, y, corruptions=["frost"], frost_textures=textures)[0].x
+    torch.testing.assert_close(frost, torch.full_like(x, 0.75 * 0.5 + 0.45 * 0.2))
+    large = CorruptionStream(x, y, corruptions=["frost"], frost_textures=textures, scale="imagenet")[0].x
+    torch.testing.assert_close(large, torch.full_like(x, 0.6 * 0.5 + 0.75 * 0.2))
+    with pytest.raises(ValueError, match="scale"):
+        CorruptionStream(x, y, scale="small")
+    with pytest.raises(ValueError, match="frost_textures"):
+        CorruptionStream(x, y, frost_textures=textures[:, :1])
+
+
+@pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) | set(VALIDATION_CORRUPTIONS)))
+def test_gray_images(name: str) -> None:
+    """As colored ones of three equal channels, where nothing is drawn for each channel."""
+    gray = images(2)[:, :1]
+    result = made(gray, name, 4)
+    assert result.shape == gray.shape
+    if name not in (
+        "gaussian_noise",
+        "shot_noise",
+        "impulse_noise",
+        "speckle_noise",
+        "frost",
+        "jpeg_compression",
+        "saturate",
+    ):
+        colored = made(gray.expand(-1, 3, -1, -1), name, 4)
+        torch.testing.assert_close(result, colored[:, :1], rtol=0, atol=1e-5)
+    if name == "jpeg_compression":  # its chroma is rounded
+        colored = made(gray.expand(-1, 3, -1, -1), name, 4)
+        assert (result - colored.mean(1, keepdim=True)).abs().max() <= 2.5 / 255
+    assert next(iter(CorruptionStream(gray, torch.zeros(2).long(), corruptions=[name]))).x.shape == gray.shape
+
+
+def test_validation_corruptions() -> None:
+    x = images(4)
+    half = torch.full((8, 3, 32, 32), 0.5)
+    assert float((made(half, "speckle_noise", 3) - half).std()) == pytest.approx(0.5 * 0.12, rel=0.03)
+    dark = made(0.2 * torch.ones_like(half), "speckle_noise", 3)
+    assert float(dark.std()) == pytest.approx(0.2 * 0.12, rel=0.03), "it grows with the value"
+    skimage = pytest.importorskip("skimage", reason="needs scikit-image")
+    from skimage import color, filters
+
+    assert skimage is not None
+    for severity, (factor, added) in enumerate([(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)], 1):
+        hsv = color.rgb2hsv(x.permute(0, 2, 3, 1).numpy())
+        hsv[..., 1] = np.clip(hsv[..., 1] * factor + added, 0, 1)
+        expected = torch.from_numpy(color.hsv2rgb(hsv)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(corrupt(x.double(), "saturate", severity), expected, rtol=0, atol=1e-6)
+    for severity, sigma in enumerate([0.4, 0.6, 0.7, 0.8, 1], 1):
+        expected = filters.gaussian(x[0, 0].double().numpy(), sigma=sigma)
+        np.testing.assert_allclose(corrupt(x.double(), "gaussian_blur", severity)[0, 0], expected, atol=1e-9)
+    gray = torch.full((1, 3, 4, 4), 0.5)  # a gray pixel has the hue of red
+    torch.testing.assert_close(corrupt(gray, "saturate", 5)[0, :, 0, 0], torch.tensor([0.5, 0.4, 0.4]))

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.cotta._adapting import AdaptingModule, adapting, check_batch, check_finite
-from offprints.cotta._perview import Layout, ViewPredictor
+from offprints.cotta._wrapping.adapting import (
+    AdaptingModule,
+    Replicated,
+    check_batch,
+    check_finite,
+    is_replica,
+    outside_inference,
+)
+from offprints.cotta._wrapping.asking import Asker, LogitsFn, Normalize
+from offprints.cotta._wrapping.keeping import copy_values, drop_caches, kept_buffers
+from offprints.cotta._wrapping.prediction import TeacherPrediction
 from offprints.cotta.augmentation import ImageAugmentation
-from offprints.cotta.confidence import confidences
+from offprints.cotta.augmentation.views import check_unit_range
 from offprints.cotta.configuration import (
     OptimizerLike,
-    call_model,
     check_model,
     collect_params,
     configure_model,
     make_optimizer,
 )
-from offprints.cotta.losses import cross_entropies
-from offprints.cotta.teacher import ema_update_, stochastic_restore_
-from offprints.shared.device import local_seed, working_dtype
-from offprints.shared.validation import check_choice, check_number, check_same_shape
+from offprints.cotta.losses import cross_entropies, rounding, training_signal
+from offprints.cotta.teacher import TeacherAverage, stochastic_restore_
+from offprints.shared import distributed
+from offprints.shared.device import evaluating, local_seed, working_dtype
+from offprints.shared.validation import check_bool, check_choice, check_number, check_same_shape
 
 
 class CoTTA(AdaptingModule):
@@ -40,11 +48,15 @@ class CoTTA(AdaptingModule):
     The wrapper takes ``model`` over: it becomes the student and is adapted in place; teacher and source are copies.
     ``state_dict`` holds all three, the optimizer's moments and the random state: loaded into a fresh wrapper of the
     original model it continues bit for bit. A batch that is refused changes nothing, neither does a loss that is not
-    finite.
+    finite. Frozen parameters stay frozen.
+
+    As long as every batch keeps the gate closed, teacher and student are one model: there is nothing to learn, and
+    nothing moves. Adaptation begins with the first batch whose views are averaged.
 
     Args:
         model: Returns logits ``[B, K, ...]`` (class axis 1), or torchvision's ``{"out": ...}``, or ``{"logits": ...}``.
-            It holds its own normalization: inputs are in [0, 1].
+            Inputs are images in [0, 1]: it holds its own normalization, or ``normalize`` does. A model inside
+            DistributedDataParallel has teacher and source in every process; all processes restore the same weights.
         optimizer: An optimizer over the model's parameters, or a function that makes one of a list of parameters.
             Default: Adam(lr=1e-3, betas=(0.9, 0.999)).
         steps: Adaptation steps per batch; the answer is the last step's.
@@ -52,22 +64,32 @@ class CoTTA(AdaptingModule):
         ema_decay: The paper's alpha.
         restore_probability: The paper's p.
         confidence_threshold: The paper's p_th: views are averaged where the source model's confidence is below it. It
-            depends on the model: see :func:`source_confidence_threshold`.
+            depends on the model: see `source_confidence_threshold`.
         num_augmentations: The paper's N.
-        augmentation: Makes the views; default :class:`ImageAugmentation`. With a method ``average_predictions``
-            (:class:`MultiScaleFlip`) that takes the place of the mean over views. Any other callable is called
-            ``num_augmentations`` times on the batch and returns one view a call.
+        augmentation: Makes the views; default `ImageAugmentation`, for classifiers. With a method
+            ``average_predictions`` (`MultiScaleFlip`, for segmentation) that takes the place of the mean over views.
+            Any other callable is called ``num_augmentations`` times on the batch and returns one view a call.
         symmetric: The loss of the official ImageNet code.
         average: Mean of the views' logits (the code) or of their probabilities (the paper); of these the answer is the
             logarithm.
         gate: The threshold decides for the batch, by its mean confidence (the code), or for each sample (the paper).
         params: All parameters learn, or only those called weight or bias (the code).
-        configure: Call :func:`configure_model`; otherwise the model comes configured.
+        configure: Call `configure_model`; otherwise the model comes configured.
         train_mode: Leave dropout and stochastic depth on (the code).
         augmentation_batch: Views that share a forward of the teacher; default: by device and size. Every value gives
             the same result, bit for bit.
-        seed: Of the views and the restoration; None draws one.
-        validate: Look for NaN and infinity in every batch on an accelerator too.
+        seed: Of the views and, in a stream of its own, of the restoration; None draws one.
+        validate: Look for NaN, infinity and values outside [0, 1] in every batch on an accelerator too.
+        skip_without_signal: Leave out the student's step where the gradient of the loss in its logits is zero to
+            rounding (teacher and student agree): an optimizer like Adam would make whole steps of rounding errors.
+            False takes the step, as the official code does.
+        source_weight: Weight of the source statistics in a mix with the batch's, in the batch-norm layers of all three
+            models.
+        reset_every: Reset after so many batches.
+        normalize: Applied to images and views before they reach the models: a pair (mean, std) by channel, or a
+            function. Views need images in [0, 1], and a model may have been trained on normalized ones.
+        logits_fn: Takes the logits from what the model returns.
+        precision: Of the forwards of teacher and source: ``"bfloat16"`` runs them under autocast.
 
     Attributes:
         model: The student.
@@ -77,13 +99,22 @@ class CoTTA(AdaptingModule):
         last_loss: Loss of the last batch.
         last_confidence: The source model's mean confidence on it; with ``gate="sample"`` of each sample.
         last_augmented: Whether views were averaged; with ``gate="sample"`` for each sample.
+        last_skipped: Whether the student's step was left out for want of a signal.
 
     Raises:
         TypeError: ``model`` is not a module, ``optimizer`` is and makes no optimizer, ``augmentation`` is not callable.
         ValueError: a number or an option out of range, no parameter to adapt, an optimizer with foreign parameters.
+
+    Example:
+        ```python
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
+        adapted = CoTTA(model, confidence_threshold=0.9, num_augmentations=4)
+        for batch in torch.rand(12, 3, 8, 8).split(4):
+            print(adapted(batch).argmax(1), adapted.last_augmented)
+        ```
     """
 
-    generator: torch.Generator
+    DIAGNOSTICS = ("last_loss", "last_confidence", "last_augmented", "last_skipped")
 
     def __init__(
         self,
@@ -106,54 +137,66 @@ class CoTTA(AdaptingModule):
         augmentation_batch: int | None = None,
         seed: int | None = None,
         validate: bool = True,
+        skip_without_signal: bool = True,
+        source_weight: float = 0.0,
+        reset_every: int | None = None,
+        normalize: Normalize = None,
+        logits_fn: LogitsFn = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         check_model(model)
-        check_number(steps, "steps", low=1, integer=True)
-        check_number(ema_decay, "ema_decay", low=0, high=1)
-        check_number(restore_probability, "restore_probability", low=0, high=1)
-        check_number(confidence_threshold, "confidence_threshold", low=0, high=1)
-        check_number(num_augmentations, "num_augmentations", low=1, integer=True)
+        self.steps = check_number(steps, "steps", low=1, integer=True)
+        self.ema_decay = check_number(ema_decay, "ema_decay", low=0, high=1)
+        self.restore_probability = check_number(restore_probability, "restore_probability", low=0, high=1)
+        self.confidence_threshold = check_number(confidence_threshold, "confidence_threshold", low=0, high=1)
+        self.num_augmentations = check_number(num_augmentations, "num_augmentations", low=1, integer=True)
         check_choice(average, "average", ("logits", "probabilities"))
         check_choice(gate, "gate", ("batch", "sample"))
         check_choice(params, "params", ("all", "weight_bias"))
+        check_choice(precision, "precision", ("float32", "bfloat16"))
         if augmentation is not None and not (callable(augmentation) or hasattr(augmentation, "average_predictions")):
             raise TypeError(f"augmentation must be callable, got {type(augmentation).__name__}")
-        if augmentation_batch is not None:
-            check_number(augmentation_batch, "augmentation_batch", low=1, integer=True)
+        for name, value in (("augmentation_batch", augmentation_batch), ("reset_every", reset_every)):
+            if value is not None:
+                check_number(value, name, low=1, integer=True)
         if seed is not None:
             check_number(seed, "seed", low=0, high=2**63, open_high=True, integer=True)
-        self.steps, self.episodic, self.validate = steps, episodic, validate
-        self.ema_decay, self.restore_probability = ema_decay, restore_probability
-        self.confidence_threshold, self.num_augmentations = confidence_threshold, num_augmentations
-        self.symmetric, self.average, self.gate = symmetric, average, gate
-        self.train_mode = train_mode
-
-        if configure:
-            configure_model(model, train_mode=train_mode)
+        self.episodic, self.validate = check_bool(episodic, "episodic"), check_bool(validate, "validate")
+        self.symmetric, self.train_mode = check_bool(symmetric, "symmetric"), check_bool(train_mode, "train_mode")
+        self.skip_without_signal = check_bool(skip_without_signal, "skip_without_signal")
+        check_bool(configure, "configure")
+        self.average, self.gate, self.precision = average, gate, precision
+        self.reset_every = reset_every
+        self._ask = Asker(normalize, logits_fn)
         chosen, _ = collect_params(model, which=params)
         if not chosen:
             raise ValueError(
-                f"model must have parameters to adapt, got none that require gradients (params={params!r})"
+                f"model must have parameters to adapt, got none that require gradients (params={params!r});"
+                " model.requires_grad_(True) lets all of them learn"
             )
+        if configure:
+            configure_model(model, train_mode=train_mode, source_weight=source_weight)
         self.optimizer, self._adapted = make_optimizer(optimizer, chosen, model)
         self._initial_optimizer = copy.deepcopy(self.optimizer.state_dict())
+        drop_caches([model])
+        self._replica = is_replica(model)
+        bare = model.module if isinstance(model, Replicated) else model
         self.model = model
-        self.teacher = copy.deepcopy(model).requires_grad_(False)
-        self.source = copy.deepcopy(model).requires_grad_(False)
+        self.teacher = copy.deepcopy(bare).requires_grad_(False)
+        self.source = copy.deepcopy(bare).requires_grad_(False)
         self.augmentation = ImageAugmentation() if augmentation is None else augmentation
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        names = {id(parameter): name for name, parameter in bare.named_parameters()}
         self._adapted_names = [names[id(parameter)] for parameter in self._adapted]
-        self._layout = Layout(enabled=not train_mode)
-        self._predict_views = ViewPredictor(augmentation_batch, separate=train_mode)
-        self.generator = torch.Generator(device=chosen[0].device)
-        if seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(int(seed))
+        self._average = TeacherAverage(self.teacher)
+        self._predict_target = TeacherPrediction(
+            self._ask, augmentation_batch=augmentation_batch, random=self.train_mode
+        )
+        self._start_streams(seed, chosen[0].device)
         self.last_loss: Tensor
         self.last_confidence: Tensor
         self.last_augmented: bool | Tensor
+        self.last_skipped: bool
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K ..."]:
         """Answer a batch and adapt to it; works under ``no_grad`` and ``inference_mode`` too.
@@ -166,116 +209,106 @@ class CoTTA(AdaptingModule):
 
         Raises:
             TypeError: ``x`` is not a floating tensor, or the model returns no logits.
-            ValueError: ``x`` is empty, NaN or infinite, too small for batch statistics, or student and teacher return
-                logits of different shapes. Nothing is changed.
-            FloatingPointError: the loss or its gradient is not finite; no weight is changed by that step.
+            ValueError: ``x`` is empty, NaN or infinite, too small for batch statistics, nothing that the views can be
+                made of (not images in [0, 1], a prediction of every pixel), or student and teacher return logits of
+                different shapes.
+            FloatingPointError: the loss or its gradient is not finite.
         """
         check_batch(x, self.validate)
-        random = self.generator.get_state()
-        with adapting(x) as batch:
-            try:
-                if self.episodic:
-                    self.reset()
-                for _ in range(self.steps):
-                    answer = self._adapt(batch)
-            except Exception:
-                self.optimizer.zero_grad(set_to_none=True)
-                self.generator.set_state(random)
-                raise
+        if isinstance(self.augmentation, ImageAugmentation):
+            check_unit_range(x, self.validate)
+        with self._all_or_nothing():
+            batch = outside_inference(x)
+            if self._resets_now:
+                self.reset()
+            for _ in range(self.steps):
+                answer = self._adapt(batch)
+            self._batches += 1
         return answer
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """The teacher's logits, without adapting to the batch."""
         check_batch(x, self.validate)
-        with _evaluation_mode(self.teacher):
-            return self._layout.first_call(self.teacher, x).contiguous()
+        drop_caches([self.teacher])
+        with evaluating(self.teacher), kept_buffers(self.teacher):
+            return self._predict_target.layout.first_call(self.teacher, x).contiguous()
 
+    @torch.no_grad()
     def reset(self) -> None:
-        """Student, teacher and optimizer as they were at construction; the random stream runs on."""
-        state = self.source.state_dict()
-        self.model.load_state_dict(state)
-        self.teacher.load_state_dict(state)
-        self.optimizer.load_state_dict(self._initial_optimizer)
+        """Student, teacher and optimizer as they were at construction; the random streams run on."""
+        copy_values(self._student, self.source)
+        copy_values(self.teacher, self.source)
+        self._average.start()
+        self.optimizer.load_state_dict(copy.deepcopy(self._initial_optimizer))
+        self._batches = 0
+        drop_caches([self.model, self.teacher])
 
     def train(self, mode: bool = True) -> CoTTA:
-        """Keep the modes that :func:`configure_model` gave the models: they are part of the method."""
+        """Keep the modes that `configure_model` gave the models: they are part of the method."""
         self.training = mode
         return self
 
+    @property
+    def generator(self) -> torch.Generator:
+        """The random stream of the views."""
+        return self._generators["random"]
+
+    @property
+    def _student(self) -> nn.Module:
+        return self.model.module if isinstance(self.model, Replicated) else self.model
+
+    def _models(self) -> list[nn.Module]:
+        return [self.model, self.teacher, self.source]
+
+    def _moving(self) -> Iterable[Tensor]:
+        return [*self.model.parameters(), *self.teacher.parameters(), *self._average.copies.values()]
+
+    def _start_streams(self, seed: int | None, device: torch.device) -> None:
+        """One random stream for the views, which each process draws as its gate decides, and one for the restoration,
+        of which every batch takes the same share and which replicas have in common."""
+        views, restoration = torch.Generator(device=device), torch.Generator(device=device)
+        seed = views.seed() % 2**63 if seed is None else int(seed)
+        views.manual_seed(seed)
+        common = distributed.share(seed) if self._replica else seed
+        restoration.manual_seed((common ^ 0x5DEECE66D) % 2**63)
+        self._generators = {"random": views, "restoration": restoration}
+
     def _adapt(self, x: Tensor) -> Tensor:
         """One step: answer, learn, average, restore."""
+        drop_caches([self.model, self.teacher])
         with self._random_streams():
-            with torch.no_grad():
-                target = self._target(x)
+            target = self._predict_target(self, x)
             self.optimizer.zero_grad(set_to_none=True)
-            logits = call_model(self.model, x)
-            check_same_shape(logits, target, ("the student's logits", "the teacher's logits"))
-            loss = cross_entropies(logits, target, self.symmetric).mean()
-            loss.backward()
-        check_finite(loss, self._adapted)
-        self.optimizer.step()
+            logits = self._ask(self.model, self._predict_target.layout(x))
+            check_same_shape(logits, target.logits, ("the student's logits", "the teacher's logits"))
+            loss = cross_entropies(logits, target.logits, self.symmetric).mean()
+            learns = self._has_signal(logits, target.logits)
+            if learns or self._replica:  # replicas exchange their gradients in every step
+                loss.backward()
+        if learns:
+            check_finite(loss, self._adapted, shared=self._replica)
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        ema_update_(list(self.teacher.parameters()), list(self.model.parameters()), self.ema_decay)
+        self._average.update_(self._student, self.ema_decay)
         originals = [self.source.get_parameter(name) for name in self._adapted_names]
-        stochastic_restore_(self._adapted, originals, self.restore_probability, generator=self.generator)
-        self.last_loss = loss.detach()
-        return target.contiguous()
+        stochastic_restore_(
+            self._adapted, originals, self.restore_probability, generator=self._generators["restoration"]
+        )
+        drop_caches([self.model])
+        self.last_loss, self.last_skipped = loss.detach(), not learns
+        self.last_confidence, self.last_augmented = target.confidence, target.augmented
+        answer = target.logits if self.precision == "float32" else target.logits.to(working_dtype(target.logits))
+        return answer.contiguous()
 
-    def _target(self, x: Tensor) -> Tensor:
-        """The teacher's prediction, averaged over views where the source model is not confident."""
-        confidence = confidences(self._layout.first_call(self.source, x))
-        if self.gate == "batch":
-            self.last_confidence = confidence.mean()
-            self.last_augmented = bool(self.last_confidence < self.confidence_threshold)
-            return self._average(x) if self.last_augmented else self._teach(x)
-        self.last_confidence = confidence.flatten(1).mean(1) if confidence.ndim > 1 else confidence
-        self.last_augmented = self.last_confidence < self.confidence_threshold
-        if bool(self.last_augmented.all()):
-            return self._average(x)
-        plain = self._teach(x)
-        if not bool(self.last_augmented.any()):
-            return plain
-        return torch.where(self.last_augmented.view(-1, *[1] * (plain.ndim - 1)), self._average(x), plain)
-
-    def _teach(self, x: Tensor) -> Tensor:
-        return call_model(self.teacher, self._layout(x))
-
-    def _average(self, x: Tensor) -> Tensor:
-        """The mean of the teacher's predictions of the views, as logits."""
-        average = getattr(self.augmentation, "average_predictions", None)
-        if average is not None:
-            if self.average == "logits":
-                return average(self._teach, x)
-            mean = average(lambda view: self._teach(view).softmax(1), x)
-            return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
-        total: Tensor | None = None
-        group: list[Tensor] = []
-        size = min(self._predict_views.views_per_forward(x), self.num_augmentations)
-        for number, view in enumerate(self._views(x), 1):
-            group.append(self._layout(view))
-            if len(group) < size and number < self.num_augmentations:
-                continue
-            for logits in self._predict_views(self.teacher, group):  # added in order, whatever the groups
-                dtype = logits.dtype
-                logits = logits.to(working_dtype(dtype))
-                if self.average == "probabilities":
-                    logits = logits.log_softmax(1)
-                    total = logits if total is None else torch.logaddexp(total, logits)
-                else:
-                    total = logits if total is None else total + logits
-            group = []
-        assert total is not None
-        if self.average == "probabilities":
-            return (total - math.log(self.num_augmentations)).to(dtype)
-        return (total / self.num_augmentations).to(dtype)
-
-    def _views(self, x: Tensor) -> Iterator[Tensor]:
-        if isinstance(self.augmentation, ImageAugmentation):
-            yield from self.augmentation.each_view(x, self.num_augmentations, self.generator)
-            return
-        for _ in range(self.num_augmentations):
-            yield self.augmentation(x)
+    def _has_signal(self, logits: Tensor, target: Tensor) -> bool:
+        """Whether the student's step is taken; replicas take it together."""
+        if not self.skip_without_signal:
+            return True
+        signal = training_signal(logits, target, self.symmetric)
+        if self._replica:
+            distributed.all_reduce_(signal, op="max")
+        return not bool(signal <= rounding(logits, target))  # NaN is for check_finite
 
     def _random_streams(self) -> AbstractContextManager[None]:
         """Global streams of the step's own, where a model or a foreign augmentation may draw from them."""
@@ -284,13 +317,11 @@ class CoTTA(AdaptingModule):
         seed = torch.randint(2**32, (), generator=self.generator, device=self.generator.device)
         return local_seed(int(seed))
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimizer's state, the random states, and the averages of parameters in half precision."""
+        return super().get_extra_state() | {"averages": dict(self._average.copies)}
 
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``get_extra_state`` returned."""
+        super().set_extra_state(state)
+        self._average.copies = {i: value.clone() for i, value in state.get("averages", {}).items()}

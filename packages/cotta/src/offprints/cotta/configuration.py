@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from offprints.shared.validation import check_choice
+from offprints.cotta.statistics import mix_statistics, unmix_statistics
+from offprints.shared.validation import check_bool, check_choice, check_number
 
 BatchNorm = _BatchNorm  # 1-d, 2-d, 3-d, synchronized
+Norm = (BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 OptimizerLike = torch.optim.Optimizer | Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None
 
 
 def configure_model(
-    model: nn.Module, *, norm: Literal["batch", "source"] = "batch", train_mode: bool = False
+    model: nn.Module,
+    *,
+    norm: Literal["batch", "source"] = "batch",
+    train_mode: bool = False,
+    source_weight: float = 0.0,
 ) -> nn.Module:
-    """Prepare a model for adaptation, in place, and return it: all parameters learn, batch norm as asked for.
+    """Prepare a model for adaptation, in place, and return it: batch norm as asked for, the mode, nothing else.
+
+    Parameters that are frozen (``requires_grad`` is False) stay frozen.
 
     Args:
         model: The model.
         norm: ``"batch"``: every batch-norm layer normalizes with the statistics of the current batch; its running ones
             are dropped. ``"source"``: they are kept and used, for batches too small to have statistics.
         train_mode: Leave dropout and stochastic depth on, as the official code does. Otherwise evaluation mode.
+        source_weight: With ``norm="batch"``, the weight of the running statistics in a mix with the batch's.
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: an unknown ``norm``.
+        ValueError: an unknown ``norm``, ``source_weight`` outside [0, 1], or above 0 where a batch-norm layer has no
+            running statistics.
+
+    Example:
+        ```python
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        configure_model(model)
+        print(model[1].running_mean)  # None: the batch's statistics are used
+        ```
     """
     check_model(model)
     check_choice(norm, "norm", ("batch", "source"))
+    check_bool(train_mode, "train_mode")
+    check_number(source_weight, "source_weight", low=0, high=1)
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    if norm == "batch" and source_weight > 0 and any(layer.running_mean is None for layer in layers):
+        raise ValueError("model must have running statistics in its batch-norm layers for source_weight > 0, got none")
     model.train(train_mode)
-    model.requires_grad_(True)
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.eval()  # without running statistics a layer in this mode uses the batch's
-            if norm == "batch":
-                module.track_running_stats = False
-                module.running_mean = None
-                module.running_var = None
+    for layer in layers:
+        layer.eval()  # without running statistics a layer in this mode uses the batch's
+        unmix_statistics(layer)
+        if norm == "source" or source_weight == 1:
+            continue
+        if source_weight > 0:
+            mix_statistics(layer, source_weight)
+        else:
+            layer.track_running_stats = False
+            layer.running_mean = None
+            layer.running_var = None
     return model
 
 
@@ -53,17 +79,25 @@ def collect_params(
         model: The model.
         which: ``"all"``; ``"weight_bias"``: those called exactly weight or bias, the choice of the official code, which
             leaves out a transformer's ``in_proj_weight``, tokens, embeddings and layer scales; ``"norm"``: scale and
-            shift of the batch-norm layers.
+            shift of the normalization layers: batch, instance, layer, group and RMS norm of torch and what is derived
+            from them.
 
     Raises:
         TypeError: ``model`` is not a module.
         ValueError: an unknown ``which``.
+
+    Example:
+        ```python
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        parameters, names = collect_params(model, which="norm")
+        print(names)  # ['1.weight', '1.bias']
+        ```
     """
     check_model(model)
     check_choice(which, "which", ("all", "weight_bias", "norm"))
     found: dict[int, tuple[nn.Parameter, str]] = {}
     for prefix, module in model.named_modules():
-        if which == "norm" and not isinstance(module, BatchNorm):
+        if which == "norm" and not isinstance(module, Norm):
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and (which == "all" or name in ("weight", "bias")):
@@ -99,29 +133,3 @@ def make_optimizer(
             " make it after configure_model, from collect_params"
         )
     return made, held
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returns: a tensor, torchvision's ``["out"]`` or a ``["logits"]``."""
-    if isinstance(output, Mapping):
-        output = next((output[key] for key in ("out", "logits") if key in output), output)
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"model must return a tensor of logits, or a mapping with 'out' or 'logits', got {type(output).__name__}"
-        )
-    if output.ndim < 2:
-        raise ValueError(f"model must return logits [B, K, ...], got shape {tuple(output.shape)}")
-    return output
-
-
-def call_model(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits of a batch; torch's refusal of statistics from one value gets an explanation."""
-    try:
-        return logits_of(model(x))
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise ValueError(
-            f"x of shape {tuple(x.shape)} leaves a batch-norm layer one value per channel, which has no statistics;"
-            ' use a larger batch, or the running statistics: configure_model(model, norm="source") and configure=False'
-        ) from error

@@ -51,14 +51,15 @@ class MultiScaleFlip(nn.Module):
         if min(min(size) for size in sizes) < 1:
             raise ValueError(f"scales {self.scales} leave no pixel of images {tuple(x.shape[2:])}")
         own = tuple(x.shape[2:])
-        first = check_tensor(predict(x), "prediction", ndim=4, finite=False)
+        first = check_tensor(predict(x.clone()), "prediction", ndim=4, finite=False).clone()
         total = torch.zeros_like(first, dtype=working_dtype(first))
         count = 0
         for size in sizes:
             scaled = x if size == own else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             for mirrored in (False, True) if self.flip else (False,):
                 plain = size == own and not mirrored
-                view = first if plain else predict(scaled.flip(-1) if mirrored else scaled)
+                # Each call has a tensor of its own: a network may work in place.
+                view = first if plain else predict(scaled.flip(-1) if mirrored else scaled.clone())
                 view = view.flip(-1) if mirrored else view
                 if view.shape != first.shape:
                     view = F.interpolate(view, size=first.shape[2:], mode="bilinear", align_corners=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from offprints.cotta.augmentation.color import COLOR_OPERATIONS
 from offprints.cotta.augmentation.warp import warp
 from offprints.shared.device import working_dtype
-from offprints.shared.validation import check_number, check_same_length, check_tensor
+from offprints.shared.validation import check_number, check_same_length, check_tensor, should_check
 
 # brightness, contrast, saturation, hue (turns), gamma, angle (degrees), scale, blur: low and high
 RANGES = {
@@ -201,6 +201,22 @@ def check_images(x: Tensor) -> None:
     check_tensor(x, "x", ndim=4, finite=False)
     if x.shape[1] not in (1, 3):
         raise ValueError(f"x must have 1 or 3 channels, got shape {tuple(x.shape)}")
+
+
+def check_unit_range(x: Tensor, validate: bool | None) -> None:
+    """Images that views can be made of, before any is made: 1 or 3 channels, values in [0, 1], with room for what
+    resampling leaves outside."""
+    try:
+        check_images(x)
+    except ValueError as error:
+        raise ValueError(f"{error}; give an augmentation= of your own for other inputs") from None
+    if should_check(x, validate=validate):
+        low, high = (value.item() for value in x.detach().aminmax())
+        if low < -0.05 or high > 1.05:
+            raise ValueError(
+                f"x must hold images in [0, 1], as views are clamped to that, got values from {low:.3g} to {high:.3g};"
+                " leave the normalization to normalize=(mean, std), or give an augmentation= of your own"
+            )
 
 
 def check_params(params: AugmentationParams, x: Tensor) -> None:

@@ -34,9 +34,12 @@ CHROMA = [
 ]
 
 
-def jpeg(x: Float[Tensor, "B 3 H W"], quality: int) -> Float[Tensor, "B 3 H W"]:
+def jpeg(x: Float[Tensor, "B C H W"], quality: int) -> Float[Tensor, "B C H W"]:
     """Images in [0, 1] after coding and decoding; the result has 256 levels."""
     height, width = x.shape[-2:]
+    if x.shape[1] == 1:  # a gray image has no chroma
+        y = F.pad((x * 255).round(), (0, -width % 8, 0, -height % 8), mode="replicate")
+        return quantize(y, table(LUMA, quality).to(x))[..., :height, :width] / 255
     red, green, blue = (x * 255).round().unbind(1)
     y = (0.299 * red + 0.587 * green + 0.114 * blue).round()
     cb = (128 - 0.168735892 * red - 0.331264108 * green + 0.5 * blue).round()

@@ -1,7 +1,8 @@
-"""The fifteen corruptions of hendrycks/robustness, on batches ``[B, 3, H, W]`` in [0, 1]; results are not clipped yet.
+"""The corruptions of hendrycks/robustness, on batches ``[B, C, H, W]`` in [0, 1]; results are not clipped yet.
 
-Every function takes the images, the constants of a severity and the random draws. Sizes that the public scripts fix for
-32 or 224 pixels follow the images' own.
+C is 3, or 1 for gray images, which are treated as colored ones of three equal channels would be, but for noise, which
+colored images have in each channel. Every function takes the images, the constants of a severity and the random draws.
+Sizes that the public scripts fix for 32 or 224 pixels follow the images' own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from offprints.cotta.corruptions.pixels import (
     plasma,
 )
 
-Images = Float[Tensor, "B 3 H W"]
+Images = Float[Tensor, "B C H W"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,34 @@ def defocus_blur(x: Images, s: Setting) -> Images:
     return correlate(x, kernel, "mirror")
 
 
+def speckle_noise(x: Images, s: Setting) -> Images:
+    """Noise that grows with the value."""
+    return x + x * s.constants * s.draws.normal(*x.shape)
+
+
+def gaussian(x: Images, s: Setting) -> Images:
+    """A Gaussian blur, edges replicated."""
+    return gaussian_blur(x, s.constants, "replicate", 4.0)
+
+
+def saturate(x: Images, s: Setting) -> Images:
+    """The saturation in HSV, scaled and raised: the distances from the largest channel scale with it.
+
+    A gray pixel has the hue of red in HSV, so that raising its saturation colors it; gray images stay as they are.
+    """
+    if x.shape[1] == 1:
+        return x
+    factor, raised = s.constants
+    value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    span = value - low
+    saturation = span / value.masked_fill(value == 0, 1)
+    new = (saturation * factor + raised).clamp(0, 1)
+    red = torch.zeros_like(x)
+    red[:, 1:] = 1
+    away = torch.where(span > 0, (value - x) / span.masked_fill(span == 0, 1), red)
+    return value * (1 - new * away)
+
+
 def glass_blur(x: Images, s: Setting) -> Images:
     """Blur, pixels that take the value of one nearby, blur.
 
@@ -84,7 +113,7 @@ def glass_blur(x: Images, s: Setting) -> Images:
     visited = (rows > delta) & (rows <= height - delta) & (columns > delta) & (columns <= width - delta)
     own = rows * width + columns
     for _ in range(iterations):
-        dx, dy = s.draws.integers(-delta, delta, 2, batch, height, width)
+        dx, dy = s.draws.integers(-delta, delta, batch, 2, height, width).unbind(1)
         target_rows, target_columns = (rows + dy).clamp(0, height - 1), (columns + dx).clamp(0, width - 1)
         target = target_rows * width + target_columns
         target_visited = (
@@ -136,15 +165,22 @@ def snow(x: Images, s: Setting) -> Images:
     layer = clipped_zoom(mean + std * s.draws.normal(batch, 1, height, width), zoom)
     layer = quantized(torch.where(layer < threshold, 0, layer))
     layer = motion_blur(layer, radius, sigma, s.draws.uniform(batch, low=-135, high=-45))
-    luma = (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
-    return mix * x + (1 - mix) * torch.maximum(x, 1.5 * luma + 0.5) + layer + layer.flip(2, 3)
+    return mix * x + (1 - mix) * torch.maximum(x, 1.5 * luma(x) + 0.5) + layer + layer.flip(2, 3)
+
+
+def luma(x: Images) -> Float[Tensor, "B 1 H W"]:
+    """The gray value; of gray images themselves."""
+    if x.shape[1] == 1:
+        return x
+    return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def frost(x: Images, s: Setting) -> Images:
     """A picture of ice over the picture."""
     ours, ice = s.constants
     if s.frost_textures is None:
-        return ours * x + ice * frost_like(x, s.draws)
+        texture = frost_like(x, s.draws)
+        return ours * x + ice * (texture if x.shape[1] == 3 else luma(texture))
     textures = s.frost_textures.to(x) / (1 if s.frost_textures.is_floating_point() else 255)
     if s.small:
         size = [round(side * 0.2) for side in textures.shape[2:]]
@@ -161,15 +197,16 @@ def frost(x: Images, s: Setting) -> Images:
     rows = top[:, None, None] + torch.arange(x.shape[2], device=x.device)[:, None]
     columns = left[:, None, None] + torch.arange(x.shape[3], device=x.device)
     crops = textures.permute(0, 2, 3, 1)[chosen[:, None, None], rows, columns]
-    return ours * x + ice * crops.permute(0, 3, 1, 2)
+    crops = crops.permute(0, 3, 1, 2)
+    return ours * x + ice * (crops if x.shape[1] == 3 else luma(crops))
 
 
 def frost_like(x: Images, draws: Draws) -> Images:
     """A texture of our own in place of the photographs: ridges of height maps, bluish white on dark blue gray."""
     height, width = x.shape[2:]
-    maps = plasma(draws, 3 * len(x), max(height, width), 1.4)[:, :height, :width].reshape(3, len(x), 1, height, width)
-    ridges = 1 - (2 * maps[:2] - 1).abs()
-    ice = (ridges.prod(0) ** 1.5 + 0.35 * maps[2]).clamp(0, 1)
+    maps = plasma(draws, len(x), max(height, width), 1.4, maps=3)[..., :height, :width]
+    ridges = 1 - (2 * maps[:, :2] - 1).abs()
+    ice = (ridges.prod(1, keepdim=True) ** 1.5 + 0.35 * maps[:, 2:]).clamp(0, 1)
     low, high = (x.new_tensor(color).view(3, 1, 1) for color in ([0.2, 0.27, 0.35], [0.93, 0.97, 1.0]))
     return low + (high - low) * ice
 
@@ -178,7 +215,7 @@ def fog(x: Images, s: Setting) -> Images:
     """A height map of mist."""
     amount, decay = s.constants
     height, width = x.shape[2:]
-    mist = plasma(s.draws, len(x), max(height, width), decay)[:, None, :height, :width]
+    mist = plasma(s.draws, len(x), max(height, width), decay)[..., :height, :width]
     brightest = x.amax((1, 2, 3), keepdim=True)
     return (x + amount * mist) * brightest / (brightest + amount)
 

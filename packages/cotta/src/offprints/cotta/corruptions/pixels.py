@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,31 +16,48 @@ Border = Literal["replicate", "symmetric", "mirror"]  # aa|abc, ba|abc and cb|ab
 
 
 class Draws:
-    """Random numbers from one generator, or from the global stream, on the device of the images."""
+    """Random numbers on the device of the images, the first axis one entry per image.
 
-    def __init__(self, generator: torch.Generator | None, images: Tensor) -> None:
-        self.generator = generator
+    From one generator, from the global stream, or, where an image has to get the same numbers in whatever company it
+    comes, from a generator of each image's own.
+    """
+
+    def __init__(self, generator: torch.Generator | Sequence[torch.Generator] | None, images: Tensor) -> None:
         self.images = images
-        self.device = images.device if generator is None else generator.device
+        each = generator if isinstance(generator, Sequence) else None
+        self.each = each
+        self.generator = None if each is not None else generator
+        drawing = each[0] if each is not None else self.generator
+        self.device = images.device if drawing is None else drawing.device
+
+    def _drawn(self, draw: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        if self.each is None:
+            drawn = draw(tuple(shape), generator=self.generator, device=self.device, dtype=dtype)
+        else:
+            rows = [draw(tuple(shape[1:]), generator=own, device=self.device, dtype=dtype) for own in self.each]
+            drawn = torch.stack(rows)
+        return drawn.to(self.images.device)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Numbers in [low, high), in the images' type."""
-        drawn = torch.rand(shape, generator=self.generator, device=self.device, dtype=self.images.dtype)
-        return (low + (high - low) * drawn).to(self.images.device)
+        return low + (high - low) * self._drawn(torch.rand, shape, self.images.dtype)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, in the images' type."""
-        drawn = torch.randn(shape, generator=self.generator, device=self.device, dtype=self.images.dtype)
-        return drawn.to(self.images.device)
+        return self._drawn(torch.randn, shape, self.images.dtype)
 
     def integers(self, low: int, high: int, *shape: int) -> Int[Tensor, "..."]:
         """Integers in [low, high)."""
-        drawn = torch.randint(low, high, shape, generator=self.generator, device=self.device)
-        return drawn.to(self.images.device)
+        return self._drawn(partial(torch.randint, low, high), shape, torch.int64)
 
     def poisson(self, rate: Tensor) -> Tensor:
         """Poisson numbers of these rates."""
-        return torch.poisson(rate.to(self.device), generator=self.generator).to(rate.device)
+        rates = rate.to(self.device)
+        if self.each is None:
+            drawn = torch.poisson(rates, generator=self.generator)
+        else:
+            drawn = torch.stack([torch.poisson(row, generator=own) for row, own in zip(rates, self.each, strict=True)])
+        return drawn.to(rate.device)
 
 
 def border_index(size: int, before: int, after: int, border: Border, device: torch.device) -> Int[Tensor, " n"]:
@@ -123,10 +141,10 @@ def motion_blur(
     return total
 
 
-def plasma(draws: Draws, count: int, side: int, decay: float) -> Float[Tensor, "B s s"]:
-    """Diamond-square height maps in [0, 1], periodic; the side is the next power of two."""
+def plasma(draws: Draws, count: int, side: int, decay: float, *, maps: int = 1) -> Float[Tensor, "B M s s"]:
+    """Diamond-square height maps in [0, 1], periodic, so many for each image; the side is the next power of two."""
     side = 1 << max(side - 1, 1).bit_length()
-    heights = torch.zeros(count, side, side, dtype=draws.images.dtype, device=draws.images.device)
+    heights = torch.zeros(count, maps, side, side, dtype=draws.images.dtype, device=draws.images.device)
     step, wobble = side, 100.0
 
     def settled(neighbors: Sequence[Tensor]) -> Tensor:
@@ -135,13 +153,13 @@ def plasma(draws: Draws, count: int, side: int, decay: float) -> Float[Tensor, "
 
     while step >= 2:
         half = step // 2
-        corners = heights[:, ::step, ::step]
-        below = corners.roll(-1, 1)
-        heights[:, half::step, half::step] = settled([corners, below, corners.roll(-1, 2), below.roll(-1, 2)])
-        centers = heights[:, half::step, half::step]
-        corners = heights[:, ::step, ::step]
-        heights[:, ::step, half::step] = settled([centers, centers.roll(1, 1), corners, corners.roll(-1, 2)])
-        heights[:, half::step, ::step] = settled([centers, centers.roll(1, 2), corners, corners.roll(-1, 1)])
+        corners = heights[..., ::step, ::step]
+        below = corners.roll(-1, 2)
+        heights[..., half::step, half::step] = settled([corners, below, corners.roll(-1, 3), below.roll(-1, 3)])
+        centers = heights[..., half::step, half::step]
+        corners = heights[..., ::step, ::step]
+        heights[..., ::step, half::step] = settled([centers, centers.roll(1, 2), corners, corners.roll(-1, 3)])
+        heights[..., half::step, ::step] = settled([centers, centers.roll(1, 3), corners, corners.roll(-1, 2)])
         step, wobble = half, wobble / decay
-    heights -= heights.amin((1, 2), keepdim=True)
-    return heights / heights.amax((1, 2), keepdim=True)
+    heights -= heights.amin((-1, -2), keepdim=True)
+    return heights / heights.amax((-1, -2), keepdim=True)

@@ -14,14 +14,17 @@ from offprints.cotta.corruptions.kinds import (
     elastic_transform,
     fog,
     frost,
+    gaussian,
     gaussian_noise,
     glass_blur,
     impulse_noise,
     jpeg_compression,
     motion,
     pixelate,
+    saturate,
     shot_noise,
     snow,
+    speckle_noise,
     zoom_blur,
 )
 
@@ -88,4 +91,15 @@ TABLE: dict[str, tuple[Corruption, list[Any], list[Any]]] = {
     ),
     "pixelate": (pixelate, [0.95, 0.9, 0.85, 0.75, 0.65], [0.6, 0.5, 0.4, 0.3, 0.25]),
     "jpeg_compression": (jpeg_compression, [80, 65, 58, 50, 40], [25, 18, 15, 10, 7]),
+}
+
+# The public set's corruptions for validation: to choose settings on, so that the others stay unseen.
+VALIDATION: dict[str, tuple[Corruption, list[Any], list[Any]]] = {
+    "speckle_noise": (speckle_noise, [0.06, 0.1, 0.12, 0.16, 0.2], [0.15, 0.2, 0.35, 0.45, 0.6]),
+    "gaussian_blur": (gaussian, [0.4, 0.6, 0.7, 0.8, 1], [1, 2, 3, 4, 6]),
+    "saturate": (  # factor, what is added
+        saturate,
+        [(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)],
+        [(0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)],
+    ),
 }

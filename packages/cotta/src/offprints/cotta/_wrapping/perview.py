@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from offprints.cotta.configuration import BatchNorm, call_model
+from offprints.cotta._wrapping.asking import Asker
+from offprints.cotta.configuration import BatchNorm
+from offprints.cotta.statistics import is_mixed
 
 
 @contextmanager
 def separate_statistics(model: nn.Module, num_views: int) -> Iterator[None]:
-    """Batch norm of ``[V * B, ...]`` inside the block: the layer's own kernel on each view's part."""
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)]
+    """Batch norm of ``[V * B, ...]`` inside the block: the layer's own forward on each view's part."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, BatchNorm) and (module.training or module.running_mean is None or is_mixed(module))
+    ]
 
-    def normalize(norm: BatchNorm, x: Tensor) -> Tensor:
+    def apart(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if len(x) % num_views:
             raise RuntimeError(f"{len(x)} rows do not divide into {num_views} views")
-        parts = [
-            F.batch_norm(part, None, None, norm.weight, norm.bias, True, 0.0, norm.eps) for part in x.chunk(num_views)
-        ]
-        return torch.cat(parts)
+        return torch.cat([forward(part) for part in x.chunk(num_views)])
 
+    before = [vars(norm).get("forward") for norm in norms]
     for norm in norms:
-        vars(norm)["forward"] = partial(normalize, norm)
+        vars(norm)["forward"] = partial(apart, norm.forward)
     try:
         yield
     finally:
-        for norm in norms:
-            del vars(norm)["forward"]
+        for norm, forward in zip(norms, before, strict=True):
+            if forward is None:
+                del vars(norm)["forward"]
+            else:
+                vars(norm)["forward"] = forward
 
 
 class Layout:
-    """The memory layout of images in forwards without gradient.
+    """The memory layout of images.
 
     On a CPU convolutions of float32 are faster on channels-last images. A network that cannot take them (it asks for a
     view of features in the other layout) is found out at its first batch, at the cost of another forward: not for
     models that draw random numbers.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, ask: Asker, *, enabled: bool) -> None:
+        self.ask = ask
         self._refused = not enabled
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -56,11 +63,11 @@ class Layout:
         """The logits of a batch, which may show that the layout has to be the usual one."""
         arranged = self(x)
         try:
-            return call_model(model, arranged)
+            return self.ask(model, arranged)
         except RuntimeError:
             if arranged is x:
                 raise
-        logits = call_model(model, x.contiguous())
+        logits = self.ask(model, x.contiguous())
         self._refused = True
         return logits
 
@@ -73,7 +80,8 @@ class ViewPredictor:
     unless the results are equal bit for bit, views of this shape are predicted one by one from then on.
     """
 
-    def __init__(self, augmentation_batch: int | None, separate: bool) -> None:
+    def __init__(self, ask: Asker, augmentation_batch: int | None, separate: bool) -> None:
+        self.ask = ask
         self.augmentation_batch = augmentation_batch
         self.separate = separate  # the model draws random numbers: never join views
         self._exact: dict[tuple[object, ...], bool] = {}
@@ -93,10 +101,10 @@ class ViewPredictor:
         key = (len(views), first.shape, first.dtype, first.device, torch.is_autocast_enabled(first.device.type))
         joinable = len(views) > 1 and all(view.shape == first.shape for view in views)
         if not joinable or self._exact.get(key) is False:
-            return [call_model(model, view) for view in views]
+            return [self.ask(model, view) for view in views]
         if self._exact.get(key):
             return self._joined(model, views)
-        alone = [call_model(model, view) for view in views]
+        alone = [self.ask(model, view) for view in views]
         try:
             together = self._joined(model, views)
             self._exact[key] = all(map(torch.equal, together, alone))
@@ -104,7 +112,6 @@ class ViewPredictor:
             self._exact[key] = False
         return alone
 
-    @staticmethod
-    def _joined(model: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+    def _joined(self, model: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
         with separate_statistics(model, len(views)):
-            return list(call_model(model, torch.cat(list(views))).chunk(len(views)))
+            return list(self.ask(model, torch.cat(list(views))).chunk(len(views)))
