@@ -23,6 +23,7 @@ from offprints.shared.testing import check_loss, check_module, check_package, ch
 
 PUBLIC = {
     "CORRUPTIONS",
+    "VALIDATION_CORRUPTIONS",
     "OptimizerLike",
     "CoTTA",
     "Tent",

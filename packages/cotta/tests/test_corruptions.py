@@ -238,7 +238,7 @@ def test_validation_corruptions() -> None:
 
     assert skimage is not None
     for severity, (factor, added) in enumerate([(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)], 1):
-        hsv = color.rgb2hsv(x.permute(0, 2, 3, 1).numpy())
+        hsv = color.rgb2hsv(x.permute(0, 2, 3, 1).double().numpy())
         hsv[..., 1] = np.clip(hsv[..., 1] * factor + added, 0, 1)
         expected = torch.from_numpy(color.hsv2rgb(hsv)).permute(0, 3, 1, 2)
         torch.testing.assert_close(corrupt(x.double(), "saturate", severity), expected, rtol=0, atol=1e-6)

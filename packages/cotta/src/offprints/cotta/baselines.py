@@ -165,7 +165,8 @@ class Tent(AdaptingModule):
         chosen, _ = collect_params(model, which="norm")
         if not chosen:
             raise ValueError(
-                "model must have parameters of normalization layers to adapt, got none that require gradients"
+                "model must have parameters of normalization layers (batch-norm, layer-norm, ...) to adapt, got none"
+                " that require gradients"
             )
         if configure:
             configure_model(model, source_weight=source_weight)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from offprints.cotta.corruptions import CORRUPTIONS
 from offprints.shared.datasets import image_folder
-from offprints.shared.extras import require, require_folder
+from offprints.shared.extras import MissingData, require, require_folder
 from offprints.shared.validation import check_choice, check_number
 
 CONDITIONS = ("fog", "night", "rain", "snow")
@@ -33,7 +33,7 @@ def load_cifar_c(
         num_classes: Which of the two.
 
     Raises:
-        FileNotFoundError: the folder or a file is missing.
+        MissingData: the folder or a file is missing.
         ValueError: an unknown corruption, a severity outside 1..5, files that do not fit each other.
     """
     check_choice(corruption, "corruption", CORRUPTIONS)
@@ -47,7 +47,7 @@ def load_cifar_c(
     files = [folder / f"{corruption}.npy", folder / "labels.npy"]
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist; expected:\n{layout}")
+            raise MissingData(f"{file} does not exist; expected:\n{layout}")
     images, labels = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) % 5:
         raise ValueError(f"{files[0]} must hold uint8 [5 N, 32, 32, 3], got {images.dtype} {images.shape}")
@@ -69,8 +69,8 @@ class ImageNetC(Dataset[tuple[Any, int]]):
         transform: Of the Pillow image; default: a tensor in [0, 1], ``[3, 224, 224]``.
 
     Raises:
-        ImportError: torchvision is not installed.
-        FileNotFoundError: the folder is missing.
+        MissingExtra: torchvision is not installed.
+        MissingData: the folder is missing.
         ValueError: an unknown corruption, a severity outside 1..5.
     """
 
@@ -107,7 +107,7 @@ class ACDC(Dataset[tuple[Tensor, Tensor]]):
         size: Height and width to which images are resized; labels keep theirs.
 
     Raises:
-        FileNotFoundError: a folder is missing or empty.
+        MissingData: a folder is missing or empty.
         ValueError: an unknown condition or split.
     """
 
@@ -123,14 +123,14 @@ class ACDC(Dataset[tuple[Tensor, Tensor]]):
         self.size = size
         self.images = sorted(folder.glob("*/*_rgb_anon.png"))
         if not self.images:
-            raise FileNotFoundError(f"{folder} holds no images; expected:\n{layout}")
+            raise MissingData(f"{folder} holds no images; expected:\n{layout}")
         gt = Path(root) / "gt" / condition / split
         self.labels = [
             gt / file.parent.name / file.name.replace("_rgb_anon.png", "_gt_labelTrainIds.png") for file in self.images
         ]
         missing = [file for file in self.labels if not file.is_file()]
         if missing:
-            raise FileNotFoundError(f"{missing[0]} and {len(missing) - 1} more are missing; expected:\n{layout}")
+            raise MissingData(f"{missing[0]} and {len(missing) - 1} more are missing; expected:\n{layout}")
 
     def __len__(self) -> int:
         """Number of images."""

@@ -1,20 +1,27 @@
-"""The quick experiment: digits on photographs, a network trained on them, and the stream of fifteen corruptions."""
+"""Experiments on the spot: a network trained on small images, and their stream of fifteen corruptions.
+
+The quick one takes digits on photographs, the medium one Fashion-MNIST.
+"""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from offprints.cotta._wrapping.asking import confidences
 from offprints.cotta.augmentation import ImageAugmentation
 from offprints.cotta.confidence import source_confidence_threshold
+from offprints.cotta.configuration import configure_model
 from offprints.cotta.corruptions import CORRUPTIONS, CorruptionStream
 from offprints.cotta.reproduce.evaluation import Adaptation, Method, adapted, follow, segment_errors
+from offprints.cotta.reproduce.fashion import SmallResNet, clothing
 from offprints.shared.datasets import digits, pictures, tensor_batches
 from offprints.shared.device import make_generator, map_batches
 
@@ -23,26 +30,30 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
 @dataclass(frozen=True, kw_only=True)
 class DigitSettings:
-    """The quick experiment.
+    """An experiment that trains its source model on the spot.
 
     Attributes:
+        data: digits on photographs, or Fashion-MNIST.
         runs: networks and streams, with seeds of their own.
         train_images: source images; the others are the stream's.
         test_images: at most so many of those.
         epochs: of the source training.
         corruptions: so many of the fifteen, in order.
         passes: over all of them.
-        threshold_quantile: of the source model's confidences, for CoTTA's threshold.
+        threshold_quantile: of the source model's mean confidence on batches of source images, for CoTTA's threshold.
+        threshold_margin: taken off.
         adaptation: settings of TENT and CoTTA.
     """
 
+    data: Literal["digits", "fashion"] = "digits"
     runs: int = 1
     train_images: int = 997
     test_images: int = 800
     epochs: int = 20
     corruptions: int = 15
     passes: int = 2
-    threshold_quantile: float = 0.01
+    threshold_quantile: float = 0.05
+    threshold_margin: float = 0.02
     adaptation: Adaptation = field(
         default_factory=lambda: Adaptation(
             learning_rate=5e-3,
@@ -93,20 +104,25 @@ class DigitNet(nn.Module):
         return self.classifier(self.features(x - 0.5).mean((2, 3)))
 
 
+def network(settings: DigitSettings) -> nn.Module:
+    """The untrained network of an experiment."""
+    return DigitNet() if settings.data == "digits" else SmallResNet()
+
+
 def train_source(
-    images: Float[Tensor, "N 3 32 32"], labels: Int[Tensor, " N"], epochs: int, seed: int, device: str
+    images: Float[Tensor, "N C 32 32"], labels: Int[Tensor, " N"], settings: DigitSettings, seed: int, device: str
 ) -> nn.Module:
     """A network trained on source images; every second batch is seen through the views' augmentation.
 
     Without it the averaged views are images that the network cannot read, and CoTTA is worse than batch statistics.
     """
     torch.manual_seed(seed)  # the weights; a unit has random streams of its own
-    model = DigitNet().to(device)
+    model = network(settings).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     generator = make_generator(seed, device)
     augmentation = ImageAugmentation(flip_probability=0)
     step = 0
-    for _ in range(epochs):
+    for _ in range(settings.epochs):
         for x, y in tensor_batches(images, labels, batch_size=50, generator=generator):
             if step % 2:
                 x = augmentation(x, 1, generator=generator)[0]
@@ -119,7 +135,7 @@ def train_source(
 
 def split(seed: int, settings: DigitSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Source images and labels, and those of the stream."""
-    images, labels = digits_on_photographs(seed)
+    images, labels = digits_on_photographs(seed) if settings.data == "digits" else clothing()
     order = torch.randperm(len(images), generator=make_generator(seed))
     train, test = order[: settings.train_images], order[settings.train_images :][: settings.test_images]
     return images[train], labels[train], images[test], labels[test]
@@ -141,15 +157,31 @@ def run_source(seed: int, settings: DigitSettings, device: str) -> dict[str, Any
     """A source model: its weights, its error without corruption, its threshold; and the stream's first image."""
     train_x, train_y, test_x, test_y = split(seed, settings)
     train_x = train_x.to(device)
-    source = train_source(train_x, train_y.to(device), settings.epochs, seed, device)
+    source = train_source(train_x, train_y.to(device), settings, seed, device)
     answers = map_batches(source, test_x, batch_size=200, device=device).argmax(1)
     shown = stream_of(test_x[:1], test_y[:1], seed, settings)
+    size = settings.adaptation.batch_size
+    threshold = source_confidence_threshold(
+        source,
+        train_x.split(size),
+        quantile=settings.threshold_quantile,
+        margin=settings.threshold_margin,
+        norm="batch",
+    )
     return {
         "weights": source.state_dict(),
-        "threshold": source_confidence_threshold(source, train_x.split(200), quantile=settings.threshold_quantile),
+        "threshold": threshold,
+        "clean_open": share_open(source, test_x, threshold, size, device),
         "clean": 100 * float((answers != test_y).double().mean()),
         "examples": torch.cat([test_x[:1], *(batch.x for batch in islice(shown, len(shown.schedule)))]),
     }
+
+
+def share_open(source: nn.Module, images: Tensor, threshold: float, size: int, device: str) -> float:
+    """How often the gate would open on images without corruption: on the mean confidence of so many below it."""
+    gate = configure_model(copy.deepcopy(source))
+    answers = [map_batches(gate, x, batch_size=len(x), device=device) for x in images.split(size)]
+    return float(torch.stack([confidences(logits).mean() < threshold for logits in answers]).double().mean())
 
 
 def run_stream(
@@ -157,7 +189,7 @@ def run_stream(
 ) -> dict[str, Any]:
     """The stream, followed by one method from the source model: errors ``[passes, corruptions]``, what CoTTA saw."""
     *_, images, labels = split(seed, settings)
-    model = DigitNet().to(device)
+    model = network(settings).to(device)
     model.load_state_dict(source["weights"])
     augmentation = ImageAugmentation(flip_probability=0)
     threshold = source["threshold"]

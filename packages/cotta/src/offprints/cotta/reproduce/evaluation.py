@@ -14,8 +14,16 @@ from offprints.cotta.adaptation import CoTTA
 from offprints.cotta.baselines import BNAdapt, Source, Tent
 from offprints.cotta.corruptions import StreamBatch
 
-Method = Literal["source", "bn", "tent", "cotta"]
-LABELS: dict[str, str] = {"source": "source", "bn": "BN adapt", "tent": "TENT", "cotta": "CoTTA"}
+Method = Literal["source", "bn", "tent", "cotta", "shut", "single"]
+CONTROLS = ("shut", "single")  # CoTTA with a part of the mechanism switched off
+LABELS: dict[str, str] = {
+    "source": "source",
+    "bn": "BN adapt",
+    "tent": "TENT",
+    "cotta": "CoTTA",
+    "shut": "CoTTA, gate shut",
+    "single": "CoTTA, one view",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,7 @@ def adapted(
     rate = settings.tent_learning_rate if method == "tent" else settings.learning_rate
     optimizer: Any = partial(torch.optim.Adam, lr=rate)
     if settings.optimizer == "sgd":
-        optimizer = partial(torch.optim.SGD, lr=rate, momentum=0.9, nesterov=method == "cotta")
+        optimizer = partial(torch.optim.SGD, lr=rate, momentum=0.9, nesterov=method != "tent")
     if method == "tent":
         return Tent(model, optimizer)
     threshold = threshold if settings.confidence_threshold is None else settings.confidence_threshold
@@ -72,8 +80,8 @@ def adapted(
         optimizer,
         ema_decay=settings.ema_decay,
         restore_probability=settings.restore_probability,
-        confidence_threshold=threshold,
-        num_augmentations=settings.num_augmentations,
+        confidence_threshold=0.0 if method == "shut" else threshold,
+        num_augmentations=1 if method == "single" else settings.num_augmentations,
         augmentation=augmentation,
         symmetric=settings.symmetric,
         seed=seed,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from offprints.shared.extras import MissingData
 from offprints.shared.usage import UsageError
 
 
@@ -132,10 +133,11 @@ def load_weights(model: nn.Module, file: Path, where: str) -> nn.Module:
     """Load a checkpoint: a state dict, or one under ``state_dict``, with or without ``module.`` before the names.
 
     Raises:
-        UsageError: the file is missing (``where`` says where to get it) or holds other parameters.
+        MissingData: the file is missing; ``where`` says where to get it.
+        UsageError: it holds other parameters.
     """
     if not file.is_file():
-        raise UsageError(f"{file} does not exist; {where}")
+        raise MissingData(f"{file} does not exist; {where}")
     content = torch.load(file, map_location="cpu", weights_only=True)
     state = content.get("state_dict", content)
     state = {name.removeprefix("module.").removeprefix("model."): value for name, value in state.items()}

@@ -21,8 +21,7 @@ from offprints.cotta.multiscale import MultiScaleFlip
 from offprints.cotta.reproduce.evaluation import Adaptation, Method, adapted, follow
 from offprints.cotta.reproduce.networks import Normalized, ResNeXt, WideResNet, load_weights
 from offprints.shared.datasets import data_root
-from offprints.shared.extras import require, require_folder
-from offprints.shared.usage import UsageError
+from offprints.shared.extras import MissingData, require, require_folder
 
 Benchmark = Literal["digits", "cifar10-c", "cifar10-c-gradual", "cifar100-c", "imagenet-c", "acdc"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -113,7 +112,7 @@ def source_model(benchmark: Benchmark, settings: PaperSettings) -> nn.Module:
     """The paper's source model with its public weights.
 
     Raises:
-        UsageError: weights are missing; the message says which and where they are.
+        MissingData: weights are missing; the message says which and where they are.
     """
     net: Any
     if benchmark in ("cifar10-c", "cifar10-c-gradual"):
@@ -134,7 +133,7 @@ def source_model(benchmark: Benchmark, settings: PaperSettings) -> nn.Module:
         return Normalized(net, *IMAGENET).eval()
     folder = settings.checkpoint("segformer-b5-cityscapes")
     if not folder.is_dir():
-        raise UsageError(
+        raise MissingData(
             f"{folder} does not exist; SegFormer-B5 trained on Cityscapes"
             " (huggingface.co/nvidia/segformer-b5-finetuned-cityscapes-1024-1024: config.json and the weights)"
         )
