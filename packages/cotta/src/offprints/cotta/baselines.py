@@ -36,10 +36,9 @@ class Source(nn.Module):
         TypeError: ``model`` is not a module, ``normalize`` or ``logits_fn`` not callable.
 
     Example:
-        ```python
-        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
-        print(Source(model)(torch.rand(4, 3, 8, 8)).argmax(1))
-        ```
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+        >>> Source(model)(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([4, 5])
     """
 
     def __init__(self, model: nn.Module, *, normalize: Normalize = None, logits_fn: LogitsFn = None) -> None:
@@ -83,11 +82,9 @@ class BNAdapt(Source):
         ValueError: ``source_weight`` outside [0, 1], or statistics to be mixed that a layer does not have.
 
     Example:
-        ```python
-        model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
-        adapted = BNAdapt(model, source_weight=0.5)
-        print(adapted(torch.rand(4, 3, 8, 8)).argmax(1))
-        ```
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
+        >>> BNAdapt(model, source_weight=0.5)(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([4, 5])
     """
 
     def __init__(
@@ -131,11 +128,10 @@ class Tent(AdaptingModule):
         ValueError: ``steps`` < 1, no normalization parameter to adapt, an optimizer with foreign parameters.
 
     Example:
-        ```python
-        model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
-        adapted = Tent(model, lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
-        print(adapted(torch.rand(4, 3, 8, 8)).argmax(1), adapted.last_loss)
-        ```
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
+        >>> adapted = Tent(model, lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
+        >>> adapted(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([4, 5])
     """
 
     def __init__(

@@ -42,11 +42,9 @@ def configure_model(
             running statistics.
 
     Example:
-        ```python
-        model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
-        configure_model(model)
-        print(model[1].running_mean)  # None: the batch's statistics are used
-        ```
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> configure_model(model)[1].running_mean is None  # the batch's statistics are used
+        True
     """
     check_model(model)
     check_choice(norm, "norm", ("batch", "source"))
@@ -87,11 +85,9 @@ def collect_params(
         ValueError: an unknown ``which``.
 
     Example:
-        ```python
-        model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
-        parameters, names = collect_params(model, which="norm")
-        print(names)  # ['1.weight', '1.bias']
-        ```
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> collect_params(model, which="norm")[1]
+        ['1.weight', '1.bias']
     """
     check_model(model)
     check_choice(which, "which", ("all", "weight_bias", "norm"))

@@ -35,6 +35,14 @@ def load_cifar_c(
     Raises:
         MissingData: the folder or a file is missing.
         ValueError: an unknown corruption, a severity outside 1..5, files that do not fit each other.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> for name, rows in (("fog", np.zeros((10, 32, 32, 3), np.uint8)), ("labels", np.zeros(10, int))):
+        ...     np.save(f"{folder}/{name}.npy", rows)  # as the public files, two images of each severity
+        >>> load_cifar_c(folder, "fog", 5)[0].shape
+        torch.Size([2, 3, 32, 32])
     """
     check_choice(corruption, "corruption", CORRUPTIONS)
     check_number(severity, "severity", low=1, high=5, integer=True)
@@ -72,6 +80,14 @@ class ImageNetC(Dataset[tuple[Any, int]]):
         MissingExtra: torchvision is not installed.
         MissingData: the folder is missing.
         ValueError: an unknown corruption, a severity outside 1..5.
+
+    Example:
+        >>> import pathlib, tempfile, PIL.Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())  # as the public folders, with one image
+        >>> (folder / "fog/5/n01").mkdir(parents=True)
+        >>> PIL.Image.new("RGB", (224, 224)).save(folder / "fog/5/n01/one.png")
+        >>> len(ImageNetC(folder, "fog", 5))
+        1
     """
 
     def __init__(
@@ -109,6 +125,13 @@ class ACDC(Dataset[tuple[Tensor, Tensor]]):
     Raises:
         MissingData: a folder is missing or empty.
         ValueError: an unknown condition or split.
+
+    Example:
+        >>> try:
+        ...     scenes = ACDC("nowhere", "fog", "train")
+        ... except FileNotFoundError as error:  # the message shows the expected folders
+        ...     print(str(error).splitlines()[1])
+        <root>/rgb_anon/<condition>/<split>/<sequence>/<frame>_rgb_anon.png
     """
 
     def __init__(self, root: str | Path, condition: str, split: str, *, size: tuple[int, int] = (540, 960)) -> None:

@@ -28,6 +28,11 @@ def mean_iou(
     Raises:
         TypeError: an argument is not an integer tensor.
         ValueError: different shapes, empty, a class out of range.
+
+    Example:
+        >>> prediction, target = torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255])
+        >>> mean_iou(prediction, target, 2)  # the last pixel does not count
+        0.5
     """
     return iou_of(confusion(prediction, target, num_classes, ignore_index=ignore_index))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from offprints.shared.device import working_dtype
-from offprints.shared.validation import check_number, check_tensor
+from offprints.shared.validation import check_bool, check_number, check_tensor
 
 
 class MultiScaleFlip(nn.Module):
@@ -21,17 +21,24 @@ class MultiScaleFlip(nn.Module):
         flip: Whether each scale is also predicted mirrored left to right.
 
     Raises:
+        TypeError: ``scales`` are not numbers, ``flip`` is not a boolean.
         ValueError: no scale, or one that is not positive.
+
+    Example:
+        >>> network = torch.nn.Conv2d(3, 19, 1)
+        >>> views = MultiScaleFlip(scales=(0.5, 1.0, 2.0))
+        >>> views.average_predictions(network, torch.rand(2, 3, 32, 64)).shape
+        torch.Size([2, 19, 32, 64])
     """
 
     def __init__(self, scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), flip: bool = True) -> None:
         super().__init__()
+        if not isinstance(scales, Sequence):
+            raise TypeError(f"scales must be a sequence of numbers, got {type(scales).__name__}")
         if len(scales) == 0:
             raise ValueError("scales must hold at least one factor")
-        for scale in scales:
-            check_number(scale, "scales", low=0, open_low=True)
-        self.scales = tuple(scales)
-        self.flip = flip
+        self.scales = tuple(check_number(scale, "scales", low=0, open_low=True) for scale in scales)
+        self.flip = check_bool(flip, "flip")
 
     def average_predictions(
         self, predict: Callable[[Tensor], Tensor], x: Float[Tensor, "B C H W"]
@@ -47,6 +54,8 @@ class MultiScaleFlip(nn.Module):
             ValueError: ``x`` or a prediction does not have 4 dimensions, or a scale leaves no pixel.
         """
         check_tensor(x, "x", ndim=4, finite=False)
+        if not callable(predict):
+            raise TypeError(f"predict must be callable, got {type(predict).__name__}")
         sizes = [(round(x.shape[2] * scale), round(x.shape[3] * scale)) for scale in self.scales]
         if min(min(size) for size in sizes) < 1:
             raise ValueError(f"scales {self.scales} leave no pixel of images {tuple(x.shape[2:])}")
@@ -68,5 +77,5 @@ class MultiScaleFlip(nn.Module):
         return (total / count).to(first.dtype)
 
     def forward(self, x: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
-        """The same as :meth:`average_predictions`."""
+        """The same as `average_predictions`."""
         return self.average_predictions(predict, x)

@@ -58,11 +58,10 @@ def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], decay: flo
         ValueError: different lengths or shapes, or ``decay`` outside [0, 1].
 
     Example:
-        ```python
-        teacher, student = [torch.zeros(3)], [torch.ones(3)]
-        ema_update_(teacher, student, 0.9)
-        print(teacher[0])  # 0.1
-        ```
+        >>> teacher, student = [torch.zeros(3)], [torch.ones(3)]
+        >>> ema_update_(teacher, student, 0.9)
+        >>> teacher[0]
+        tensor([0.1000, 0.1000, 0.1000])
     """
     check_number(decay, "decay", low=0, high=1)
     targets, sources = _pairs(teacher, student, ("teacher", "student"))
@@ -137,11 +136,10 @@ def stochastic_restore_(
         ValueError: different lengths or shapes, or ``probability`` outside [0, 1].
 
     Example:
-        ```python
-        weights, source = [torch.ones(10_000)], [torch.zeros(10_000)]
-        stochastic_restore_(weights, source, 0.01)
-        print(weights[0].mean())  # about 0.99
-        ```
+        >>> weights, source = [torch.ones(4)], [torch.zeros(4)]
+        >>> stochastic_restore_(weights, source, 0.5, masks=[torch.tensor([True, False, False, True])])
+        >>> weights[0]
+        tensor([0., 1., 1., 0.])
     """
     check_number(probability, "probability", low=0, high=1)
     if generator is not None and not isinstance(generator, torch.Generator):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from offprints.cotta.augmentation.color import COLOR_OPERATIONS
 from offprints.cotta.augmentation.warp import warp
 from offprints.shared.device import working_dtype
-from offprints.shared.validation import check_number, check_same_length, check_tensor, should_check
+from offprints.shared.validation import check_bool, check_number, check_same_length, check_tensor, should_check
 
 # brightness, contrast, saturation, hue (turns), gamma, angle (degrees), scale, blur: low and high
 RANGES = {
@@ -55,6 +55,12 @@ class AugmentationParams:
         translate: Shift in x and y, in pixels.
         flip: Whether the view is mirrored left to right.
         noise: What is added at the end, or None.
+
+    Example:
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> params = ImageAugmentation(flip_probability=0).sample_params(3, images)
+        >>> params.flip
+        tensor([False, False, False])
     """
 
     order: Int[Tensor, "V 5"]
@@ -86,6 +92,11 @@ class ImageAugmentation(nn.Module):
 
     Raises:
         ValueError: ``noise_std`` is negative or ``flip_probability`` outside [0, 1].
+
+    Example:
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> ImageAugmentation(flip_probability=0)(images, 8).shape
+        torch.Size([8, 4, 3, 32, 32])
     """
 
     def __init__(self, *, noise_std: float = 0.005, soft: bool = False, flip_probability: float = 0.5) -> None:
@@ -93,7 +104,7 @@ class ImageAugmentation(nn.Module):
         check_number(noise_std, "noise_std", low=0)
         check_number(flip_probability, "flip_probability", low=0, high=1)
         self.noise_std = noise_std
-        self.soft = soft
+        self.soft = check_bool(soft, "soft")
         self.flip_probability = flip_probability
 
     def sample_params(
@@ -156,6 +167,7 @@ class ImageAugmentation(nn.Module):
             ValueError: ``x`` is not a batch of images with 1 or 3 channels, or ``params`` do not fit it.
         """
         check_images(x)
+        check_number(num_views, "num_views", low=1, integer=True)
         if params is None:
             views = list(self.views(x, self.sample_scalars(num_views, x, generator), generator=generator, noise=True))
         else:

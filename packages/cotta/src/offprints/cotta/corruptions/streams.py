@@ -53,10 +53,9 @@ def corrupt(
             or scale, a severity outside 1..5, textures that are too small.
 
     Example:
-        ```python
-        images = torch.rand(8, 3, 32, 32)
-        foggy = corrupt(images, "fog", 5, generator=torch.Generator().manual_seed(0))
-        ```
+        >>> images = torch.full((2, 3, 32, 32), 0.5)
+        >>> corrupt(images, "brightness", 5).amax()
+        tensor(0.8000)
     """
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
@@ -120,9 +119,8 @@ def severity_schedule(
         ValueError: no or an unknown corruption, ``severity`` outside 1..5.
 
     Example:
-        ```python
-        print(severity_schedule(["fog", "snow"], gradual=True))
-        ```
+        >>> severity_schedule(["fog", "snow"], severity=3)
+        [('fog', 3), ('snow', 3)]
     """
     check_number(severity, "severity", low=1, high=5, integer=True)
     check_bool(gradual, "gradual")
@@ -140,7 +138,14 @@ def severity_schedule(
 
 
 class StreamBatch(NamedTuple):
-    """One batch of a stream: images in [0, 1], labels, and what was done to them."""
+    """One batch of a stream: images in [0, 1], labels, and what was done to them.
+
+    Example:
+        >>> stream = CorruptionStream(torch.rand(8, 3, 32, 32), torch.arange(8))
+        >>> x, y, corruption, severity = stream[0]
+        >>> corruption, severity
+        ('gaussian_noise', 5)
+    """
 
     x: Float[Tensor, "B 3 H W"]
     y: Int[Tensor, " B"]
@@ -178,11 +183,10 @@ class CorruptionStream:
         ValueError: as :func:`corrupt` and :func:`severity_schedule`; another number of labels than images.
 
     Example:
-        ```python
-        images, labels = torch.rand(64, 3, 32, 32), torch.randint(5, (64,))
-        for batch in CorruptionStream(images, labels, corruptions=["fog", "snow"], batch_size=32):
-            print(batch.corruption, batch.x.shape, batch.y.shape)
-        ```
+        >>> images, labels = torch.rand(64, 3, 32, 32), torch.randint(5, (64,))
+        >>> stream = CorruptionStream(images, labels, corruptions=["fog", "snow"], batch_size=32)
+        >>> [(batch.corruption, len(batch.x)) for batch in stream]
+        [('fog', 32), ('fog', 32), ('snow', 32), ('snow', 32)]
     """
 
     def __init__(
