@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from PIL import Image
 from torch import nn
 
 from offprints.cotta import CORRUPTIONS, CoTTA, MultiScaleFlip
-from offprints.cotta.reproduce.experiment import by_corruption
+from offprints.cotta.reproduce.digits import run_source, run_stream
+from offprints.cotta.reproduce.experiment import PRESETS, by_corruption
+from offprints.cotta.reproduce.fashion import clothing
 from offprints.cotta.reproduce.networks import ResNeXt, WideResNet
 from offprints.cotta.reproduce.paper import (
     PaperSettings,
@@ -113,3 +117,40 @@ def test_segformer(tmp_path) -> None:
     net.save_pretrained(tmp_path / "weights/segformer-b5-cityscapes")
     settings = acdc(tmp_path)
     assert np.shape(run_segmentation("cotta", 0, settings, "cpu")["iou"]) == (2, 4)
+
+
+def write_fashion_mnist(root: Path, count: int) -> np.ndarray:
+    """The data set's own format, in the layout of `OFFPRINTS_DATA`."""
+    draws = np.random.default_rng(0)
+    folder = root / "fashion_mnist" / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    pictures = draws.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    for split in ("train", "t10k"):
+        head = struct.pack(">iiii", 0x803, count, 28, 28)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
+        labels = draws.integers(0, 10, count, dtype=np.uint8)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels.tobytes())
+    return pictures
+
+
+def test_medium_on_fashion_mnist(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("torchvision", reason="needs the extra vision")
+    monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path))
+    with pytest.raises(MissingData, match="fashion_mnist"):
+        clothing()
+    pictures = write_fashion_mnist(tmp_path, 60)
+    images, labels = clothing()
+    assert images.shape == (120, 1, 32, 32)
+    torch.testing.assert_close(images[0, 0, 2:30, 2:30], torch.from_numpy(pictures[0]) / 255)
+    assert len(labels) == 120
+    medium = PRESETS["medium"].digits
+    adaptation = replace(medium.adaptation, num_augmentations=2, batch_size=10)
+    tiny = replace(medium, train_images=40, test_images=20, epochs=1, corruptions=2, adaptation=adaptation)
+    source = run_source(0, tiny, "cpu")
+    assert 0 <= source["clean_open"] <= 1
+    errors = {}
+    for method in ("bn", "shut", "cotta", "single"):
+        found = run_stream(0, tiny, source, method, "cpu")
+        assert found["errors"].shape == (1, 2)
+        errors[method] = found["errors"]
+    assert torch.equal(errors["bn"], errors["shut"]), "with the gate shut nothing is learned"

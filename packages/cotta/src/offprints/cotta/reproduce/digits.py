@@ -51,13 +51,13 @@ class DigitSettings:
     test_images: int = 800
     epochs: int = 20
     corruptions: int = 15
-    passes: int = 2
+    passes: int = 1
     threshold_quantile: float = 0.05
     threshold_margin: float = 0.02
     adaptation: Adaptation = field(
         default_factory=lambda: Adaptation(
-            learning_rate=5e-3,
-            tent_learning_rate=5e-3,
+            learning_rate=1e-3,
+            tent_learning_rate=1e-3,
             ema_decay=0.99,
             num_augmentations=4,
             confidence_threshold=None,
