@@ -28,13 +28,13 @@ def source_confidence_threshold(
 ) -> float:
     """The confidence threshold for this model: a low quantile of the gate's statistic on source images, less a margin.
 
-    The gate of :class:`CoTTA` compares a number with the threshold: the mean confidence of a batch, or with
+    The gate of `CoTTA` compares a number with the threshold: the mean confidence of a batch, or with
     ``gate="sample"`` that of a sample. It is this number whose quantile is taken. A mean varies much less than single
     samples, whose low quantile no batch of a foreign domain would reach.
 
     Args:
         model: The source model, as it was trained; it runs in evaluation mode and gets its mode back. Call this before
-            :class:`CoTTA` takes the model.
+            `CoTTA` takes the model.
         batches: Batches ``[B, C, H, W]`` of source images, without labels, of the size that will be adapted to.
         quantile: In [0, 1].
         margin: Taken off.
@@ -42,8 +42,8 @@ def source_confidence_threshold(
             a segmentation both are means over pixels.
         norm: ``"source"``: with the model's running statistics; ``"batch"``: with those of each batch, exactly what the
             gate will compute.
-        normalize: As for :class:`CoTTA`.
-        logits_fn: As for :class:`CoTTA`.
+        normalize: As for `CoTTA`.
+        logits_fn: As for `CoTTA`.
 
     Returns:
         The threshold, clipped to [0, 1].

@@ -23,7 +23,7 @@ def mix_statistics(norm: nn.Module, source_weight: float) -> None:
 
 
 def unmix_statistics(norm: nn.Module) -> None:
-    """Take back what :func:`mix_statistics` did."""
+    """Take back what `mix_statistics` did."""
     if is_mixed(norm):
         before = vars(norm).pop("forward").args[2]
         if before is not None:
@@ -31,7 +31,7 @@ def unmix_statistics(norm: nn.Module) -> None:
 
 
 def is_mixed(norm: nn.Module) -> bool:
-    """Whether :func:`mix_statistics` was applied."""
+    """Whether `mix_statistics` was applied."""
     return getattr(vars(norm).get("forward"), "func", None) is mixed_forward
 
 

@@ -46,7 +46,7 @@ def ema_update_(teacher: Sequence[Tensor], student: Sequence[Tensor], decay: flo
 
     A tensor that occurs twice (tied weights) is moved once. At ``decay`` 1 nothing changes, at 0 the student is copied.
     A student in half precision has a teacher in float32: in half precision an average with a decay near 1 would stand
-    still, since its steps are below half a unit in the last place. :class:`CoTTA` keeps such a copy itself.
+    still, since its steps are below half a unit in the last place. `CoTTA` keeps such a copy itself.
 
     Args:
         teacher: Tensors that change, float32 or float64.

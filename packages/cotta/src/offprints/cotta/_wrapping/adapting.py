@@ -116,7 +116,7 @@ class AdaptingModule(nn.Module):
         return {"optimizer": self.optimizer.state_dict(), "batches": self._batches, **random}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_extra_state` returned."""
+        """Put back what `get_extra_state` returned."""
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # moments of its own
         self._batches = state.get("batches", 0)
         for name, generator in self._generators.items():

@@ -159,7 +159,7 @@ class ImageAugmentation(nn.Module):
         Args:
             x: Images in [0, 1], with 1 or 3 channels; what lies outside is clamped.
             num_views: How many are drawn where ``params`` is not given.
-            generator: As in :meth:`sample_params`.
+            generator: As in `sample_params`.
             params: What to apply instead of a draw.
 
         Raises:
@@ -201,7 +201,7 @@ class ImageAugmentation(nn.Module):
     def each_view(
         self, x: Tensor, num_views: int, generator: torch.Generator | None
     ) -> Iterator[Float[Tensor, "B C H W"]]:
-        """The views that :meth:`forward` would draw, one after the other."""
+        """The views that `forward` would draw, one after the other."""
         check_images(x)
         params = self.sample_scalars(num_views, x, generator)
         for views in self.views(x, params, generator=generator, noise=True):

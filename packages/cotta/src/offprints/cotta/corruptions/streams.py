@@ -154,9 +154,9 @@ class StreamBatch(NamedTuple):
 
 
 class CorruptionStream:
-    """A data set under one corruption after the other: a sequence of :class:`StreamBatch`.
+    """A data set under one corruption after the other: a sequence of `StreamBatch`.
 
-    Each segment of :func:`severity_schedule` shows all images in their order. Batches are corrupted when they are
+    Each segment of `severity_schedule` shows all images in their order. Batches are corrupted when they are
     asked for. What is drawn for an image depends on ``seed``, corruption, severity and the image's place among the
     images alone: not on the size of the batches, and not on the pass, as with images from files.
 
@@ -166,21 +166,21 @@ class CorruptionStream:
     Args:
         images: uint8, or floating in [0, 1]; with 3 channels, or 1 for gray images.
         labels: One per image.
-        corruptions: As for :func:`severity_schedule`.
-        severity: As for :func:`severity_schedule`.
-        gradual: As for :func:`severity_schedule`.
+        corruptions: As for `severity_schedule`.
+        severity: As for `severity_schedule`.
+        gradual: As for `severity_schedule`.
         repeats: Passes over all segments.
         batch_size: Images of a batch; the last of a segment may be smaller.
         seed: Of the corruptions.
-        scale: As for :func:`corrupt`.
-        frost_textures: As for :func:`corrupt`.
+        scale: As for `corrupt`.
+        frost_textures: As for `corrupt`.
 
     Attributes:
         schedule: The segments of one pass.
 
     Raises:
         TypeError: images neither uint8 nor floating, labels not integers.
-        ValueError: as :func:`corrupt` and :func:`severity_schedule`; another number of labels than images.
+        ValueError: as `corrupt` and `severity_schedule`; another number of labels than images.
 
     Example:
         >>> images, labels = torch.rand(64, 3, 32, 32), torch.randint(5, (64,))
