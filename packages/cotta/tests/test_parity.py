@@ -82,7 +82,7 @@ def test_augmentation(golden: Golden, name: str, soft: bool) -> None:
     torch.testing.assert_close(wide.float(), data["out"], rtol=0, atol=1e-5)
 
 
-JPEG = (0.1, 0.2, 0.5, 0.05, 0.05)  # gray levels: qualities with odd steps of the mean round otherwise in the library
+JPEG = (0.1, 0.2, 0.5, 0.05, 0.05)  # mean difference in gray levels, by severity
 
 
 @pytest.mark.parametrize(
