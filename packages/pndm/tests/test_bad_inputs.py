@@ -65,6 +65,8 @@ def test_sampler() -> None:
             (run(spoiled(math.inf)), ValueError, "noise"),
             (run(None), TypeError, "noise"),
             (run(model="unet"), TypeError, "model"),
+            (run(model_kwargs=[1]), TypeError, "model_kwargs"),
+            *((run(**{name: "no"}), TypeError, name) for name in ("return_trajectory", "validate", "differentiable")),
             (run(model=lambda x, t: x[:1]), ValueError, "model"),
             (run(model=lambda x, t: torch.cat([x, x], 1)), ValueError, "learned variance"),
             (run(model=lambda x, t: (x,)), TypeError, "model"),
@@ -128,6 +130,8 @@ def test_transfer() -> None:
             (lambda: transfer(NOISE, NOISE, 0.5, math.nan), ValueError, "alpha_bar_next"),
             (lambda: transfer(NOISE, NOISE, levels, 0.5), ValueError, "alpha_bar_t"),
             (lambda: transfer(NOISE, NOISE, 0.5, torch.tensor([0.5, 1.2])), ValueError, "alpha_bar_next"),
+            (lambda: transfer(NOISE, NOISE, 1e-300, 0.5), ValueError, "alpha_bar_t"),
+            (lambda: transfer(NOISE, NOISE, [[0.1], [0.2, 0.3]], 0.5), TypeError, "alpha_bar_t"),  # type: ignore[list-item]
             (lambda: transfer(NOISE, NOISE, "low", 0.5), TypeError, "alpha_bar_t"),  # type: ignore[arg-type]
             (lambda: transfer(NOISE, NOISE[:, :1], 0.2, 0.5), ValueError, "eps"),
             (lambda: transfer(NOISE.long(), NOISE, 0.2, 0.5), TypeError, "x must"),

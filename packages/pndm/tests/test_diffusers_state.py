@@ -286,3 +286,30 @@ def test_inference_mode() -> None:
     scheduler = ready(method="plms")
     with torch.inference_mode():
         assert torch.equal(loop(scheduler), expected)
+
+
+def test_switches_and_devices() -> None:
+    for bad in ("no", 0, None, torch.tensor([])):
+        with pytest.raises(TypeError, match="return_dict"):
+            ready().step(NOISE, 900, NOISE, return_dict=bad)  # type: ignore[arg-type]
+    for device in ("quantum", "cuda:99"):
+        with pytest.raises(ValueError, match="device"):
+            PNDMScheduler().set_timesteps(5, device=device)
+    everything = PNDMScheduler(
+        1000,
+        1e-4,
+        0.02,
+        "linear",
+        None,
+        "plms",
+        "epsilon",
+        False,
+        "leading",
+        0,
+        skip_prk_steps=True,
+        rescale_betas_zero_snr=False,
+        step_to="ratio",
+    )  # no default is left
+    assert torch.equal(loop(ready(5, method="plms")), (everything.set_timesteps(5), loop(everything))[1])
+    with pytest.raises(TypeError, match="model_output"):
+        ready().step(None, 900, NOISE)  # type: ignore[arg-type]

@@ -252,7 +252,7 @@ def check_choice(v: Any, name: str, choices: Collection[Any]) -> None:
     """Refuse a value that is not one of the choices with a ValueError that lists them."""
     try:
         known = v in choices
-    except TypeError:  # an unhashable value
+    except (TypeError, ValueError, RuntimeError):  # an unhashable value; an array, whose comparison has no truth value
         known = False
     if not known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {v!r}")

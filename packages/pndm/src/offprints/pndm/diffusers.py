@@ -16,6 +16,7 @@ from offprints.pndm.plans import METHODS as ALL_METHODS
 from offprints.pndm.plans import PREDICTIONS, RUNGE_KUTTA, Call, History, Step, asked_nodes, make_plan
 from offprints.pndm.sampling import check_output, warn_if_uneven
 from offprints.pndm.schedules import BETA_SCHEDULES, LONGEST, AlphaSchedule, Values, as_float64
+from offprints.shared.device import resolve_device
 from offprints.shared.extras import require
 from offprints.shared.validation import (
     check_bool,
@@ -136,7 +137,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         plain = None if trained_betas is None else as_float64(trained_betas, "trained_betas").tolist()
         # What another scheduler must not take for a default of its own, in a form that a file can hold.
         told = {"method", "skip_prk_steps", "trained_betas"}
-        defaults = [name for name in self._internal_dict["_use_default_values"] if name not in told]
+        defaults = [name for name in dict(self._internal_dict).get("_use_default_values", ()) if name not in told]
         self.register_to_config(
             method=method,
             skip_prk_steps=method not in RUNGE_KUTTA,
@@ -273,12 +274,13 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
         Raises:
             TypeError, ValueError: not an integer in 1..num_train_timesteps, times beyond the table or not strictly
-                decreasing, both or neither of the two.
+                decreasing, both or neither of the two, a device that is not there.
 
         Warns:
             UserWarning: `timesteps` of uneven spacing, as in `pndm_sample`.
         """
         settings = self._settings()
+        place = None if device is None else resolve_device(device)
         if [self._internal_dict[name] for name in TABLE] != self._made_of:
             self._remake_table()
         total, method = settings["total"], settings["method"]
@@ -299,10 +301,10 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._times, self._ratio, self._method = times, ratio, method
         listed = [max(0, int(node.time)) for node in asked_nodes(self._steps(), method)]
         self.num_inference_steps = len(times)
-        self._begin(listed, device)
+        self._begin(listed, place)
         self._ready = True
 
-    def _begin(self, listed: list[int], device: str | torch.device | None) -> None:
+    def _begin(self, listed: list[int], device: torch.device | None) -> None:
         self._listed = listed
         self._own = torch.tensor(listed, dtype=torch.int64).to(device)
         self._own_version = _version(self._own)
@@ -418,7 +420,8 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if not self._ready:
             raise ValueError("set_timesteps must be called before step")
         check_tensor(sample, "sample", finite=False)
-        check_output(model_output, sample.shape, "model")
+        check_output(model_output, sample.shape, "model_output, the output of the model,")
+        return_dict = check_bool(return_dict, "return_dict")
         value, place = self._read(timestep)
         index = self._first_index(value, place, timestep) if self._step_index is None else self._step_index
         self._check_next(value, place, index)
@@ -438,7 +441,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if timestep.numel() != 1 or timestep.is_complex() or timestep.dtype == torch.bool:
             raise TypeError(f"timestep must be one number, got {timestep.dtype} of shape {tuple(timestep.shape)}")
         if timestep._is_view() and timestep._base is self._own and timestep.dtype == torch.int64:
-            place = timestep.storage_offset() - self._own.storage_offset()
+            place = timestep.storage_offset()
             if self._own_version == _version(self._own) >= 0 and 0 <= place < len(self._listed):
                 return self._listed[place], place  # without waiting for a device
             return timestep.item(), place

@@ -146,12 +146,14 @@ class History:
                     " (or pass on) a copy of it"
                 )
         if self._gradient is None:
-            gradient, version = _kept(output.to(dtype))
+            gradient, version = _kept(output if output.dtype == dtype else output.to(dtype))
         else:
             gradient, version = add(self._gradient, (output,), (call.of_output,)).to(dtype), -1
         assert self._total is not None
         gradients, versions = [gradient, *self.gradients], [version, *self._versions]
-        moved = add(self._total, gradients, call.weights).to(dtype)
+        moved = add(self._total, gradients, call.weights)
+        if moved.dtype != dtype:
+            moved = moved.to(dtype)
         kept_ones = slice(call.drop, call.drop + call.keep)
         self.gradients, self._versions = gradients[kept_ones], versions[kept_ones]
         if call.keeps_base and self.base is not None:

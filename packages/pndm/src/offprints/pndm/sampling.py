@@ -119,7 +119,7 @@ def _run(
         output = model(x, t, **kwargs)
         if not isinstance(output, Tensor) and isinstance(getattr(output, "sample", None), Tensor):
             output = output.sample
-        check_output(output, shape, "model")
+        check_output(output, shape, "the output of the model")
         x = history.after(call, output, dtype)
         if return_trajectory and (i + 1 == len(plan) or plan[i + 1].begins):
             trajectory.append(x.clone())
@@ -130,14 +130,11 @@ def check_output(output: Any, shape: torch.Size, name: str) -> None:
     """Refuse what is no prediction for a sample of this shape: no floating tensor (TypeError), another shape."""
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise TypeError(f"the output of the {name} must be a floating tensor, got {got}")
+        raise TypeError(f"{name} must be a floating tensor, got {got}")
     if output.shape != shape:
         learned = output.ndim == len(shape) > 1 and output.shape[1] == 2 * shape[1]
         advice = "; with a learned variance, pass on only the first half of the channels" if learned else ""
-        raise ValueError(
-            f"the output of the {name} must have the shape of its input, {tuple(shape)},"
-            f" got {tuple(output.shape)}{advice}"
-        )
+        raise ValueError(f"{name} must have the shape of its input, {tuple(shape)}, got {tuple(output.shape)}{advice}")
 
 
 def _times(

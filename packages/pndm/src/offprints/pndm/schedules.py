@@ -18,6 +18,7 @@ Final = Literal["one", "first"]
 Interpolation = Literal["log", "floor"]
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # as diffusers names those of this package
 LONGEST = 10**7  # training steps; more is a slip
+SMALLEST = 2.0**-52  # beta: a smaller one leaves alpha-bar as it is
 
 
 class Options(TypedDict, total=False):
@@ -129,10 +130,17 @@ class AlphaSchedule:
         Raises:
             ValueError: a beta outside (0, 1), or what the class refuses.
         """
-        variances = as_float64(betas, "betas")
+        return cls._from_betas(betas, "betas", options)
+
+    @classmethod
+    def _from_betas(cls, betas: Values, name: str, options: Options) -> AlphaSchedule:
+        variances = as_float64(betas, name)
         inner = variances[:-1] if options.get("rescale_zero_snr") is True and variances[-1] == 1 else variances
-        if len(inner) and (inner.min() <= 0 or inner.max() >= 1):
-            raise ValueError(f"betas must lie in (0, 1), got {variances.min().item()} to {variances.max().item()}")
+        if len(inner) and (inner.min() < SMALLEST or inner.max() >= 1):
+            raise ValueError(
+                f"{name} must lie in (0, 1) and not be below {SMALLEST:.1e},"
+                f" got {variances.min().item()} to {variances.max().item()}"
+            )
         return cls((1 - variances).cumprod(0), **options)
 
     @classmethod
@@ -169,7 +177,7 @@ class AlphaSchedule:
         num_train_timesteps = check_number(
             num_train_timesteps, "num_train_timesteps", low=1, high=LONGEST, integer=True
         )
-        check_number(max_beta, "max_beta", low=0, high=1, open_low=True, open_high=True)
+        check_number(max_beta, "max_beta", low=SMALLEST, high=1, open_high=True)
         time = torch.arange(num_train_timesteps + 1, dtype=torch.float64) / num_train_timesteps
         signal = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
         return cls.from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta), **options)
@@ -210,10 +218,10 @@ class AlphaSchedule:
         if not isinstance(config, Mapping):
             raise TypeError(f"config must be a mapping or a scheduler, got {type(config).__name__}")
         final: Final = "one" if check_bool(config.get("set_alpha_to_one", True), "set_alpha_to_one") else "first"
-        rescale = check_bool(config.get("rescale_betas_zero_snr", False) or False, "rescale_betas_zero_snr")
+        rescale = check_bool(config.get("rescale_betas_zero_snr", False), "rescale_betas_zero_snr")
         given: Options = {"final": final, "interpolation": "floor", "rescale_zero_snr": rescale, **options}
         if config.get("trained_betas") is not None:
-            return cls.from_betas(config["trained_betas"], **given)
+            return cls._from_betas(config["trained_betas"], "trained_betas", given)
         name, total = config.get("beta_schedule", "linear"), config.get("num_train_timesteps", 1000)
         check_choice(name, "beta_schedule", BETA_SCHEDULES)
         if name == "squaredcos_cap_v2":
@@ -321,8 +329,8 @@ def _as_time(t: Any) -> Tensor:
 
 
 def _check_betas(beta_start: float, beta_end: float) -> None:
-    check_number(beta_start, "beta_start", low=0, high=1, open_low=True, open_high=True)
-    check_number(beta_end, "beta_end", low=0, high=1, open_low=True, open_high=True)
+    check_number(beta_start, "beta_start", low=SMALLEST, high=1, open_high=True)
+    check_number(beta_end, "beta_end", low=SMALLEST, high=1, open_high=True)
 
 
 def _linspace(num_train_timesteps: int, start: float, end: float) -> Tensor:

@@ -14,6 +14,7 @@ from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_same_shape, check_tensor, should_check
 
 Levels = float | Tensor | np.ndarray | Sequence[float]
+FULL = (torch.float32, torch.float64)
 
 
 def transfer(
@@ -57,6 +58,8 @@ def transfer(
     start, end = _level(alpha_bar_t, "alpha_bar_t", x), _level(alpha_bar_next, "alpha_bar_next", x)
     if isinstance(start, float) and isinstance(end, float):
         of_x, of_eps = coefficients(start, end)
+        if max(of_x, abs(of_eps)) > torch.finfo(working_dtype(x)).max:
+            raise ValueError(f"alpha_bar_t is too small for a step from it in {x.dtype}, got {start}")
         return add(scaled(x, of_x), (eps,), (of_eps,)).to(x.dtype)
     a, b = (torch.as_tensor(level, dtype=torch.float64) for level in (start, end))
     denominator = a.sqrt() * (((1 - b) * a).sqrt() + ((1 - a) * b).sqrt())
@@ -75,7 +78,7 @@ def coefficients(alpha_bar_t: float, alpha_bar_next: float) -> tuple[float, floa
 
 def scaled(x: Tensor, factor: float) -> Tensor:
     """``factor * x`` as a new tensor, in float32 for half types: what `add` may change in place."""
-    return x.to(working_dtype(x)).mul(factor)
+    return x.mul(factor) if x.dtype in FULL else x.to(working_dtype(x)).mul(factor)
 
 
 def add(total: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -87,8 +90,12 @@ def add(total: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Ten
 
 def _level(level: Levels, name: str, x: Tensor) -> float | Tensor:
     if isinstance(level, (np.ndarray, list, tuple)):
-        array = np.asarray(level)
-        if array.dtype.kind not in "fiu" or np.ma.isMaskedArray(level):
+        try:
+            array = np.asarray(level)
+            numeric = array.dtype.kind in "fiu" and not np.ma.isMaskedArray(level)
+        except ValueError:  # rows of different lengths
+            numeric = False
+        if not numeric:
             raise TypeError(f"{name} must be a number, a tensor, an array or numbers, got {level!r}")
         level = torch.from_numpy(array.astype(np.float64))
     if not isinstance(level, Tensor):
