@@ -177,8 +177,15 @@ def test_budget_ends_every_eps_and_the_plain_pinn_spends_it_all() -> None:
 
 def test_the_threshold_advances_eps_at_once() -> None:
     model = CausalPINN(AllenCahn(), periodic, eps=(1e-9, 1e-8), weight_by_initial=False, **SMALL).fit()
-    assert [r["eps"] for r in model.history_] == [1e-9, 1e-8]
-    assert model.converged_ == [True]
+    # At the last eps weights of 1 do not suffice: the residual must be small beside its own scale too.
+    assert [r["eps"] for r in model.history_] == [1e-9, 1e-8, 1e-8]
+    assert model.n_iter_ == 6
+    assert model.converged_ == [False]
+    lenient = CausalPINN(
+        AllenCahn(), periodic, eps=(1e-9, 1e-8), weight_by_initial=False, relative_tolerance=1e6, **SMALL
+    ).fit()
+    assert [r["eps"] for r in lenient.history_] == [1e-9, 1e-8]
+    assert lenient.converged_ == [True]
 
 
 def test_a_window_hands_its_end_over() -> None:
@@ -196,10 +203,9 @@ def test_a_window_hands_its_end_over() -> None:
     torch.testing.assert_close(seen[0], AllenCahn().initial(grid))
     end = model.nets_[0](torch.stack([torch.full_like(grid, 0.5), grid], dim=-1))[:, 0]
     torch.testing.assert_close(seen[1], end.detach())
-    # Every window starts from the same network, and local time starts anew.
-    first = model.predict(torch.tensor([0.25, 0.75]), grid[:4])
-    for row, net in zip(first, model.nets_, strict=True):
-        torch.testing.assert_close(row, net(torch.stack([torch.full((4,), 0.25), grid[:4]], dim=-1))[:, 0])
+    times = torch.tensor([0.25, 0.75])
+    for row, t, net in zip(model.predict(times, grid[:4]), times, model.nets_, strict=True):
+        torch.testing.assert_close(row, net(torch.stack([t.expand(4), grid[:4]], dim=-1))[:, 0])
 
 
 @pytest.mark.parametrize("problem", [AllenCahn(), Lorenz(), NavierStokes2d()], ids=lambda p: type(p).__name__)
@@ -221,9 +227,9 @@ def test_exact_initial_conditions_get_the_state_of_their_window(problem) -> None
     expected = start[:2].permute(2, 1, 0).reshape(-1, 2) if d == 2 else start
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     before = model.nets_[0](torch.cat([torch.ones(1, 1), torch.zeros(1, d)], dim=1))
-    after = model.nets_[1](torch.zeros(1, 1 + d))
+    after = model.nets_[1](torch.cat([torch.ones(1, 1), torch.zeros(1, d)], dim=1))
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
-    assert not torch.equal(model.nets_[0].state_dict()[next(iter(model.nets_[0].state_dict()))], torch.zeros(()))
+    assert not torch.equal(after, expected[:1] if d else expected)
 
 
 def test_windows_that_fail_are_halved() -> None:

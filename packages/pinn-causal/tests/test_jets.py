@@ -8,10 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from offprints.pinn_causal import MLP, ExactInitialCondition, FourierFeatures, ModifiedMLP, SpaceTimeEmbedding, jet
+from offprints.pinn_causal import (
+    MLP,
+    ExactInitialCondition,
+    FourierFeatures,
+    ModifiedMLP,
+    SpaceTimeEmbedding,
+    derivatives,
+    jet,
+)
 from offprints.pinn_causal.algebra import algebra
 from offprints.pinn_causal.interpolant import TrigonometricInterpolant
-from offprints.pinn_causal.jets import derivatives
 from offprints.pinn_causal.series import horner
 from offprints.shared.testing import check_errors
 
@@ -56,7 +63,7 @@ def opaque(net: nn.Module):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_jet_equals_nested_forward_mode(name) -> None:
+def test_jet_equals_nested_reverse_mode(name) -> None:
     net = NETWORKS[name]
     x = torch.rand(4, dimensions(net), dtype=torch.float64)
     direction = torch.randn(4, dimensions(net), dtype=torch.float64)
@@ -69,7 +76,7 @@ def test_jet_equals_nested_forward_mode(name) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_grid_derivatives_and_their_gradients_equal_directional_ones(name) -> None:
-    """One pass for all partial derivatives; one jet per direction and polarization; nested forward mode."""
+    """One pass for all partial derivatives; one jet per direction and polarization; nested reverse mode."""
     net, d = NETWORKS[name], dimensions(NETWORKS[name])
     t, x, y = torch.rand(3, 1), torch.rand(1, 4), torch.rand(1, 4)
     coordinates = [c.double() for c in (t, x, y)][:d] if d > 1 else [t[:, 0].double()]

@@ -5,7 +5,8 @@ from offprints.shared.testing import check_package
 
 PUBLIC = """
 CausalLossResult causal_weights causal_loss CausalLoss EpsilonSchedule jet SpaceTimeEmbedding FourierFeatures MLP
-ModifiedMLP ExactInitialCondition Problem AllenCahn KuramotoSivashinsky Lorenz NavierStokes2d Reference Reference2d
+ModifiedMLP ExactInitialCondition Equation Dirichlet Neumann Robin Periodic derivatives
+Problem AllenCahn KuramotoSivashinsky Lorenz NavierStokes2d Reference Reference2d
 solve_allen_cahn solve_kuramoto_sivashinsky solve_lorenz solve_navier_stokes_2d relative_l2 CausalPINN
 """
 

@@ -19,7 +19,7 @@ from offprints.pinn_causal import (
     SpaceTimeEmbedding,
     solve_navier_stokes_2d,
 )
-from offprints.pinn_causal.problems import state_at
+from offprints.pinn_causal.equation import state_at
 from offprints.shared.testing import check_errors
 
 T = torch.linspace(0, 0.5, 4, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_taylor_green_vortex_has_no_residual() -> None:
     for residual in problem.residual(net, T, XY * 6):
         assert float(residual.abs().max()) < 1e-12
     grid = 2 * math.pi * torch.arange(8, dtype=torch.float64) / 8
-    state = state_at(problem, net, torch.tensor(0.0, dtype=torch.float64), grid)
+    state = state_at(problem, net, 0.0, grid)
     expected = 2 * torch.cos(grid)[None, :] * torch.cos(grid)[:, None]
     torch.testing.assert_close(state[2], expected)
     assert float(problem.initial_loss(net, grid, state)) < 1e-20

@@ -8,11 +8,15 @@ solved.
 for commercial use. The license of this package covers its code alone: it grants no right under that patent.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from offprints.pinn_causal.boundary import Dirichlet, Neumann, Periodic, Robin
 from offprints.pinn_causal.embeddings import FourierFeatures, SpaceTimeEmbedding
-from offprints.pinn_causal.estimator import CausalPINN
-from offprints.pinn_causal.jets import jet
-from offprints.pinn_causal.networks import MLP, ExactInitialCondition, ModifiedMLP
-from offprints.pinn_causal.problems import AllenCahn, KuramotoSivashinsky, Lorenz, NavierStokes2d, Problem
+from offprints.pinn_causal.equation import Equation, Problem
+from offprints.pinn_causal.exact import ExactInitialCondition
+from offprints.pinn_causal.jets import derivatives, jet
+from offprints.pinn_causal.networks import MLP, ModifiedMLP
+from offprints.pinn_causal.problems import AllenCahn, KuramotoSivashinsky, Lorenz, NavierStokes2d
 from offprints.pinn_causal.references import (
     Reference,
     Reference2d,
@@ -25,25 +29,34 @@ from offprints.pinn_causal.references import (
 from offprints.pinn_causal.schedule import EpsilonSchedule
 from offprints.pinn_causal.weights import CausalLoss, CausalLossResult, causal_loss, causal_weights
 
+if TYPE_CHECKING:
+    from offprints.pinn_causal.estimator import CausalPINN
+
 __all__ = [
     "MLP",
     "AllenCahn",
     "CausalLoss",
     "CausalLossResult",
     "CausalPINN",
+    "Dirichlet",
     "EpsilonSchedule",
+    "Equation",
     "ExactInitialCondition",
     "FourierFeatures",
     "KuramotoSivashinsky",
     "Lorenz",
     "ModifiedMLP",
     "NavierStokes2d",
+    "Neumann",
+    "Periodic",
     "Problem",
     "Reference",
     "Reference2d",
+    "Robin",
     "SpaceTimeEmbedding",
     "causal_loss",
     "causal_weights",
+    "derivatives",
     "jet",
     "relative_l2",
     "solve_allen_cahn",
@@ -51,3 +64,13 @@ __all__ = [
     "solve_lorenz",
     "solve_navier_stokes_2d",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The estimator brings scikit-learn, which takes as long to import as torch: only who asks for it pays.
+    if name == "CausalPINN":
+        from offprints.pinn_causal.estimator import CausalPINN
+
+        globals()[name] = CausalPINN
+        return CausalPINN
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,31 +16,29 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from offprints.pinn_causal.jets import derivatives
-from offprints.pinn_causal.problems import Problem, state_at, state_grid
+from offprints.pinn_causal.batches import Data
+from offprints.pinn_causal.boundary import Boundary
+from offprints.pinn_causal.equation import (
+    Problem,
+    check_problem,
+    on_points,
+    order_in_time,
+    state_points,
+)
+from offprints.pinn_causal.exact import exact_conditions
+from offprints.pinn_causal.handover import Start, has_rate, initial_function, pointwise
+from offprints.pinn_causal.jets import partials
+from offprints.pinn_causal.march import March, Store, required_arguments
 from offprints.pinn_causal.references import relative_l2
 from offprints.pinn_causal.schedule import EpsilonSchedule
-from offprints.pinn_causal.window import WindowSettings, WindowTrainer, start_from
-from offprints.shared.device import local_seed, resolve_device
+from offprints.pinn_causal.window import WindowSettings
+from offprints.shared.device import evaluating, local_seed, resolve_device
 from offprints.shared.distributed import world_size
 from offprints.shared.estimators import as_features, check_fitted, like_input
-from offprints.shared.validation import check_choice, check_number
+from offprints.shared.validation import check_bool, check_choice, check_number
 
 Self = TypeVar("Self", bound="CausalPINN")
 _PREDICT_POINTS = 1 << 14
-
-
-class Store(Protocol):
-    """What `CausalPINN.fit` asks of a run of `offprints.shared.experiment`."""
-
-    def log(self, step: int, **scalars: float) -> None:
-        """Write down numbers."""
-
-    def checkpoint(self, step: int, state: Any) -> None:
-        """Store a state."""
-
-    def restore(self) -> tuple[int, Any] | None:
-        """Return the newest step and state."""
 
 
 class CausalPINN(BaseEstimator):
@@ -50,14 +47,19 @@ class CausalPINN(BaseEstimator):
     Every window of time has a network of its own, trained by Adam on the causal loss; its end state starts the next.
 
     Args:
-        problem: the equation, such as `AllenCahn()` or an object of the protocol `Problem`.
-        make_net: makes a network from (t, x...) to the outputs; called once per window, under the same seed. An
-            `ExactInitialCondition` gets the state of each window and needs no initial loss.
+        problem: the equation: `AllenCahn()`, one of your own that derives from `Equation`, or any object of the
+            protocol `Problem`. Time is absolute in its residual. Parameters (`torch.nn.Parameter`) on it are unknowns
+            that are trained in place.
+        make_net: makes a network from (t, x...) to the outputs; called once per window, under the same seed. Networks
+            of this package are centered on their window, a module of your own gets absolute time. An
+            `ExactInitialCondition` gets the time and state of each window and needs no initial loss. A ``make_net``
+            with one argument gets the state: a tensor for ODEs, else a function of the space coordinates ``(..., d)``.
         eps: increasing causality parameters, or one number; 0 is the plain PINN, which spends all its steps.
         threshold: go to the next eps, or end the window, when every weight exceeds it.
-        n_t, n_x: times and points of a batch, their tensor product; ODEs have no points.
+        n_t, n_x: times and points of a batch, their tensor product; ODEs have no points. ``n_x`` may be numbers per
+            axis.
         sampling: "random": fresh sorted times and points at every step; "grid": a fixed uniform grid.
-        window_length, n_windows: time is ``[0, n_windows window_length]``.
+        window_length, n_windows: time is ``[t0, t0 + n_windows window_length]``.
         extend: the batch goes past the end of the window by this fraction, so that its end state is inside.
         initial_weight: of the initial loss; None: the problem's.
         weight_by_initial: put the initial loss into the exponents of the weights too.
@@ -69,18 +71,35 @@ class CausalPINN(BaseEstimator):
         dtype: of networks and batches.
         compile: run the losses through ``torch.compile``.
         callback: called with the estimator after every check; it can `predict` up to the end of the current window.
+            Training stops where it returns True.
         max_halvings: train a window that did not converge again as two of half the length, so many times.
+        t0: the time at which the problem begins.
+        boundary: conditions such as `Dirichlet` and `Neumann`, beside those of the problem.
+        relative_tolerance: a window is solved where the root mean squares of its residual and its initial error are at
+            most this fraction of their own scales.
+        data_weight: of the mean squared error of the data given to `fit`.
+        parameter_lr: learning rate of the problem's parameters, in units of ``lr``.
+        warm_start: let `fit` continue: a window that was stopped, or, after ``n_windows`` was raised, with new ones.
 
     Attributes:
-        nets_: one network per window, in local time ``[0, length]``.
+        nets_: one network per window, of absolute time.
         edges_: the times at which windows begin, and the end of the last.
-        history_: one dict per check: step, window, eps, loss, initial, residual, w_min, seconds.
+        history_: one dict per check: step, window, eps, loss, initial, residual, w_min, seconds, and parameters where
+            the problem has some.
         weights_: weights on a fixed uniform grid of times at every check, ``(checks, n_t)``.
-        converged_: per window, whether its last eps met the threshold; never for the plain PINN.
+        converged_: per window, whether its last eps met the threshold and it is solved by ``relative_tolerance``,
+            whatever the units of the solution; never for the plain PINN.
         n_iter_: number of optimizer steps.
+        parameters_: the problem's parameters at the end.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or out of range.
+
+    Example:
+        >>> make_net = lambda: ExactInitialCondition(MLP(1, (16,), 3), torch.zeros(3))
+        >>> model = CausalPINN(Lorenz(), make_net, eps=0, n_t=8, max_steps=10, random_state=0, device="cpu").fit()
+        >>> model.predict(torch.tensor([0.0]))
+        tensor([[1., 1., 1.]])
     """
 
     def __init__(
@@ -91,7 +110,7 @@ class CausalPINN(BaseEstimator):
         eps: Sequence[float] | float = (1e-2, 1e-1, 1.0, 10.0, 100.0),
         threshold: float = 0.99,
         n_t: int = 32,
-        n_x: int = 64,
+        n_x: int | Sequence[int] = 64,
         sampling: Literal["random", "grid"] = "random",
         window_length: float = 1.0,
         n_windows: int = 1,
@@ -109,6 +128,12 @@ class CausalPINN(BaseEstimator):
         compile: bool = False,
         callback: Callable[[CausalPINN], object] | None = None,
         max_halvings: int = 0,
+        t0: float = 0.0,
+        boundary: Sequence[Boundary] = (),
+        relative_tolerance: float = 0.1,
+        data_weight: float = 1.0,
+        parameter_lr: float = 1.0,
+        warm_start: bool = False,
     ) -> None:
         self.problem = problem
         self.make_net = make_net
@@ -133,12 +158,17 @@ class CausalPINN(BaseEstimator):
         self.compile = compile
         self.callback = callback
         self.max_halvings = max_halvings
+        self.t0 = t0
+        self.boundary = boundary
+        self.relative_tolerance = relative_tolerance
+        self.data_weight = data_weight
+        self.parameter_lr = parameter_lr
+        self.warm_start = warm_start
         self._settings(0)
 
     def _settings(self, seed: int) -> WindowSettings:
         """Check the hyperparameters and return those of a window."""
-        if not isinstance(self.problem, Problem):
-            raise TypeError(f"problem must have the members of Problem, got {type(self.problem).__name__}")
+        check_problem(self.problem)
         for name in ("make_net", "callback"):
             value = getattr(self, name)
             if not callable(value) and not (name == "callback" and value is None):
@@ -146,117 +176,314 @@ class CausalPINN(BaseEstimator):
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating torch.dtype, got {self.dtype!r}")
         check_choice(self.sampling, "sampling", ("random", "grid"))
-        if isinstance(self.eps, int | float):
-            check_number(self.eps, "eps", low=0)
-            eps: tuple[float, ...] = (self.eps,)
+        if isinstance(self.eps, str) or not isinstance(self.eps, Sequence | np.ndarray):
+            eps: tuple[float, ...] = (check_number(self.eps, "eps", low=0),)
         else:
             eps = tuple(self.eps)
         try:
             EpsilonSchedule(eps if any(eps) or not eps else (1.0,), threshold=self.threshold)
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("values", "eps", 1)) from None
-        for name, low in (("n_t", 2), ("n_x", 1), ("n_windows", 1), ("decay_steps", 1), ("max_steps", 1)):
+        for name, low in (("n_t", 2), ("n_windows", 1), ("decay_steps", 1), ("max_steps", 1), ("check_every", 1)):
             check_number(getattr(self, name), name, low=low, integer=True)
-        check_number(self.check_every, "check_every", low=1, integer=True)
         check_number(self.max_halvings, "max_halvings", low=0, integer=True)
-        check_number(self.extend, "extend", low=0)
-        for name in ("window_length", "lr", "decay_rate"):
+        for name in ("extend", "data_weight"):
+            check_number(getattr(self, name), name, low=0)
+        for name in ("window_length", "lr", "decay_rate", "relative_tolerance", "parameter_lr"):
             check_number(getattr(self, name), name, low=0, open_low=True)
+        check_number(self.t0, "t0")
+        for name in ("weight_by_initial", "compile", "warm_start"):
+            check_bool(getattr(self, name), name)
         if self.initial_weight is not None:
             check_number(self.initial_weight, "initial_weight", low=0)
         if self.random_state is not None:
             check_number(self.random_state, "random_state", low=0, high=2**32 - 1, integer=True)
-        if len(self.problem.domain) > 2:
-            raise ValueError(f"problem must have at most 2 space axes, got {len(self.problem.domain)}")
-        if self.sampling == "grid" and len(self.problem.domain) == 2 and math.isqrt(self.n_x) ** 2 != self.n_x:
-            raise ValueError(f"n_x must be a square for a grid in two dimensions, got {self.n_x}")
-        if self.problem.domain and self.n_x < world_size():
-            raise ValueError(f"n_x must be at least the number of processes ({world_size()}), got {self.n_x}")
+        for condition in self._boundary():
+            if not isinstance(condition, Boundary):
+                raise TypeError(f"boundary must hold conditions such as Dirichlet(), got {type(condition).__name__}")
+            if condition.axis >= len(self.problem.domain):
+                axes = len(self.problem.domain)
+                raise ValueError(f"boundary must be on one of the {axes} space axes, got axis {condition.axis}")
         weight = self.problem.initial_weight if self.initial_weight is None else self.initial_weight
         names = (
-            *("threshold", "n_t", "n_x", "sampling", "extend", "weight_by_initial", "lr", "decay_rate", "decay_steps"),
-            *("max_steps", "check_every", "compile"),
+            *("threshold", "n_t", "sampling", "extend", "weight_by_initial", "lr", "decay_rate", "decay_steps"),
+            *("max_steps", "check_every", "compile", "relative_tolerance", "data_weight", "parameter_lr"),
         )
         return WindowSettings(
-            eps=eps, initial_weight=weight, seed=seed, **{name: getattr(self, name) for name in names}
-        )
+            eps=eps, n_x=self._points(), initial_weight=weight, seed=seed,
+            **{name: getattr(self, name) for name in names},
+        )  # fmt: skip
+
+    def _points(self) -> int | tuple[int, ...]:
+        """Check the domain and ``n_x``."""
+        axes = len(self.problem.domain)
+        if axes > 3:
+            raise ValueError(f"problem must have at most 3 space axes, got {axes}")
+        if isinstance(self.n_x, Sequence) and not isinstance(self.n_x, str):
+            per_axis = tuple(check_number(n, "n_x", low=1, integer=True) for n in self.n_x)
+            if len(per_axis) != axes:
+                raise ValueError(f"n_x must have one number for each of the {axes} space axes, got {per_axis}")
+            total, points = math.prod(per_axis), per_axis
+        else:
+            total = check_number(self.n_x, "n_x", low=1, integer=True)
+            points = total
+            if self.sampling == "grid" and axes > 1 and round(total ** (1 / axes)) ** axes != total:
+                power = "square" if axes == 2 else "cube"
+                raise ValueError(f"n_x must be a {power} or numbers per axis for a grid on {axes} axes, got {total}")
+        if axes and total < world_size():
+            raise ValueError(f"n_x must be at least the number of processes ({world_size()}), got {total}")
+        return points
+
+    def _boundary(self) -> list[Boundary]:
+        if isinstance(self.boundary, Boundary) or not isinstance(self.boundary, Sequence):
+            raise TypeError(f"boundary must be a sequence of conditions, got {type(self.boundary).__name__}")
+        return [*getattr(self.problem, "boundary", ()), *self.boundary]
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return, as plain values, the settings that a resumed fit must share with the one that was interrupted."""
+        skipped = ("problem", "make_net", "callback", "device", "random_state", "n_windows", "compile", "warm_start")
+        found = {k: _plain(v) for k, v in self.get_params(deep=False).items() if k not in skipped}
+        kept = {k: _plain(v) for k, v in vars(self.problem).items() if isinstance(v, int | float | str | tuple | list)}
+        return found | {"problem": [type(self.problem).__name__, repr(sorted(kept.items()))]}
 
     # Fitting
 
-    def fit(self: Self, initial: Tensor | ArrayLike | None = None, *, run: Store | None = None) -> Self:
+    def fit(
+        self: Self,
+        initial: Tensor | ArrayLike | Callable[[Tensor], Tensor] | None = None,
+        *,
+        data: tuple[Any, ...] | None = None,
+        run: Store | None = None,
+    ) -> Self:
         """Train all windows, one after the other.
 
         Args:
-            initial: state at time 0 on a uniform grid of ``problem.domain``, left end included and right end not:
-                ``(n,)``, or ``(q, n)`` for several fields, ``(3, n, n)`` (u, v, w) [:, iy, ix] for `NavierStokes2d`,
-                ``(q,)`` for ODEs. Default: ``problem.initial`` on 512 points, 64 x 64 in two dimensions.
-            run: a run of `offprints.shared.experiment` to store checkpoints in, at every check; a fit that was
-                interrupted continues from the newest one and gives the same result.
+            initial: state at the beginning, on a uniform grid of ``problem.domain``, left end included and right end
+                not: ``(n,)``, or ``(q, n)`` for several fields, ``(ny, nx)`` and ``(q, ny, nx)`` in the plane,
+                ``(3, n, n)`` (u, v, w) [:, iy, ix] for `NavierStokes2d`, ``(q,)`` for ODEs; for PDEs also a function of
+                the space coordinates, from ``(..., d)`` to ``(..., q)``. Default: ``problem.initial`` on 512 points,
+                64 x 64 in the plane, 16 x 16 x 16 in space.
+            data: observations ``(t, x, values)``, ``(t, values)`` for ODEs: n times ``(n,)``, points ``(n,)`` or
+                ``(n, d)``, values ``(n,)`` or ``(n, q)`` with NaN where an output was not observed. Together with
+                parameters on the problem they make an inverse problem.
+            run: a run of `offprints.shared.experiment`, or a part of one, to store checkpoints in, at every check; a
+                fit that was interrupted continues from the newest one and gives the same result.
 
         Raises:
-            TypeError, ValueError: a hyperparameter or ``initial`` is not acceptable.
-            FloatingPointError: the loss is NaN or infinite; window, eps and step are named.
+            TypeError, ValueError: a hyperparameter, ``initial`` or ``data`` is not acceptable; the problem's or the
+                network's methods return what they must not; ``run`` has a checkpoint of other settings.
+            FloatingPointError: the loss is NaN or infinite; window, eps and step are named. Finished windows are kept.
 
         Warns:
             ConvergenceWarning: windows that did not meet the threshold.
         """
-        seed = self.random_state
+        check_bool(self.warm_start, "warm_start")
         restored = None if run is None else run.restore()
-        if restored is not None:
-            seed = restored[1]["seed"]
+        state = restored[1] if restored is not None else None
+        if state is None and self.warm_start and (kept := getattr(self, "state_", None)) is not None:
+            state = kept
+        elif state is not None:
+            self._refuse_other_settings(state)
+        seed = self.random_state
+        if state is not None:
+            seed = state["seed"]
         elif seed is None:
             seed = secrets.randbits(32)
         settings = self._settings(seed)
         like = torch.empty(0, dtype=self.dtype, device=resolve_device(self.device))
-        state = None if initial is None else self._check_state(initial).to(like)
-        grid = state_grid(self.problem, state, like)
-        if state is None:
-            state = self.problem.initial(grid).to(like)
+        observed = None if data is None else self._check_data(data, like)
+        start = self._start(initial, like)
+        if state is not None and not torch.equal(state["states"][0].to(start.state), start.state):
+            raise ValueError("initial must be the state that the interrupted fit began with, got another one")
 
-        for name in ("nets_", "edges_", "history_", "weights_", "converged_", "n_iter_"):
+        march = March(
+            self, settings, start, order=self._order(start, seed), user_state=initial is not None, data=observed,
+            run=run, seed=seed,
+        )  # fmt: skip
+        for name in ("nets_", "edges_", "history_", "weights_", "converged_", "n_iter_", "parameters_", "state_"):
             self.__dict__.pop(name, None)
-        progress = _Progress(self, settings, grid, run, seed)
-        if restored is None:
-            progress.begin([(self.window_length, 0)] * self.n_windows, state)
+        windows = [(self.window_length, 0)] * self.n_windows
+        if state is None:
+            march.pending = windows
         else:
-            progress.load_state_dict(restored[1], like)
-        try:
-            progress.train()
-        except FloatingPointError:
-            for name in ("nets_", "edges_"):
-                self.__dict__.pop(name, None)
-            raise
+            march.load_state_dict(state)
+            # Windows that the state does not know of yet: `n_windows` was raised.
+            planned = march.edges[-1] + sum(length for length, _ in march.pending)
+            end = self.t0 + self.n_windows * self.window_length
+            march.pending += windows[: max(0, round((end - planned) / self.window_length))]
+        march.train()
+        if self.warm_start or march.stopped:
+            self.state_ = march.state_dict()
         if any(settings.eps) and not all(self.converged_):
             failed = [i for i, converged in enumerate(self.converged_) if not converged]
+            bars = f"min w > {self.threshold} and a relative residual of {self.relative_tolerance}"
             warnings.warn(
-                f"{len(failed)} of {len(self.converged_)} windows did not reach min w > {self.threshold} within "
+                f"{len(failed)} of {len(self.converged_)} windows did not reach {bars} within "
                 f"max_steps={self.max_steps} per eps: {failed}; later windows inherit their error",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         return self
 
-    def _check_state(self, initial: Tensor | ArrayLike) -> Tensor:
-        axes = len(self.problem.domain)
-        ndim = max(1, axes) if axes <= 1 and self.problem.n_outputs == 1 else max(1, axes + 1)
-        state = as_features(initial, "initial", ndim=ndim if axes else 1)
-        if axes == 0 and len(state) != self.problem.n_outputs:
-            raise ValueError(f"initial must have shape ({self.problem.n_outputs},), got {tuple(state.shape)}")
-        if axes and (state.shape[-1] < 4 or len(set(state.shape[-axes:])) != 1):
-            raise ValueError(f"initial must have at least 4 points, equal along each axis, got {tuple(state.shape)}")
-        expected = self.problem.initial(state_grid(self.problem, state, torch.zeros(0, dtype=torch.float64))).shape
+    def _refuse_other_settings(self, state: dict[str, Any]) -> None:
+        stored, now = state.get("settings", {}), self._fingerprint()
+        for name, value in now.items():
+            if name not in stored or repr(stored[name]) != repr(value):
+                raise ValueError(f"{name} must be that of the checkpoint in run, {stored.get(name)}, got {value}")
+        if self.random_state is not None and self.random_state != state["seed"]:
+            raise ValueError(
+                f"random_state must be that of the checkpoint in run, {state['seed']}, got {self.random_state}"
+            )
+        planned = len(state["nets"]) + len(state["pending"])
+        if not self.max_halvings and self.n_windows != planned:
+            raise ValueError(f"n_windows must be that of the checkpoint in run, {planned}, got {self.n_windows}")
+
+    def _start(self, initial: Any, like: Tensor) -> Start:
+        """Return the beginning of the problem."""
+        problem = self.problem
+        d = len(problem.domain)
+        function = None
+        if initial is None or callable(initial):
+            x = state_points(problem, None, like)
+            if initial is None:
+                state = problem.initial(x)
+                self._check_own_state(state, x)
+            else:
+                state = self._sample(initial, x)
+                function = initial
+            state = state.to(like)
+            function = function or initial_function(problem, x, state)
+        else:
+            state, n = self._check_state(initial)
+            x = state_points(problem, n, like)
+            state = state.to(like)
+        rates, rate_function = [], None
+        if has_rate(problem) and (rate := problem.initial_rate(x)) is not None:  # type: ignore[attr-defined]
+            if not isinstance(rate, Tensor) or rate.shape != state.shape:
+                got = tuple(rate.shape) if isinstance(rate, Tensor) else type(rate).__name__
+                raise ValueError(f"problem.initial_rate must return shape {tuple(state.shape)}, got {got}")
+            rates = [rate.to(like)]
+            if d and function is not None:
+                rate_function = pointwise(problem, problem.initial_rate)  # type: ignore[attr-defined]
+        return Start(self.t0 + 0.0, x, state, rates, function=function, rate_function=rate_function)
+
+    def _order(self, start: Start, seed: int) -> int:
+        """Return the order in time: what a window must hand over."""
+        if start.rates:
+            return 1 + len(start.rates)
+        if self.n_windows == 1 and not self.max_halvings and not self.warm_start:
+            with local_seed(seed):
+                net = self.make_net() if required_arguments(self.make_net) == 0 else None
+            if net is None or not isinstance(net, nn.Module) or not exact_conditions(net):
+                return 1
+        t = start.x.new_full((self.n_t,), start.time)
+        d = len(self.problem.domain)
+        x = None
+        if d:
+            unit = torch.linspace(0.1, 0.9, 7, dtype=start.x.dtype, device=start.x.device)
+            x = torch.stack([low + (high - low) * unit for low, high in self.problem.domain], dim=-1)
+            x = x[:, 0] if d == 1 else x
+        return order_in_time(self.problem, t, x)
+
+    def _check_own_state(self, state: object, x: Tensor) -> None:
+        problem, d = self.problem, len(self.problem.domain)
+        if not isinstance(state, Tensor):
+            raise TypeError(f"problem.initial must return a torch.Tensor, got {type(state).__name__}")
+        if not bool(state.isfinite().all()):
+            raise ValueError("problem.initial must be finite")
+        q = problem.n_outputs
+        if d == 0 and state.shape != (q,):
+            raise ValueError(f"problem.initial must have shape ({q},), got {tuple(state.shape)}")
+        if d == 1 or (d and on_points(problem)):
+            wanted = (len(x),) if q == 1 else (q, len(x))
+            if state.shape != wanted:
+                raise ValueError(
+                    f"problem.initial must have shape {wanted} on points {tuple(x.shape)}, got {tuple(state.shape)}"
+                )
+
+    def _sample(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        problem, d = self.problem, len(self.problem.domain)
+        if d == 0 or (d > 1 and not on_points(problem)):
+            kind = "for a system of ODEs" if d == 0 else f"for {type(problem).__name__}"
+            raise TypeError(f"initial must be an array {kind}, got a function")
+        with torch.no_grad():
+            values = function(x[:, None] if d == 1 else x)
+        if not isinstance(values, Tensor) or values.shape != (len(x), problem.n_outputs):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"initial must return shape {(len(x), problem.n_outputs)}, got {got}")
+        if not bool(values.isfinite().all()):
+            raise ValueError("initial must be finite")
+        return values[:, 0] if problem.n_outputs == 1 else values.T
+
+    def _check_data(self, data: tuple[Any, ...], like: Tensor) -> Data:
+        d, q = len(self.problem.domain), self.problem.n_outputs
+        parts = ("t", "x", "values") if d else ("t", "values")
+        if not isinstance(data, tuple | list) or len(data) != len(parts):
+            raise ValueError(f"data must be ({', '.join(parts)}), got {type(data).__name__} of {len(data)}")
+        to = {"dtype": like.dtype, "device": like.device}
+        t = as_features(data[0], "data t", ndim=1, **to)
+        values = data[-1] if isinstance(data[-1], Tensor) else torch.as_tensor(np.asarray(data[-1]))
+        if not values.is_floating_point():
+            raise TypeError(f"data values must have a floating type, got {values.dtype}")
+        values = values.to(**to)
+        values = values[:, None] if values.ndim == 1 and q == 1 else values
+        if values.shape != (len(t), q) or bool(values.isinf().any()) or bool(values.isnan().all()):
+            raise ValueError(f"data values must have shape {(len(t), q)}, finite or NaN, got {tuple(values.shape)}")
+        columns = [t[:, None]]
+        if d:
+            ndim = np.ndim(data[1]) if not isinstance(data[1], Tensor) else data[1].ndim
+            x = as_features(data[1], "data x", ndim=1 if d == 1 and ndim == 1 else 2, **to)
+            x = x[:, None] if x.ndim == 1 else x
+            if x.shape != (len(t), d):
+                raise ValueError(f"data x must have shape {(len(t), d)}, got {tuple(x.shape)}")
+            columns.append(x)
+        end = self.t0 + self.n_windows * self.window_length
+        slack = 1e-6 * max(abs(end), abs(self.t0))
+        if bool((t < self.t0 - slack).any()) or bool((t > end + slack).any()):
+            raise ValueError(f"data t must be in [{self.t0:g}, {end:g}], got {float(t.min()):g} to {float(t.max()):g}")
+        return Data(torch.cat(columns, dim=1), values)
+
+    def _check_state(self, initial: Tensor | ArrayLike) -> tuple[Tensor, tuple[int, ...] | None]:
+        """Return a user's state and its points per axis."""
+        problem, axes, q = self.problem, len(self.problem.domain), self.problem.n_outputs
+        legacy = axes > 1 and not on_points(problem)
+        ndim = 1 if axes == 0 else axes + 1 if q > 1 or legacy else axes
+        if legacy and q == 1:
+            ndim = initial.ndim if isinstance(initial, Tensor) else np.ndim(initial)
+        state = as_features(initial, "initial", ndim=ndim)
+        if axes == 0:
+            if len(state) != q:
+                raise ValueError(f"initial must have shape ({q},), got {tuple(state.shape)}")
+            return state, None
+        shape = state.shape[-axes:]
+        if min(shape) < 4 or (legacy and len(set(shape)) != 1):
+            equal = ", equal along each axis" if legacy else ""
+            raise ValueError(f"initial must have at least 4 points{equal}, got {tuple(state.shape)}")
+        n = tuple(reversed(shape))
+        if on_points(problem) or axes == 1:
+            if state.ndim > axes and len(state) != q:
+                raise ValueError(f"initial must have {q} fields, got {tuple(state.shape)}")
+            return (state.flatten(-axes) if axes > 1 else state), n
+        expected = problem.initial(state_points(problem, n, torch.zeros(0, dtype=torch.float64))).shape
         if state.shape != expected:
             raise ValueError(f"initial must have shape {tuple(expected)}, got {tuple(state.shape)}")
-        return state
+        return state, n
 
     # Prediction
 
-    def predict(self, t: Tensor | ArrayLike, x: Tensor | ArrayLike | None = None) -> Float[Tensor, " n_t *n_x_q"]:
-        """Return the solution at the product of times and points.
+    def predict(
+        self,
+        t: Tensor | ArrayLike,
+        x: Tensor | ArrayLike | None = None,
+        *,
+        derivative: Sequence[int] | None = None,
+    ) -> Float[Tensor, " n_t *n_x_q"]:
+        """Return the solution, or a partial derivative of it, at the product of times and points.
 
         Args:
-            t: times ``(n_t,)`` in ``[0, n_windows window_length]``.
+            t: times ``(n_t,)`` between ``edges_[0]`` and ``edges_[-1]``.
             x: points ``(n_x,)`` or ``(n_x, d)``; None for ODEs.
+            derivative: exponents of (t, x...), such as ``(0, 1)`` for du/dx; None: the solution.
 
         Returns ``(n_t, n_x)``, or ``(n_t, n_x, q)`` where the network has several outputs; ``(n_t, q)`` for ODEs: a
         tensor for a tensor ``t``, else a NumPy array.
@@ -264,51 +491,90 @@ class CausalPINN(BaseEstimator):
         Raises:
             NotFittedError: before `fit`.
             TypeError: ``t`` or ``x`` is not floating.
-            ValueError: a time is outside; ``x`` is missing, not wanted or of a wrong shape.
+            ValueError: a time is outside; ``x`` is missing, not wanted or of a wrong shape; ``derivative`` does not
+                have an exponent for each coordinate.
         """
-        check_fitted(self, "nets_")
-        edges: list[float] = self.edges_
-        times = as_features(t, "t", dtype=torch.float64, device="cpu", ndim=1)
-        slack = 1e-6 * edges[-1]  # rounding of float32 times
-        if bool((times < -slack).any()) or bool((times > edges[-1] + slack).any()):
-            raise ValueError(f"t must be in [0, {edges[-1]:g}], got {float(times.min()):g} to {float(times.max()):g}")
+        times, points = self._where(t, x)
         axes = len(self.problem.domain)
-        where = next(self.nets_[0].parameters())
-        if axes == 0:
-            if x is not None:
-                raise ValueError("x must be None: the system has no space axis")
-            points = where.new_zeros(1, 0)
-        else:
-            if x is None:
-                raise ValueError(f"x must be given: the equation has {axes} space axes")
-            raw = x if isinstance(x, Tensor) else np.asarray(x)
-            points = as_features(raw, "x", dtype=where.dtype, device=where.device, ndim=1 if raw.ndim < 2 else 2)
-            points = points[:, None] if points.ndim == 1 else points
-            if points.shape[1] != axes:
-                raise ValueError(f"x must have {axes} coordinates per point, got shape {tuple(raw.shape)}")
-        window = (
-            torch.searchsorted(torch.tensor(edges[1:-1], dtype=torch.float64), times.contiguous(), right=True)
-        ).tolist()
-        local = torch.stack([times[i] - edges[k] for i, k in enumerate(window)]).to(where)
-        rows: list[Tensor] = [torch.empty(0)] * len(times)
-        per_chunk = max(1, _PREDICT_POINTS // len(points))
-        with torch.no_grad():
-            for k, net in enumerate(self.nets_):
-                mine = [i for i, w in enumerate(window) if w == k]
-                for first in range(0, len(mine), per_chunk):
-                    chosen = mine[first : first + per_chunk]
-                    # By coordinates: what depends on the time or the point alone is computed once for each.
-                    coordinates = [local[chosen][:, None], *points.T[:, None]]
-                    (values,) = derivatives(net, coordinates, [(0,) * len(coordinates)])
-                    for i, value in zip(chosen, values.expand(-1, len(points), -1), strict=True):
-                        rows[i] = value
-        result = torch.stack(rows)
+        index = (0,) * (1 + axes)
+        if derivative is not None:
+            index = tuple(check_number(n, "derivative", low=0, integer=True) for n in derivative)
+            if len(index) != 1 + axes:
+                raise ValueError(f"derivative must have {1 + axes} exponents, of (t, x...), got {index}")
+
+        def values(net: nn.Module, chosen: Tensor) -> Tensor:
+            # By coordinates: what depends on the time or the point alone is computed once for each.
+            coordinates = [chosen[:, None], *points.T[:, None]]
+            (found,) = partials(net, coordinates, [index])
+            return found.expand(len(chosen), len(points), -1)
+
+        result = self._by_window(times, len(points), values)
         if axes == 0:
             result = result[:, 0]
         elif result.shape[-1] == 1:
             result = result[..., 0]
         answer: Tensor = like_input(result, t)
         return answer
+
+    def residual(self, t: Tensor | ArrayLike, x: Tensor | ArrayLike | None = None) -> tuple[Tensor, ...]:
+        """Return the residuals of the equation at the product of times and points: how well it is solved, and where.
+
+        Arguments and errors as for `predict`; one ``(n_t, n_x)`` per equation, ``(n_t,)`` for ODEs.
+        """
+        times, points = self._where(t, x)
+        d = len(self.problem.domain)
+        place = None if not d else points[:, 0] if d == 1 else points
+
+        def values(net: nn.Module, chosen: Tensor) -> Tensor:
+            order = chosen.argsort()  # residuals want sorted times
+            with torch.enable_grad():
+                found = self.problem.residual(net, chosen[order], place)
+            parts = (found,) if isinstance(found, Tensor) else tuple(found)
+            stacked = torch.stack([r.detach().reshape(len(chosen), -1) for r in parts], dim=-1)
+            return stacked[order.argsort()]
+
+        result = self._by_window(times, len(points), values)
+        return tuple(like_input(r[:, 0] if not d else r, t) for r in result.unbind(-1))
+
+    def _where(self, t: Tensor | ArrayLike, x: Tensor | ArrayLike | None) -> tuple[Tensor, Tensor]:
+        """Return checked times, in float64 on the CPU, and points ``(n_x, d)``; one empty point for ODEs."""
+        check_fitted(self, "nets_")
+        edges: list[float] = self.edges_
+        times = as_features(t, "t", dtype=torch.float64, device="cpu", ndim=1)
+        slack = 1e-6 * max(abs(edges[0]), abs(edges[-1]))  # rounding of float32 times
+        if bool((times < edges[0] - slack).any()) or bool((times > edges[-1] + slack).any()):
+            found = f"{float(times.min()):g} to {float(times.max()):g}"
+            raise ValueError(f"t must be in [{edges[0]:g}, {edges[-1]:g}], got {found}")
+        axes = len(self.problem.domain)
+        where = next(self.nets_[0].parameters())
+        if axes == 0:
+            if x is not None:
+                raise ValueError("x must be None: the system has no space axis")
+            return times, where.new_zeros(1, 0)
+        if x is None:
+            raise ValueError(f"x must be given: the equation has {axes} space axes")
+        raw = x if isinstance(x, Tensor) else np.asarray(x)
+        points = as_features(raw, "x", dtype=where.dtype, device=where.device, ndim=1 if raw.ndim < 2 else 2)
+        points = points[:, None] if points.ndim == 1 else points
+        if points.shape[1] != axes:
+            raise ValueError(f"x must have {axes} coordinates per point, got shape {tuple(raw.shape)}")
+        return times, points
+
+    def _by_window(self, times: Tensor, n: int, values: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Return ``values(net, times)`` of every time by the network of its window, in chunks."""
+        where = next(self.nets_[0].parameters())
+        inner = torch.tensor(self.edges_[1:-1], dtype=torch.float64)
+        window = torch.searchsorted(inner, times.contiguous(), right=True).tolist()
+        rows: list[Tensor] = [torch.empty(0)] * len(times)
+        per_chunk = max(1, _PREDICT_POINTS // n)
+        with evaluating(*self.nets_):
+            for k, net in enumerate(self.nets_):
+                mine = [i for i, w in enumerate(window) if w == k]
+                for first in range(0, len(mine), per_chunk):
+                    chosen = mine[first : first + per_chunk]
+                    for i, value in zip(chosen, values(net, times[chosen].to(where)), strict=True):
+                        rows[i] = value
+        return torch.stack(rows)
 
     def score(self, t: Tensor | ArrayLike, x: Tensor | ArrayLike | None, reference: Tensor | ArrayLike) -> float:
         """Return minus the relative L2 error over all times and points: the higher the better.
@@ -319,121 +585,12 @@ class CausalPINN(BaseEstimator):
         return -relative_l2(self.predict(t, x), reference)
 
 
-class _Progress:
-    """The march through the windows, and all that a resumed one needs."""
-
-    def __init__(
-        self, estimator: CausalPINN, settings: WindowSettings, grid: Tensor, run: Store | None, seed: int
-    ) -> None:
-        self.estimator, self.settings, self.grid, self.run, self.seed = estimator, settings, grid, run, seed
-        self.pending: list[tuple[float, int]] = []  # lengths of the windows to come, times halved
-        self.states: list[Tensor] = []  # at the beginning of each window so far
-        self.nets: list[nn.Module] = []
-        self.edges: list[float] = [0.0]
-        self.converged: list[bool] = []
-        self.history: list[dict[str, Any]] = []
-        self.weights: list[Tensor] = []
-        self.steps = 0
-        self.elapsed = 0.0
-        self.trainer: WindowTrainer | None = None
-
-    def begin(self, pending: list[tuple[float, int]], state: Tensor) -> None:
-        self.pending, self.states = pending, [state]
-
-    def _make_net(self, state: Tensor) -> nn.Module:
-        with local_seed(self.seed):
-            net = self.estimator.make_net()
-        if not isinstance(net, nn.Module):
-            raise TypeError(f"make_net must return a torch.nn.Module, got {type(net).__name__}")
-        net = net.to(self.grid)
-        start_from(net, self.estimator.problem, state)
-        return net.to(self.grid)
-
-    def _make_trainer(self) -> WindowTrainer:
-        net = self._make_net(self.states[-1])
-        return WindowTrainer(self.estimator.problem, net, self.states[-1], self.grid, self.pending[0][0], self.settings)
-
-    def train(self) -> None:
-        started = time.monotonic() - self.elapsed
-        while self.pending:
-            if self.trainer is None:
-                self.trainer = self._make_trainer()
-            trainer, window = self.trainer, len(self.nets)
-            numbers, weights = self._until_check(trainer)
-            self.elapsed = time.monotonic() - started
-            self.history.append({"step": self.steps, "window": window} | numbers | {"seconds": self.elapsed})
-            self.weights.append(weights.cpu())
-            if trainer.done:
-                self._finish_window(trainer)
-            self._show()
-            if self.run is not None:
-                self.run.log(self.steps, window=window, **numbers)
-                self.run.checkpoint(self.steps, self.state_dict())
-            if self.estimator.callback is not None:
-                self.estimator.callback(self.estimator)
-        self._show()
-
-    def _until_check(self, trainer: WindowTrainer) -> tuple[dict[str, float], Tensor]:
-        eps = trainer.eps
-        try:
-            while True:
-                self.steps += 1
-                trainer.step()
-                if trainer.due:
-                    return trainer.check()
-        except FloatingPointError:
-            raise FloatingPointError(
-                f"the loss is NaN or infinite in window {len(self.nets)} at eps={eps:g}, step {self.steps}"
-            ) from None
-
-    def _finish_window(self, trainer: WindowTrainer) -> None:
-        """Hand the end state over; or, where the window failed and may be halved, begin it again as two."""
-        self.trainer = None
-        length, halved = self.pending.pop(0)
-        if not trainer.converged and trainer.schedule is not None and halved < self.estimator.max_halvings:
-            self.pending[:0] = [(length / 2, halved + 1)] * 2
-            return
-        with torch.no_grad():
-            end = state_at(self.estimator.problem, trainer.net, self.grid.new_tensor(length), self.grid)
-        self.nets.append(trainer.net)
-        self.edges.append(self.edges[-1] + length)
-        self.converged.append(trainer.converged)
-        self.states.append(end)
-
-    def _show(self) -> None:
-        """Let the estimator be looked at, the current window included."""
-        estimator, trainer = self.estimator, self.trainer
-        current = [] if trainer is None else [trainer]
-        estimator.nets_ = [*self.nets, *(t.net for t in current)]
-        estimator.edges_ = [*self.edges, *(self.edges[-1] + t.length for t in current)]
-        estimator.converged_ = [*self.converged, *(False for _ in current)]
-        estimator.history_ = self.history
-        estimator.weights_ = torch.stack(self.weights)
-        estimator.n_iter_ = self.steps
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "pending": self.pending,
-            "states": self.states,
-            "nets": [net.state_dict() for net in self.nets],
-            "edges": self.edges,
-            "converged": self.converged,
-            "history": self.history,
-            "weights": self.weights,
-            "steps": self.steps,
-            "elapsed": self.elapsed,
-            "trainer": None if self.trainer is None else self.trainer.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any], like: Tensor) -> None:
-        for name in ("pending", "edges", "converged", "history", "weights", "steps", "elapsed"):
-            setattr(self, name, state[name])
-        self.states = [s.to(like) for s in state["states"]]
-        for start, values in zip(self.states, state["nets"], strict=False):
-            net = self._make_net(start)
-            net.load_state_dict(values)
-            self.nets.append(net)
-        if state["trainer"] is not None:
-            self.trainer = self._make_trainer()
-            self.trainer.load_state_dict(state["trainer"])
+def _plain(value: Any) -> Any:
+    """Return a setting as something that text keeps."""
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int | float | np.number):
+        return float(value)
+    if isinstance(value, Sequence | np.ndarray):
+        return [_plain(v) for v in value]
+    return repr(value) if isinstance(value, torch.dtype) else type(value).__name__

@@ -1,8 +1,8 @@
-"""Networks with Taylor-mode derivatives: MLP, modified MLP, exact initial conditions."""
+"""Networks with Taylor-mode derivatives: MLP and modified MLP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from offprints.pinn_causal import series
 from offprints.pinn_causal.algebra import Algebra, univariate
 from offprints.pinn_causal.embeddings import Group, check_points
-from offprints.pinn_causal.jets import compose, derivatives, implements
-from offprints.pinn_causal.series import Series, multiply, stack
-from offprints.shared.validation import check_choice, check_number, check_tensor
+from offprints.pinn_causal.jets import compose, hooked, implements
+from offprints.pinn_causal.series import Series, stack
+from offprints.shared.validation import check_choice, check_number
 
 ACTIVATIONS = {"tanh": (torch.tanh, series.tanh), "sin": (torch.sin, series.sin)}
 
@@ -36,15 +36,23 @@ class _Network(nn.Module):
         super().__init__()
         check_number(in_features, "in_features", low=1, integer=True)
         check_number(out_features, "out_features", low=1, integer=True)
-        for width in hidden:
-            check_number(width, "hidden", low=1, integer=True)
+        if isinstance(hidden, str) or not isinstance(hidden, Iterable):
+            raise TypeError(f"hidden must be a sequence of widths, got {hidden!r}")
+        hidden = tuple(check_number(width, "hidden", low=1, integer=True) for width in hidden)
         check_choice(activation, "activation", tuple(ACTIVATIONS))
         self.in_features, self.out_features, self.activation = in_features, out_features, activation
+        if embedding is not None and not isinstance(embedding, nn.Module):
+            raise TypeError(f"embedding must be a torch.nn.Module, got {type(embedding).__name__}")
         self.embedding = embedding
         self.features = int(getattr(embedding, "out_features", in_features))
         if embedding is not None and getattr(embedding, "in_features", in_features) != in_features:
             raise ValueError(f"embedding takes {embedding.in_features} coordinates, but in_features is {in_features}")
         self.layers = nn.ModuleList(_linear(n, m) for n, m in pairwise((self.features, *hidden, out_features)))
+
+    @property
+    def takes_jets(self) -> bool:
+        """Whether the layers are plain ones, of which the weights are all: no subclasses, hooks or adapters."""
+        return all(_plain(layer) for layer in self._all_linears())
 
     @property
     def takes_series(self) -> bool:
@@ -81,6 +89,9 @@ class _Network(nn.Module):
     def _linears(self) -> list[nn.Linear]:
         return cast("list[nn.Linear]", list(self.layers))
 
+    def _all_linears(self) -> list[nn.Linear]:
+        return self._linears()
+
     def _last(self, z: Tensor | Series) -> Tensor:
         last = self._linears()[-1]
         # A network without hidden layers has applied its only weights already.
@@ -97,6 +108,11 @@ class _Network(nn.Module):
         ring = univariate(len(coeffs) - 1)
         features = coeffs if self.embedding is None else compose(self.embedding, coeffs)
         return list(self._pass([(slice(0, self.features), list(features))], ring).unbind(0))
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Tell whether ``W h + b`` is all that a call does: type by type, since parametrizations are subclasses too."""
+    return type(layer) is nn.Linear and layer.bias is not None and not hooked(layer)
 
 
 def _linear(n: int, m: int) -> nn.Linear:
@@ -135,6 +151,12 @@ class MLP(_Network):
 
     Raises:
         ValueError: unknown activation, a width below 1, an embedding of other coordinates.
+
+    Example:
+        >>> import torch
+        >>> net = MLP(2, (32, 32), 1, embedding=SpaceTimeEmbedding(periods=[2.0], modes=[5]))
+        >>> net(torch.rand(10, 2)).shape
+        torch.Size([10, 1])
     """
 
     def _value(self, h: Tensor) -> Tensor:
@@ -165,6 +187,12 @@ class ModifiedMLP(_Network):
 
     Raises:
         ValueError: as `MLP`, and hidden widths that differ, or no hidden layer.
+
+    Example:
+        >>> import torch
+        >>> net = ModifiedMLP(2, (32, 32), 1, embedding=SpaceTimeEmbedding(periods=[2.0], modes=[5]))
+        >>> net(torch.rand(10, 2)).shape
+        torch.Size([10, 1])
     """
 
     def __init__(
@@ -176,11 +204,17 @@ class ModifiedMLP(_Network):
         activation: str = "tanh",
         embedding: nn.Module | None = None,
     ) -> None:
+        if isinstance(hidden, str) or not isinstance(hidden, Iterable):
+            raise TypeError(f"hidden must be a sequence of widths, got {hidden!r}")
+        hidden = tuple(hidden)
         if len(set(hidden)) != 1:
             raise ValueError(f"hidden must be one or more equal widths, got {tuple(hidden)}")
         super().__init__(in_features, hidden, out_features, activation=activation, embedding=embedding)
         self.gate_u = _linear(self.features, hidden[0])
         self.gate_v = _linear(self.features, hidden[0])
+
+    def _all_linears(self) -> list[nn.Linear]:
+        return [*self._linears(), self.gate_u, self.gate_v]
 
     def _value(self, h: Tensor) -> Tensor:
         act, _ = ACTIVATIONS[self.activation]
@@ -203,105 +237,3 @@ class ModifiedMLP(_Network):
             if following is not layers[-1]:
                 h = F.linear(h, following.weight)
         return self._last(h)
-
-
-class ExactInitialCondition(nn.Module):
-    """``u(t, x) = u_0(x) + (t - t0) net(t, x)``: the initial state holds whatever the network says.
-
-    Args:
-        net: takes the same points.
-        initial: the constant state ``(q,)`` of a system of ODEs, or a callable from the space coordinates ``(..., d)``
-            to ``(..., q)``, such as a trigonometric interpolant.
-        time_index: which coordinate is t.
-        t0: initial time.
-
-    Raises:
-        TypeError: ``initial`` is neither a tensor nor callable.
-        ValueError: a tensor ``initial`` is not one-dimensional, ``time_index`` negative.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        initial: Tensor | Callable[[Tensor], Tensor],
-        *,
-        time_index: int = 0,
-        t0: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_number(time_index, "time_index", low=0, integer=True)
-        check_number(t0, "t0")
-        self.net = net
-        self.time_index, self.t0 = time_index, float(t0)
-        self.initial: Tensor | Callable[[Tensor], Tensor]
-        self.set_initial(initial)
-
-    def set_initial(self, initial: Tensor | Callable[[Tensor], Tensor]) -> None:
-        """Replace the initial state."""
-        if isinstance(initial, Tensor):
-            check_tensor(initial, "initial", ndim=1)
-            if isinstance(getattr(self, "initial", None), nn.Module):
-                del self.initial
-            if "initial" in self._buffers:
-                self._buffers["initial"] = initial.detach()
-            else:
-                self.__dict__.pop("initial", None)
-                self.register_buffer("initial", initial.detach())
-            return
-        if not callable(initial):
-            raise TypeError(f"initial must be a tensor (q,) or a callable, got {type(initial).__name__}")
-        for registry in (self._buffers, self._modules, self.__dict__):
-            registry.pop("initial", None)
-        self.initial = initial
-
-    @property
-    def takes_series(self) -> bool:
-        """Whether series in several variables can pass the network."""
-        return implements(self.net, "forward_series") and bool(self.net.takes_series)
-
-    def _space(self, x: Tensor) -> Tensor:
-        return torch.cat([x[..., : self.time_index], x[..., self.time_index + 1 :]], dim=-1)
-
-    def forward(self, x: Float[Tensor, "*batch coordinates"]) -> Float[Tensor, "*batch q"]:
-        """Return the solution at points ``(..., 1 + d)``."""
-        start = self.initial if isinstance(self.initial, Tensor) else self.initial(self._space(x))
-        elapsed = x[..., self.time_index, None] - self.t0
-        return start + elapsed * self.net(x)
-
-    def forward_jet(self, coeffs: list[Tensor]) -> list[Tensor]:
-        """Return the normalized Taylor coefficients along a curve."""
-        ring = univariate(len(coeffs) - 1)
-        inner: Series = list(compose(self.net, coeffs))
-        start: Series = [None] * ring.size
-        if isinstance(self.initial, Tensor):
-            start[0] = self.initial
-        else:
-            start = list(compose(self.initial, [self._space(c) for c in coeffs]))
-        time: Series = [c[..., self.time_index, None] for c in coeffs]
-        return list(stack(_add(start, multiply(ring, self._elapsed(time), inner))).unbind(0))
-
-    def _elapsed(self, time: Series) -> Series:
-        assert time[0] is not None
-        return [time[0] - self.t0, *time[1:]]
-
-    def forward_series(self, coordinates: Sequence[Series], ring: Algebra) -> Series:
-        """Return the series of the solution; the coordinates are plain ones, each a value and its own variable."""
-        result = self.net.forward_series(coordinates, ring)  # type: ignore[operator]
-        inner: Series = list(result.unbind(0)) if isinstance(result, Tensor) else list(result)
-        time = self._elapsed([None if c is None else c.unsqueeze(-1) for c in coordinates[self.time_index]])
-        start: Series = [None] * ring.size
-        if isinstance(self.initial, Tensor):
-            start[0] = self.initial
-        else:
-            # u_0 depends on space alone: what of each coefficient has no derivative in time.
-            values = [c[0] for i, c in enumerate(coordinates) if i != self.time_index and c[0] is not None]
-            k = self.time_index
-            spatial = [tuple(((*i[:k], *i[k + 1 :]), w) for i, w in element if not i[k]) for element in ring.elements]
-            asked = [a for a, operator in enumerate(spatial) if operator]
-            for a, c in zip(asked, derivatives(self.initial, values, [], [spatial[a] for a in asked]), strict=True):
-                start[a] = c
-        return _add(start, multiply(ring, time, inner))
-
-
-def _add(p: Series, q: Series) -> Series:
-    return [b if a is None else a if b is None else a + b for a, b in zip(p, q, strict=True)]

@@ -1,97 +1,20 @@
-"""The five problems of the paper: residuals by Taylor mode, initial states, domains and loss weights."""
+"""The problems of the paper: residuals by Taylor mode, initial states, domains and loss weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from offprints.pinn_causal.algebra import Index, Operator
-from offprints.pinn_causal.jets import derivatives
+from offprints.pinn_causal.algebra import Index
+from offprints.pinn_causal.equation import Equation, Net, check_times
+from offprints.pinn_causal.jets import partials
 from offprints.pinn_causal.references import KS_REGIMES, random_stream_function, stream_fields
-from offprints.shared.validation import check_monotone, check_number, check_tensor
-
-Net = Callable[[Tensor], Tensor]
-
-
-@runtime_checkable
-class Problem(Protocol):
-    """An evolution equation that `CausalPINN` can solve; write your own by these members.
-
-    Attributes:
-        equation_weights: weight of the squared residual of each equation.
-        initial_weight: weight of the initial loss.
-        n_outputs: number of outputs of the network.
-        domain: ``(low, high)`` of each space axis, periodic; ``()`` for a system of ODEs.
-    """
-
-    equation_weights: tuple[float, ...]
-    initial_weight: float
-    n_outputs: int
-    domain: tuple[tuple[float, float], ...]
-
-    def residual(self, net: Net, t: Tensor, x: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return one residual ``(n_t, n_x)`` per equation, ``(n_t,)`` per equation for ODEs.
-
-        t ``(n_t,)`` sorted; x ``(n_x,)`` or ``(n_x, d)``, None for ODEs.
-        """
-        ...
-
-    def temporal_losses(self, net: Net, t: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return the temporal losses ``L_i`` of shape ``(n_t,)``."""
-        ...
-
-    def initial(self, x: Tensor) -> Tensor:
-        """Return the initial state on a grid ``x`` (of every axis)."""
-        ...
-
-    def initial_loss(self, net: Net, x: Tensor, state: Tensor) -> Tensor:
-        """Return the unweighted mean squared error of the initial ``state`` at local time 0."""
-        ...
-
-
-class _Equation:
-    """What the problems share: the temporal losses, a mean over space of the weighted squared residuals."""
-
-    equation_weights: tuple[float, ...]
-
-    # Equal by their coefficients: scikit-learn's clone copies an estimator's parameters.
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *sorted(vars(self).items())))
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value}" for name, value in vars(self).items() if not name.startswith("_"))
-        return f"{type(self).__name__}({shown})"
-
-    def residual(self, net: Net, t: Tensor, x: Tensor | None = None) -> tuple[Tensor, ...]:
-        raise NotImplementedError
-
-    def temporal_losses(
-        self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, " n_x *d"] | None = None
-    ) -> Float[Tensor, " n_t"]:
-        """Return ``L_i = mean_j sum_e c_e r_e(t_i, x_j)^2``; the equations of a system of ODEs are summed alone.
-
-        Raises:
-            TypeError, ValueError: as `residual`.
-        """
-        squares = [
-            r.square() if c == 1 else c * r.square()
-            for c, r in zip(self.equation_weights, self.residual(net, t, x), strict=True)
-        ]
-        total = sum(squares[1:], squares[0])
-        return total if total.ndim == 1 else total.mean(-1)
-
-
-def _check_times(t: Tensor) -> None:
-    check_tensor(t, "t", ndim=1)
-    check_monotone(t, "t", strict=False)
+from offprints.shared.validation import check_number, check_tensor
 
 
 def _line(x: Tensor | None) -> Tensor:
@@ -104,10 +27,37 @@ def _line(x: Tensor | None) -> Tensor:
     return x.reshape(-1)
 
 
-def _on_line(net: Net, t: Tensor, x: Tensor, indices: Sequence[Index], operator: dict[Index, float]) -> list[Tensor]:
+Coefficient = float | nn.Parameter
+
+
+def _coefficient(value: Coefficient, name: str, low: float | None = None) -> Coefficient:
+    """Return a coefficient; a parameter is an unknown to train and may be anything."""
+    if isinstance(value, Tensor):
+        check_tensor(value, name)
+        if value.numel() != 1:
+            raise ValueError(f"{name} must have one entry, got shape {tuple(value.shape)}")
+        return value
+    return check_number(value, name, low=low)
+
+
+def _apply(
+    net: Net, coordinates: Sequence[Tensor], indices: Sequence[Index], *operators: dict[Index, Any]
+) -> list[Tensor]:
+    """Return partial derivatives and operators; one whose weights are trained is put together term by term."""
+    fixed = [o for o in operators if not any(isinstance(w, Tensor) for w in o.values())]
+    extra = list(dict.fromkeys(i for o in operators if o not in fixed for i in o))
+    found = partials(net, coordinates, [*indices, *extra], [tuple(o.items()) for o in fixed])
+    terms = dict(zip(extra, found[len(indices) :], strict=False))
+    known = iter(found[len(indices) + len(extra) :])
+    return [
+        *found[: len(indices)],
+        *(next(known) if o in fixed else sum(w * terms[i] for i, w in o.items()) for o in operators),
+    ]
+
+
+def _on_line(net: Net, t: Tensor, x: Tensor, indices: Sequence[Index], operator: dict[Index, Any]) -> list[Tensor]:
     """Return partial derivatives (t, x) of a scalar network and an operator on the grid, each ``(n_t, n_x)``."""
-    found = derivatives(net, [t[:, None], x[None, :]], indices, [tuple(operator.items())])
-    return [_scalar(u) for u in found]
+    return [_scalar(u) for u in _apply(net, [t[:, None], x[None, :]], indices, operator)]
 
 
 def _scalar(u: Tensor) -> Tensor:
@@ -116,11 +66,11 @@ def _scalar(u: Tensor) -> Tensor:
     return u.squeeze(-1)
 
 
-class _OnLine(_Equation):
+class _OnLine(Equation):
     """A scalar equation on a periodic interval."""
 
     n_outputs = 1
-    domain: tuple[tuple[float, float], ...]
+    periodic = True
 
     def initial_loss(self, net: Net, x: Float[Tensor, " n"], state: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Return the mean of ``(u(0, x) - state)^2``.
@@ -139,15 +89,18 @@ class AllenCahn(_OnLine):
 
     Raises:
         ValueError: ``nu`` is negative, or a parameter is not finite.
+
+    Example:
+        >>> t, x = torch.linspace(0, 1, 5), torch.linspace(-1, 1, 9)
+        >>> AllenCahn().temporal_losses(MLP(2, (8,), 1), t, x).shape
+        torch.Size([5])
     """
 
     equation_weights: tuple[float, ...] = (1.0,)
     domain: tuple[tuple[float, float], ...] = ((-1.0, 1.0),)
 
-    def __init__(self, *, nu: float = 1e-4, reaction: float = 5.0) -> None:
-        check_number(nu, "nu", low=0)
-        check_number(reaction, "reaction")
-        self.nu, self.reaction = nu, reaction
+    def __init__(self, *, nu: Coefficient = 1e-4, reaction: Coefficient = 5.0) -> None:
+        self.nu, self.reaction = _coefficient(nu, "nu", 0), _coefficient(reaction, "reaction")
         self.initial_weight = 100.0
 
     def residual(
@@ -160,7 +113,7 @@ class AllenCahn(_OnLine):
             ValueError: ``t`` is not one-dimensional or not sorted (equal neighbors are allowed); ``x`` is missing or
                 of a wrong shape.
         """
-        _check_times(t)
+        check_times(t)
         u, linear = _on_line(net, t, _line(x), [(0, 0)], {(1, 0): 1.0, (0, 2): -self.nu})
         return (linear + self.reaction * (u**3 - u),)
 
@@ -177,15 +130,18 @@ class KuramotoSivashinsky(_OnLine):
 
     Raises:
         ValueError: ``gamma`` is negative, or a parameter is not finite.
+
+    Example:
+        >>> problem = KuramotoSivashinsky.regular()
+        >>> problem.alpha, problem.beta, problem.gamma, problem.domain
+        (5.0, 0.5, 0.005, ((-1.0, 1.0),))
     """
 
     equation_weights: tuple[float, ...] = (1.0,)
 
-    def __init__(self, *, alpha: float, beta: float, gamma: float) -> None:
-        check_number(alpha, "alpha")
-        check_number(beta, "beta")
-        check_number(gamma, "gamma", low=0)
-        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+    def __init__(self, *, alpha: Coefficient, beta: Coefficient, gamma: Coefficient) -> None:
+        self.alpha, self.beta = _coefficient(alpha, "alpha"), _coefficient(beta, "beta")
+        self.gamma = _coefficient(gamma, "gamma", 0)
         self.domain = (KS_REGIMES["regular"][1],)
         self.initial_weight = 1e3
         self._chaotic = False
@@ -208,8 +164,8 @@ class KuramotoSivashinsky(_OnLine):
         self, net: Net, t: Float[Tensor, " n_t"], x: Float[Tensor, " n_x *d"] | None = None
     ) -> tuple[Float[Tensor, "n_t n_x"]]:
         """Return the residual on the product of ``t`` and ``x``; errors as for `AllenCahn.residual`."""
-        _check_times(t)
-        operator: dict[Index, float] = {(1, 0): 1.0, (0, 2): self.beta, (0, 4): self.gamma}
+        check_times(t)
+        operator: dict[Index, Any] = {(1, 0): 1.0, (0, 2): self.beta, (0, 4): self.gamma}
         u, u_x, linear = _on_line(net, t, _line(x), [(0, 0), (0, 1)], operator)
         return (linear + self.alpha * u * u_x,)
 
@@ -220,32 +176,36 @@ class KuramotoSivashinsky(_OnLine):
         return -torch.sin(math.pi * x)
 
 
-class Lorenz(_Equation):
+class Lorenz(Equation):
     """``x' = sigma (y - x)``, ``y' = x (rho - z) - y``, ``z' = x y - beta z``.
 
     Raises:
         ValueError: ``state0`` does not have three entries, or a parameter is not finite.
+
+    Example:
+        >>> [r.shape for r in Lorenz().residual(MLP(1, (8,), 3), torch.linspace(0, 1, 5))]
+        [torch.Size([5]), torch.Size([5]), torch.Size([5])]
     """
 
     equation_weights: tuple[float, ...] = (1.0, 1.0, 1.0)
     n_outputs = 3
-    domain: tuple[tuple[float, float], ...] = ()
 
     def __init__(
         self,
         *,
-        sigma: float = 10.0,
-        rho: float = 28.0,
-        beta: float = 8 / 3,
+        sigma: Coefficient = 10.0,
+        rho: Coefficient = 28.0,
+        beta: Coefficient = 8 / 3,
         state0: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
-        for name, value in (("sigma", sigma), ("rho", rho), ("beta", beta)):
-            check_number(value, name)
+        if isinstance(state0, str) or not isinstance(state0, Iterable):
+            raise TypeError(f"state0 must be three numbers, got {state0!r}")
+        state0 = tuple(check_number(value, "state0") for value in state0)
         if len(state0) != 3:
             raise ValueError(f"state0 must have 3 entries, got {len(state0)}")
-        for value in state0:
-            check_number(value, "state0")
-        self.sigma, self.rho, self.beta = sigma, rho, beta
+        self.sigma, self.rho, self.beta = (
+            _coefficient(v, name) for name, v in (("sigma", sigma), ("rho", rho), ("beta", beta))
+        )
         self.state0 = tuple(map(float, state0))
         self.initial_weight = 1.0
 
@@ -258,10 +218,10 @@ class Lorenz(_Equation):
             TypeError: ``t`` is not a floating tensor.
             ValueError: ``t`` is not one-dimensional or not sorted; ``x`` is given; ``net`` has not three outputs.
         """
-        _check_times(t)
+        check_times(t)
         if x is not None:
             raise ValueError("x must be None: the system has no space axis")
-        state, rate = derivatives(net, [t], [(0,), (1,)])
+        state, rate = partials(net, [t], [(0,), (1,)])
         if state.shape[-1] != 3:
             raise ValueError(f"net must have 3 outputs, got {state.shape[-1]}")
         (a, b, c), (a_t, b_t, c_t) = state.unbind(-1), rate.unbind(-1)
@@ -281,22 +241,29 @@ class Lorenz(_Equation):
         return (net(state.new_zeros(1)) - state).square().mean()
 
 
-class NavierStokes2d(_Equation):
+class NavierStokes2d(Equation):
     """Incompressible flow on [0, 2 pi]^2, velocity (u, v), vorticity ``w = v_x - u_y``.
 
     ``w_t + u w_x + v w_y - viscosity (w_xx + w_yy) = 0`` and ``u_x + v_y = 0``, the second with weight 100.
 
     Raises:
         ValueError: ``viscosity`` is negative or not finite.
+
+    Example:
+        >>> t, points = torch.linspace(0, 1, 5), torch.rand(7, 2)
+        >>> vorticity, continuity = NavierStokes2d().residual(MLP(3, (8,), 2), t, points)
+        >>> vorticity.shape, continuity.shape
+        (torch.Size([5, 7]), torch.Size([5, 7]))
     """
 
     equation_weights: tuple[float, ...] = (1.0, 100.0)
     n_outputs = 2
+    periodic = True
+    state_on_points = False
     domain: tuple[tuple[float, float], ...] = ((0.0, 2 * math.pi), (0.0, 2 * math.pi))
 
-    def __init__(self, *, viscosity: float = 0.01) -> None:
-        check_number(viscosity, "viscosity", low=0)
-        self.viscosity = viscosity
+    def __init__(self, *, viscosity: Coefficient = 0.01) -> None:
+        self.viscosity = _coefficient(viscosity, "viscosity", 0)
         self.initial_weight = 1e5
 
     def residual(
@@ -309,18 +276,18 @@ class NavierStokes2d(_Equation):
             ValueError: ``t`` is not one-dimensional or not sorted; ``x`` is not ``(n_x, 2)``; ``net`` has not two
                 outputs.
         """
-        _check_times(t)
+        check_times(t)
         if x is None:
             raise ValueError("x must be given: the flow has two space axes")
         check_tensor(x, "x", shape=(None, 2))
         # Of (t, x, y). The vorticity equation is linear in the highest derivatives: with w = v_x - u_y, that of v_x
         # and that of u_y under d/dt - viscosity (d^2/dx^2 + d^2/dy^2) are all it needs of them.
         nu = self.viscosity
-        of_v: Operator = (((1, 1, 0), 1.0), ((0, 3, 0), -nu), ((0, 1, 2), -nu))
-        of_u: Operator = (((1, 0, 1), 1.0), ((0, 2, 1), -nu), ((0, 0, 3), -nu))
+        of_v = {(1, 1, 0): 1.0, (0, 3, 0): -nu, (0, 1, 2): -nu}
+        of_u = {(1, 0, 1): 1.0, (0, 2, 1): -nu, (0, 0, 3): -nu}
         indices = [(0, 0, 0), (0, 1, 0), (0, 0, 1), (0, 2, 0), (0, 1, 1), (0, 0, 2)]
         coordinates = [t[:, None], x[None, :, 0], x[None, :, 1]]
-        found = [_velocity(f) for f in derivatives(net, coordinates, indices, [of_v, of_u])]
+        found = [_velocity(f) for f in _apply(net, coordinates, indices, of_v, of_u)]
         (u, v), (u_x, _), (_, v_y), (_, v_xx), (u_xy, v_xy), (u_yy, _), (_, v_rate), (u_rate, _) = found
         w_x, w_y = v_xx - u_xy, v_xy - u_yy
         return v_rate - u_rate + u * w_x + v * w_y, u_x + v_y
@@ -340,6 +307,10 @@ class NavierStokes2d(_Equation):
         check_tensor(state, "state", shape=(3, len(x), len(x)))
         return self.initial_errors(net, x, state).sum()
 
+    def state(self, net: Net, t: Float[Tensor, ""], x: Float[Tensor, " n"]) -> Float[Tensor, "3 n n"]:
+        """Return u, v and w at a time on the square of the grid ``x``: what a window hands over."""
+        return _flow(net, [t.reshape(1, 1), x[None, :], x[:, None]])
+
     def initial_errors(self, net: Net, x: Tensor, state: Tensor) -> Float[Tensor, " 3"]:
         """Return the mean squared errors of u, v and w at local time 0."""
         coordinates = [x.new_zeros(1, 1), x[None, :], x[:, None]]
@@ -354,33 +325,6 @@ def _velocity(f: Tensor) -> tuple[Tensor, ...]:
 
 def _flow(net: Net, coordinates: Sequence[Tensor]) -> Tensor:
     """Return u, v and w on the grid of the coordinates, along a new first axis."""
-    found = derivatives(net, coordinates, [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
+    found = partials(net, coordinates, [(0, 0, 0), (0, 1, 0), (0, 0, 1)])
     (u, v), (_, v_x), (u_y, _) = (_velocity(f) for f in found)
     return torch.stack([u, v, v_x - u_y])
-
-
-def state_grid(problem: Problem, state: Tensor | None, like: Tensor) -> Tensor:
-    """Return the uniform grid of initial states, left end included, right end not: that of ``state``, or the default.
-
-    One grid serves every axis: 512 points in one space dimension, 64 in two; a single 0 for ODEs.
-    """
-    if not problem.domain:
-        return like.new_zeros(1)
-    n = (512 if len(problem.domain) == 1 else 64) if state is None else state.shape[-1]
-    low, high = problem.domain[0]
-    return low + (high - low) / n * torch.arange(n, dtype=like.dtype, device=like.device)
-
-
-def state_at(problem: Problem, net: Net, time: Tensor, x: Tensor) -> Tensor:
-    """Return what a window hands over: the state of ``net`` at one time on the grid, as ``problem.initial`` has it."""
-    if isinstance(problem, NavierStokes2d):
-        return _flow(net, [time.reshape(1, 1), x[None, :], x[:, None]])
-    if not problem.domain:
-        return net(time.reshape(1))
-    axes = (
-        torch.broadcast_tensors(time.reshape(1), x)
-        if len(problem.domain) == 1
-        else torch.broadcast_tensors(time.reshape(1, 1), x[None, :], x[:, None])
-    )
-    fields = net(torch.stack(axes, dim=-1)).movedim(-1, 0)
-    return fields[0] if problem.n_outputs == 1 else fields

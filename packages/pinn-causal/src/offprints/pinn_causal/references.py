@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from offprints.shared.validation import check_choice, check_number
@@ -35,7 +35,7 @@ class Reference(NamedTuple):
         Raises:
             ValueError: ``x`` is not one-dimensional.
         """
-        points = np.asarray(x, dtype=np.float64)
+        points = _array(x, "x")
         if points.ndim != 1:
             raise ValueError(f"x must be one-dimensional, got shape {points.shape}")
         n = len(self.x)
@@ -62,26 +62,62 @@ def relative_l2(prediction: Tensor | ArrayLike, reference: Tensor | ArrayLike) -
     """Return ``||prediction - reference|| / ||reference||`` over all entries.
 
     Raises:
-        ValueError: the shapes differ, or the reference vanishes.
+        TypeError: an argument is not an array of real numbers.
+        ValueError: the shapes differ, an entry is not finite, or the reference vanishes.
+
+    Example:
+        >>> relative_l2([1.0, 2.0], [1.0, 1.0])
+        0.7071...
     """
-    p, r = (
-        np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a, dtype=np.float64) for a in (prediction, reference)
-    )
+    p, r = _array(prediction, "prediction"), _array(reference, "reference")
     if p.shape != r.shape:
         raise ValueError(f"prediction and reference must have the same shape, got {p.shape} and {r.shape}")
-    norm = float(np.linalg.norm(r))
-    if norm == 0:
+    largest = float(np.abs(r).max(initial=0.0))
+    if largest == 0:
         raise ValueError("reference must not vanish")
-    return float(np.linalg.norm(p - r)) / norm
+    # In units of the largest entry: squares neither overflow nor vanish.
+    return float(np.linalg.norm(p / largest - r / largest) / np.linalg.norm(r / largest))
+
+
+def _array(value: Any, name: str) -> Array:
+    """Return finite real numbers as a float64 array."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value  # which NumPy lacks
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}") from error
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be an array of real numbers, got {type(value).__name__} of {array.dtype}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
+    return array
 
 
 def _times(t: ArrayLike) -> Array:
-    times = np.asarray(t, dtype=np.float64)
+    times = _array(t, "t")
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}")
-    if not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) < 0).any():
-        raise ValueError("t must be finite, not negative and sorted")
+    if times[0] < 0 or (np.diff(times) < 0).any():
+        raise ValueError("t must be not negative and sorted")
     return times
+
+
+MOST_STEPS = 10_000_000  # more would take hours; for adaptive steps, which are dearer, a fiftieth
+
+
+def _check_dt(dt: float, times: Array) -> float:
+    dt = check_number(dt, "dt", low=0, open_low=True)
+    if times[-1] / dt > MOST_STEPS:
+        raise ValueError(f"t / dt must be at most {MOST_STEPS:g} steps, got t up to {times[-1]:g} and dt={dt:g}")
+    return dt
+
+
+def _check_solution(states: Sequence[Array], dt: float, parameters: str) -> None:
+    if not all(np.isfinite(state).all() for state in states):
+        raise ValueError(f"the solution overflows with dt={dt:g} and {parameters}: make dt or the parameters smaller")
 
 
 def _phi_coefficients(linear: Array, h: float, points: int = 32) -> tuple[Array, ...]:
@@ -135,17 +171,20 @@ def _solve_1d(
     initial: Callable[[Array], Array],
     linear: Callable[[Array], Array],
     nonlinear: Callable[[Array, Array], Array],
+    parameters: str,
 ) -> Reference:
     """Solve on n points of [low, low + period); ``nonlinear(u, ik)`` returns the Fourier transform of its term."""
     times = _times(t)
-    check_number(n, "n", low=4, integer=True)
-    check_number(dt, "dt", low=0, open_low=True)
+    n = check_number(n, "n", low=4, integer=True)
+    dt = _check_dt(dt, times)
     x = low + period * np.arange(n) / n
     k = 2 * np.pi / period * np.arange(n // 2 + 1)
     ik = 1j * k
     if n % 2 == 0:
         ik[-1] = 0  # the odd derivative of the highest mode vanishes on the grid
-    states = _etdrk4(np.fft.rfft(initial(x)), linear(k), lambda v: nonlinear(np.fft.irfft(v, n), ik), times, dt)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        states = _etdrk4(np.fft.rfft(initial(x)), linear(k), lambda v: nonlinear(np.fft.irfft(v, n), ik), times, dt)
+    _check_solution(states, dt, parameters)
     return Reference(times, x, np.stack([np.fft.irfft(v, n) for v in states]), period)
 
 
@@ -157,10 +196,17 @@ def solve_allen_cahn(
     The initial condition has a kink at the periodic boundary, so that the solution depends on n, by 6e-4 at the kink.
 
     Raises:
-        ValueError: ``t`` is not sorted and non-negative, n below 4, dt not positive.
+        TypeError: an argument is of the wrong kind.
+        ValueError: ``t`` is not sorted and non-negative, n below 4, dt not positive, more than ten million steps; the
+            solution overflows.
+
+    Example:
+        >>> solution = solve_allen_cahn([0.0, 0.1], n=64)
+        >>> solution.u.shape, float(solution.at([0.5])[0, 0].round(3))
+        ((2, 64), 0.0)
     """
-    check_number(nu, "nu", low=0)
-    check_number(reaction, "reaction")
+    nu = check_number(nu, "nu", low=0)
+    reaction = check_number(reaction, "reaction")
     return _solve_1d(
         t,
         -1.0,
@@ -170,6 +216,7 @@ def solve_allen_cahn(
         lambda x: x**2 * np.cos(np.pi * x),
         lambda k: reaction - nu * k**2,
         lambda u, ik: -reaction * np.fft.rfft(u**3),
+        f"nu={nu:g}, reaction={reaction:g}",
     )
 
 
@@ -189,7 +236,14 @@ def solve_kuramoto_sivashinsky(
     [0, 2 pi) from ``cos x (1 + sin x)``. ``dt`` defaults to 5e-4 and 1e-4.
 
     Raises:
-        ValueError: unknown regime; ``t`` is not sorted and non-negative, n below 4, dt not positive.
+        TypeError: an argument is of the wrong kind.
+        ValueError: unknown regime; ``t`` is not sorted and non-negative, n below 4, dt not positive, more than ten
+            million steps; the solution overflows.
+
+    Example:
+        >>> solution = solve_kuramoto_sivashinsky([0.0, 0.05], n=64)
+        >>> solution.u.shape, abs(float(solution.u[1].mean())) < 1e-12
+        ((2, 64), True)
     """
     check_choice(regime, "regime", tuple(KS_REGIMES))
     (alpha, beta, gamma), (low, high), step = KS_REGIMES[regime]
@@ -203,6 +257,7 @@ def solve_kuramoto_sivashinsky(
         (lambda x: -np.sin(np.pi * x)) if regular else (lambda x: np.cos(x) * (1 + np.sin(x))),
         lambda k: beta * k**2 - gamma * k**4,
         lambda u, ik: -0.5 * alpha * ik * np.fft.rfft(u**2),
+        f"regime={regime!r}",
     )
 
 
@@ -217,23 +272,46 @@ def solve_lorenz(
     """Solve the Lorenz system from ``state0`` at time 0 by DOP853, relative and absolute tolerance 1e-12.
 
     Raises:
-        ValueError: ``t`` is not sorted and non-negative; ``state0`` does not have three entries.
+        TypeError: an argument is of the wrong kind.
+        ValueError: ``t`` is not sorted and non-negative; ``state0`` does not have three entries; a parameter is not
+            finite, or so large that the solution cannot be followed.
+
+    Example:
+        >>> solve_lorenz([0.0, 0.5])[1].round(2)
+        array([ 6.47, 13.87, 12.35])
     """
+    from scipy.integrate import DOP853  # takes long to import, and only this needs it
+
     times = _times(t)
-    if len(state0) != 3:
-        raise ValueError(f"state0 must have 3 entries, got {len(state0)}")
+    sigma, rho, beta = (check_number(v, name) for name, v in (("sigma", sigma), ("rho", rho), ("beta", beta)))
+    start = _array(state0, "state0")
+    if start.shape != (3,):
+        raise ValueError(f"state0 must have 3 entries, got shape {start.shape}")
 
     def velocity(_: float, s: Array) -> list[float]:
         x, y, z = s
         return [sigma * (y - x), x * (rho - z) - y, x * y - beta * z]
 
-    if times[-1] == 0:
-        return np.tile(np.asarray(state0, dtype=np.float64), (len(times), 1))
-    distinct, where = np.unique(times, return_inverse=True)
-    answer = solve_ivp(
-        velocity, (0.0, times[-1]), list(state0), method="DOP853", t_eval=distinct, rtol=1e-12, atol=1e-12
-    )
-    path: Array = answer.y.T[where]
+    path = np.empty((len(times), 3))
+    path[times == 0] = start
+    reached, taken = int((times == 0).sum()), 0
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        solver = DOP853(velocity, 0.0, start, times[-1], rtol=1e-12, atol=1e-12) if times[-1] else None
+        while reached < len(times) and solver is not None:
+            problem = solver.step()
+            taken += 1
+            # Where steps have become so short that the end is out of reach, no patience helps.
+            hopeless = taken % 1000 == 0 and times[-1] > solver.t + MOST_STEPS / 50 * (solver.t / taken)
+            if solver.status == "failed" or hopeless or not np.isfinite(solver.y).all():
+                why = problem or f"{taken} steps lead to t={solver.t:.3g}"
+                raise ValueError(
+                    f"the solution cannot be followed to t={times[-1]:g} with sigma={sigma:g}, rho={rho:g}, "
+                    f"beta={beta:g}, state0={start.tolist()}: {why}"
+                )
+            within = np.searchsorted(times, solver.t, side="right")
+            if within > reached:
+                path[reached:within] = solver.dense_output()(times[reached:within]).T
+                reached = int(within)
     return path
 
 
@@ -299,11 +377,17 @@ def solve_navier_stokes_2d(
 
     Raises:
         ValueError: ``t`` is not sorted and non-negative; n below 8; ``initial`` has another shape, is not finite or
-            has a mean; ``dt`` not positive.
+            has a mean; ``dt`` not positive; the solution overflows.
+
+    Example:
+        >>> flow = solve_navier_stokes_2d([0.0, 0.05], n=32)
+        >>> flow.w.shape, abs(float(flow.w.mean())) < 1e-12
+        ((2, 32, 32), True)
     """
     times = _times(t)
-    check_number(n, "n", low=8, integer=True)
-    check_number(viscosity, "viscosity", low=0)
+    n = check_number(n, "n", low=8, integer=True)
+    viscosity = check_number(viscosity, "viscosity", low=0)
+    seed = check_number(seed, "seed", low=0, integer=True)
     x = 2 * np.pi * np.arange(n) / n
     kx, ky = np.arange(n // 2 + 1)[None], np.fft.fftfreq(n, 1 / n)[:, None]
     square = kx**2 + ky**2
@@ -311,11 +395,9 @@ def solve_navier_stokes_2d(
     if initial is None:
         _, _, vorticity = stream_fields(*random_stream_function(seed), x)
     else:
-        vorticity = np.asarray(initial, dtype=np.float64)
+        vorticity = _array(initial, "initial")
         if vorticity.shape != (n, n):
             raise ValueError(f"initial must have shape {(n, n)}, got {vorticity.shape}")
-        if not np.isfinite(vorticity).all():
-            raise ValueError("initial must be finite")
         if abs(vorticity.mean()) > 1e-8 * max(1.0, float(np.abs(vorticity).max())):
             raise ValueError(f"initial must have mean 0 on the periodic square, got {vorticity.mean():g}")
     keep = (np.abs(kx) <= n / 3) & (np.abs(ky) <= n / 3)
@@ -336,8 +418,10 @@ def solve_navier_stokes_2d(
     if dt is None:
         speed = float(np.hypot(*velocity(start)).max())
         dt = 0.25 * (2 * np.pi / n) / max(speed, 1e-3)
-    check_number(dt, "dt", low=0, open_low=True)
-    states = _etdrk4(start, -viscosity * square, advection, times, dt)
+    dt = _check_dt(dt, times)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        states = _etdrk4(start, -viscosity * square, advection, times, dt)
+    _check_solution(states, dt, f"viscosity={viscosity:g}")
     flows = [(*velocity(f), grid(f)) for f in states]
     u, v, w = (np.stack([flow[i] for flow in flows]) for i in range(3))
     return Reference2d(times, x, x.copy(), u, v, w)

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 
+from offprints.pinn_causal.equation import state_at
 from offprints.pinn_causal.estimator import CausalPINN
-from offprints.pinn_causal.problems import state_at
 from offprints.pinn_causal.references import (
     relative_l2,
     solve_allen_cahn,
@@ -103,9 +102,8 @@ def predict(model: CausalPINN, row: Setting, t: np.ndarray, x: np.ndarray | None
     fields = []
     for time in t:
         window = min(int(np.searchsorted(model.edges_[1:], time, side="right")), len(model.nets_) - 1)
-        local = grid.new_tensor(time - model.edges_[window])
         with torch.no_grad():
-            fields.append(state_at(model.problem, model.nets_[window], local, grid)[2].cpu().numpy())
+            fields.append(state_at(model.problem, model.nets_[window], float(time), grid)[2].cpu().numpy())
     return np.stack(fields)
 
 
@@ -130,6 +128,8 @@ class _Part:
 
 def train(row: Setting, *, plain: bool, seed: int, device: str, part: _Part | None = None) -> dict[str, Any]:
     """Train one row; return its error, the errors on the way, the history, weights, prediction and reference."""
+    from sklearn.exceptions import ConvergenceWarning
+
     t, x, truth = reference(row)
     errors: list[float] = []
 

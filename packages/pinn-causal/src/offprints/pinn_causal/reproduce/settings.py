@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from offprints.pinn_causal.embeddings import SpaceTimeEmbedding
-from offprints.pinn_causal.networks import MLP, ExactInitialCondition, ModifiedMLP
-from offprints.pinn_causal.problems import AllenCahn, KuramotoSivashinsky, Lorenz, NavierStokes2d, Problem
+from offprints.pinn_causal.equation import Problem
+from offprints.pinn_causal.exact import ExactInitialCondition
+from offprints.pinn_causal.networks import MLP, ModifiedMLP
+from offprints.pinn_causal.problems import AllenCahn, KuramotoSivashinsky, Lorenz, NavierStokes2d
 
 Name = Literal["allen-cahn", "ks-regular", "ks-chaotic", "lorenz", "navier-stokes"]
 
