@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from offprints.pinn_causal import AllenCahn, CausalPINN, KuramotoSivashinsky, NavierStokes2d, causal_loss
-from offprints.pinn_causal.problems import state_grid
+from offprints.pinn_causal.equation import state_points
+from offprints.pinn_causal.handover import Start
 from offprints.pinn_causal.reproduce.settings import PAPER, Setting
 from offprints.pinn_causal.window import WindowTrainer
 from offprints.shared.benchmark import Case, compare
@@ -86,11 +87,11 @@ def contenders(row: Setting) -> dict[str, Gradient]:
         problem, row.make_net, eps=EPS, n_t=row.n_t, n_x=row.n_x, weight_by_initial=False, initial_weight=0.0,
         window_length=row.window_length, sampling=row.sampling, random_state=0,
     )  # fmt: skip
-    grid = state_grid(problem, None, torch.empty(0))[:4]  # the initial loss is not what is timed
+    grid = state_points(problem, None, torch.empty(0))[:4]  # the initial loss is not what is timed
     state = torch.zeros(3, 4, 4) if isinstance(problem, NavierStokes2d) else torch.zeros(4)
-    trainer = WindowTrainer(problem, net, state, grid, row.window_length, model._settings(0))
+    trainer = WindowTrainer(problem, net, Start(0.0, grid, state), row.window_length, model._settings(0))
     if row.sampling == "random":
-        trainer.batch = trainer._random_batch()
+        trainer.batch = trainer.batches.draw()
     t, x = trainer.batch
     parameters = list(net.parameters())
 

@@ -10,15 +10,12 @@ Problem AllenCahn KuramotoSivashinsky Lorenz NavierStokes2d Reference Reference2
 solve_allen_cahn solve_kuramoto_sivashinsky solve_lorenz solve_navier_stokes_2d relative_l2 CausalPINN
 """
 
-NOT_YET = {
-    "reference": "not yet: to be written",
-    "the paper in the code": "not yet: to be written",
-    "examples": "not yet: to be written",
-}
-
 
 def test_package() -> None:
-    check_package("pinn-causal", public=PUBLIC.split(), imports=("sklearn",), skip=NOT_YET)
+    check_package(
+        "pinn-causal",
+        public=PUBLIC.split(),
+    )
 
 
 def test_patent_notice() -> None:

@@ -8,7 +8,7 @@ solved.
 for commercial use. The license of this package covers its code alone: it grants no right under that patent.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from offprints.pinn_causal.boundary import Dirichlet, Neumann, Periodic, Robin
 from offprints.pinn_causal.embeddings import FourierFeatures, SpaceTimeEmbedding
@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # The estimator brings scikit-learn, which takes as long to import as torch: only who asks for it pays.
     if name == "CausalPINN":
         from offprints.pinn_causal.estimator import CausalPINN

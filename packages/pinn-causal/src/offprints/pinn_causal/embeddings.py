@@ -74,6 +74,11 @@ class SpaceTimeEmbedding(_Embedding):
     Raises:
         ValueError: more than two space dimensions or none, as many ``modes`` as ``periods`` not given, a period that
             is not positive, a mode below 1, ``time_powers`` empty.
+
+    Example:
+        >>> embedding = SpaceTimeEmbedding(periods=[2.0], modes=[5])
+        >>> embedding(torch.rand(10, 2)).shape
+        torch.Size([10, 12])
     """
 
     def __init__(self, *, periods: Sequence[float], modes: Sequence[int], time_powers: Sequence[int] = (0,)) -> None:
@@ -173,6 +178,10 @@ class FourierFeatures(_Embedding):
 
     Raises:
         ValueError: ``in_features`` or ``n_features`` below 1, ``sigma`` not positive.
+
+    Example:
+        >>> FourierFeatures(2, 8, sigma=5.0)(torch.rand(10, 2)).shape
+        torch.Size([10, 16])
     """
 
     frequencies: Tensor

@@ -36,6 +36,10 @@ class Problem(Protocol):
         initial_weight: weight of the initial loss.
         n_outputs: number of outputs of the network.
         domain: ``(low, high)`` of each space axis, at most three; ``()`` for a system of ODEs.
+
+    Example:
+        >>> isinstance(AllenCahn(), Problem), isinstance("u_t = u_xx", Problem)
+        (True, False)
     """
 
     equation_weights: tuple[float, ...]

@@ -122,6 +122,8 @@ def _nested_reverse_mode(fn: Callable[[Tensor], Tensor], coefficients: list[Tens
     order = len(coefficients) - 1
     with torch.inference_mode(False), torch.enable_grad():
         curve = [c.clone() if c.is_inference() else c for c in coefficients]
+        # A function without parameters gives results without a graph: the curve parameter is nobody's business.
+        recorded = recorded and bool(getattr(fn(curve[0]), "requires_grad", False))
         s = curve[0].new_zeros(curve[0].shape[:-1]).requires_grad_()
         value = fn(horner(curve, s.unsqueeze(-1)))
         value = _check_output(value, curve[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,9 +21,16 @@ class EpsilonSchedule:
 
     Raises:
         ValueError: ``values`` are empty, not positive or not increasing; ``threshold`` is not inside (0, 1).
+
+    Example:
+        >>> schedule = EpsilonSchedule((0.1, 1.0))
+        >>> schedule.step(torch.ones(5)), schedule.eps
+        (True, 1.0)
     """
 
     def __init__(self, values: Sequence[float] = (1e-2, 1e-1, 1.0, 10.0, 100.0), *, threshold: float = 0.99) -> None:
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise TypeError(f"values must be a sequence of numbers, got {values!r}")
         values = tuple(values)
         if not values:
             raise ValueError("values must not be empty")
@@ -76,6 +83,8 @@ class EpsilonSchedule:
         Raises:
             ValueError: the state does not describe a schedule.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict, got {type(state).__name__}")
         missing = {"values", "threshold", "index", "done"} - set(state)
         if missing:
             raise ValueError(f"state lacks {sorted(missing)}")

@@ -8,11 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.shared.validation import check_number, check_tensor, should_check
+from offprints.shared.validation import check_bool, check_number, check_tensor, should_check
 
 
 class CausalLossResult(NamedTuple):
-    """The loss to minimize and the weights that went into it."""
+    """The loss to minimize and the weights that went into it.
+
+    Example:
+        >>> loss, weights = causal_loss(torch.tensor([1.0, 2.0]), 0.0)
+        >>> loss, weights
+        (tensor(1.5000), tensor([1., 1.]))
+    """
 
     loss: Tensor
     weights: Tensor
@@ -42,6 +48,10 @@ def causal_weights(
         TypeError: ``losses`` is not a floating tensor.
         ValueError: ``losses`` is empty or has negative, NaN or infinite entries; ``eps`` is negative or not finite;
             ``initial_loss`` is negative or not finite.
+
+    Example:
+        >>> causal_weights(torch.tensor([0.0, 1.0, 1.0]), 1.0)
+        tensor([1.0000, 1.0000, 0.3679])
     """
     _check_losses(losses)
     check_number(eps, "eps", low=0)
@@ -83,6 +93,11 @@ def causal_loss(
     Raises:
         TypeError: ``losses`` is not a floating tensor.
         ValueError: as `causal_weights`.
+
+    Example:
+        >>> loss, weights = causal_loss(torch.tensor([1.0, 2.0]), 0.0, initial_loss=torch.tensor(0.5))
+        >>> loss
+        tensor(2.)
     """
     weights = causal_weights(losses, eps, initial_loss=initial_loss if weight_by_initial else None)
     loss = (weights * losses).mean(-1)
@@ -94,13 +109,17 @@ class CausalLoss(nn.Module):
 
     Raises:
         ValueError: ``eps`` is negative or not finite.
+
+    Example:
+        >>> criterion = CausalLoss(eps=1.0)
+        >>> criterion(torch.tensor([0.0, 1.0, 1.0])).weights
+        tensor([1.0000, 1.0000, 0.3679])
     """
 
     def __init__(self, *, eps: float = 1.0, weight_by_initial: bool = True) -> None:
         super().__init__()
-        check_number(eps, "eps", low=0)
-        self.eps = eps
-        self.weight_by_initial = weight_by_initial
+        self.eps = check_number(eps, "eps", low=0)
+        self.weight_by_initial = check_bool(weight_by_initial, "weight_by_initial")
 
     def extra_repr(self) -> str:
         """Return the arguments."""
