@@ -67,7 +67,7 @@ class AdaptingModule(nn.Module):
         super().__init__()
         self._generators: dict[str, torch.Generator] = {}
         self._batches = 0  # since the last reset
-        self.register_load_state_dict_post_hook(_forget)
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def _models(self) -> list[nn.Module]:
         """The models whose forwards the wrapper makes."""

@@ -43,10 +43,10 @@ class Asker:
 
     def __init__(self, normalize: Normalize = None, logits_fn: LogitsFn = None) -> None:
         if isinstance(normalize, (tuple, list)):
-            if len(normalize) != 2 or not all(isinstance(part, (Sequence, Tensor)) for part in normalize):
+            pair: list[Any] = [part.flatten().tolist() if isinstance(part, Tensor) else part for part in normalize]
+            if len(pair) != 2 or not all(isinstance(part, Sequence) for part in pair):
                 raise ValueError(f"normalize must be a function or a pair (mean, std), got {normalize!r}")
-            mean, std = (part.flatten().tolist() if isinstance(part, Tensor) else part for part in normalize)
-            normalize = ChannelNormalization(mean, std)
+            normalize = ChannelNormalization(*pair)
         for name, value in (("normalize", normalize), ("logits_fn", logits_fn)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable, got {type(value).__name__}")
@@ -56,7 +56,7 @@ class Asker:
         """The logits of a batch; torch's refusal of statistics from one value gets an explanation."""
         given = x.clone()
         if self.normalize is not None:
-            given = self.normalize(given)  # type: ignore[operator]
+            given = self.normalize(given)
         try:
             output = model(given)
         except ValueError as error:

@@ -24,10 +24,9 @@ class Draws:
 
     def __init__(self, generator: torch.Generator | Sequence[torch.Generator] | None, images: Tensor) -> None:
         self.images = images
-        each = generator if isinstance(generator, Sequence) else None
-        self.each = each
-        self.generator = None if each is not None else generator
-        drawing = each[0] if each is not None else self.generator
+        self.each = generator if isinstance(generator, Sequence) else None
+        self.generator = generator if isinstance(generator, torch.Generator) else None
+        drawing = self.generator if self.each is None else self.each[0]
         self.device = images.device if drawing is None else drawing.device
 
     def _drawn(self, draw: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
