@@ -43,7 +43,8 @@ class Asker:
 
     def __init__(self, normalize: Normalize = None, logits_fn: LogitsFn = None) -> None:
         if isinstance(normalize, (tuple, list)):
-            pair: list[Any] = [part.flatten().tolist() if isinstance(part, Tensor) else part for part in normalize]
+            parts: Any = normalize  # tensors too
+            pair = [part.flatten().tolist() if isinstance(part, Tensor) else part for part in parts]
             if len(pair) != 2 or not all(isinstance(part, Sequence) for part in pair):
                 raise ValueError(f"normalize must be a function or a pair (mean, std), got {normalize!r}")
             normalize = ChannelNormalization(*pair)
