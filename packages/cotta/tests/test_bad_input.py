@@ -119,6 +119,8 @@ def test_what_views_cannot_be_made_of() -> None:
             (partial(cotta, reset_every=0), ValueError, "reset_every"),
             (partial(cotta, precision="float16"), ValueError, "precision"),
             (partial(cotta, source_weight=1.5), ValueError, "source_weight"),
+            (partial(cotta, source_weight=0.5, configure=False), ValueError, "configure_model"),
+            (partial(Tent, golden_net(), source_weight=0.5, configure=False), ValueError, "configure_model"),
             *((partial(wrapper(nn.Conv2d(3, 1, 8)), X), ValueError, "2 classes") for wrapper in (Source, BNAdapt)),
             (partial(CoTTA(nn.Sequential(nn.Conv2d(3, 1, 8), nn.Flatten())), X), ValueError, "2 classes"),
         ]

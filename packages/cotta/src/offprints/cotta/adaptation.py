@@ -29,6 +29,7 @@ from offprints.cotta.configuration import (
     check_model,
     collect_params,
     configure_model,
+    configured_by_hand,
     make_optimizer,
 )
 from offprints.cotta.losses import cross_entropies, rounding, training_signal
@@ -164,7 +165,8 @@ class CoTTA(AdaptingModule):
         self.episodic, self.validate = check_bool(episodic, "episodic"), check_bool(validate, "validate")
         self.symmetric, self.train_mode = check_bool(symmetric, "symmetric"), check_bool(train_mode, "train_mode")
         self.skip_without_signal = check_bool(skip_without_signal, "skip_without_signal")
-        check_bool(configure, "configure")
+        if not check_bool(configure, "configure"):
+            configured_by_hand(source_weight)
         self.average, self.gate, self.precision = average, gate, precision
         self.reset_every = reset_every
         self._ask = Asker(normalize, logits_fn)

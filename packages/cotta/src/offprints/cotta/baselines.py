@@ -18,6 +18,7 @@ from offprints.cotta.configuration import (
     check_model,
     collect_params,
     configure_model,
+    configured_by_hand,
     make_optimizer,
 )
 from offprints.shared.device import working_dtype
@@ -153,7 +154,8 @@ class Tent(AdaptingModule):
         self.steps = check_number(steps, "steps", low=1, integer=True)
         self.episodic = check_bool(episodic, "episodic")
         self.validate = check_bool(validate, "validate")
-        check_bool(configure, "configure")
+        if not check_bool(configure, "configure"):
+            configured_by_hand(source_weight)
         self.reset_every = reset_every
         if reset_every is not None:
             self.reset_every = check_number(reset_every, "reset_every", low=1, integer=True)

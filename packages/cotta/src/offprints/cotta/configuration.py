@@ -107,6 +107,14 @@ def check_model(model: nn.Module) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 
+def configured_by_hand(source_weight: float) -> None:
+    """Refuse a weight that would not be applied, as ``configure=False``."""
+    if check_number(source_weight, "source_weight", low=0, high=1) > 0:
+        raise ValueError(
+            f"source_weight must be 0 with configure=False, got {source_weight}: give it to configure_model instead"
+        )
+
+
 def make_optimizer(
     optimizer: OptimizerLike, params: list[nn.Parameter], model: nn.Module
 ) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
