@@ -123,8 +123,7 @@ def _moderate(terms: Tensor) -> bool:
 def _softmax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
     others = work.copy_(x).scatter_(1, label, -torch.inf)
     # Where every other class is masked by -inf, subtracting the maximum would give NaN.
-    largest = others.amax(1, keepdim=True)
-    largest.masked_fill_(largest == -torch.inf, 0)
+    largest = others.amax(1, keepdim=True).clamp_(min=torch.finfo(x.dtype).min)
     terms = others.sub_(largest).exp_()
     total = terms.sum(1, keepdim=True)
     own = x.gather(1, label)
@@ -140,6 +139,8 @@ def row_losses(logits: Tensor, target: Tensor, terms: Terms, gradient: Tensor | 
     compute = working_dtype(logits)
     block = _stablemax_block if terms == "stablemax" else _softmax_block
     step = rows if logits.device.type != "cpu" else max(1, BLOCK_ELEMENTS // classes)
+    if rows <= step and logits.dtype == compute:
+        return block(logits, target.unsqueeze(1), torch.empty_like(logits) if gradient is None else gradient)
     losses = torch.empty(rows, dtype=compute, device=logits.device)
     label = target.unsqueeze(1)
     for start in range(0, rows, step):

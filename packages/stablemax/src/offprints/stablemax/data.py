@@ -32,7 +32,12 @@ def modular_arithmetic(
         int64. P is p^2, or p (p - 1) to divide.
 
     Raises:
-        ValueError: ``p`` < 2, an unknown operation or encoding, division with composite ``p``.
+        ValueError: `p` < 2, an unknown operation or encoding, division with composite `p`.
+
+    Example:
+        ```python
+        inputs, labels = modular_arithmetic(7, "multiply")  # [49, 14] and [49]
+        ```
     """
     check_number(p, "p", low=2, integer=True)
     check_choice(operation, "operation", ("add", "subtract", "multiply", "divide", "square_sum"))
@@ -77,6 +82,11 @@ def sparse_parity(
     Raises:
         ValueError: ``num_samples`` < 1 or more than there are distinct rows, ``num_parity`` < 1, ``num_noise`` < 0, or
             more than 62 bits.
+
+    Example:
+        ```python
+        rows, labels = sparse_parity(100, num_parity=2, num_noise=8)  # [100, 10] and [100]
+        ```
     """
     check_number(num_parity, "num_parity", low=1, integer=True)
     check_number(num_noise, "num_noise", low=0, integer=True)

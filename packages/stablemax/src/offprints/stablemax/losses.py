@@ -50,6 +50,8 @@ class _RowLosses(torch.autograd.Function):
         if gradient is None:  # a second backward through a retained graph
             gradient = torch.empty_like(logits)
             row_losses(logits, target, ctx.terms, gradient)
+        if kept is None and grad_losses.stride() == (0,) and not batched(grad_losses) and _nonzero(grad_losses[0]):
+            return gradient.mul_(grad_losses[0].to(gradient.dtype)), None, None, None  # of a mean or a sum
         # An ignored row's gradient is 0 even where its logits are NaN, and so is that of a loss without weight.
         ignored = grad_losses == 0 if kept is None else (grad_losses == 0) | ~kept
         scale = grad_losses.to(gradient.dtype).unsqueeze(1)
@@ -59,6 +61,10 @@ class _RowLosses(torch.autograd.Function):
         if gradient.device.type != "cpu" or bool(ignored.any()):
             gradient.masked_fill_(ignored.unsqueeze(1), 0)
         return gradient, None, None, None
+
+
+def _nonzero(value: Tensor) -> bool:
+    return value.device.type == "cpu" and value.item() != 0
 
 
 def _differentiable_gradient(
@@ -111,7 +117,7 @@ def _cross_entropy(
                 f"weight must have one entry for each class of input {tuple(input.shape)}, {classes}, got {len(weight)}"
             )
     expected = input.shape[:axis] + input.shape[axis + 1 :]
-    logits = input.movedim(axis, -1).reshape(-1, classes)
+    logits = input if input.ndim == 2 else input.movedim(axis, -1).reshape(-1, classes)
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == input.shape:
         probability = _checked_probabilities(target).movedim(axis, -1).reshape(-1, classes)
         losses = _losses_of_probabilities(logits, probability, weight, label_smoothing, terms)
@@ -119,14 +125,26 @@ def _cross_entropy(
             return losses.reshape(expected)
         return losses.sum() if reduction == "sum" else losses.mean()
 
-    target = check_labels(target, "target", num_classes=classes, ignore_index=ignore_index)
-    if target.shape != expected:
-        raise ValueError(
-            f"target must have shape {tuple(expected)} for input {tuple(input.shape)}, got {tuple(target.shape)}"
-        )
-    labels, kept = target.reshape(-1), None
-    if any_ignored(keep := labels != ignore_index):
-        labels, kept = labels.where(keep, 0), keep
+    # Smallest and largest label are two operations where a full check takes eight: the fixed cost of a small batch.
+    usual = (
+        isinstance(target, Tensor)
+        and target.dtype == torch.int64
+        and target.shape == expected
+        and not 0 <= ignore_index < classes
+        and should_check(target)
+        and all(0 <= bound.item() < classes for bound in target.aminmax())
+    )
+    kept = None
+    if not usual:
+        target = check_labels(target, "target", num_classes=classes, ignore_index=ignore_index)
+        if target.shape != expected:
+            raise ValueError(
+                f"target must have shape {tuple(expected)} for input {tuple(input.shape)}, got {tuple(target.shape)}"
+            )
+        if any_ignored(keep := target.reshape(-1) != ignore_index):
+            kept = keep
+    labels = target.reshape(-1)
+    labels = labels if kept is None else labels.where(kept, 0)
     losses = losses_of_labels(logits, labels, kept, terms)
     row_weight = None
     if weight is not None:

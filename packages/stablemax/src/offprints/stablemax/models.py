@@ -18,7 +18,12 @@ class GrokMLP(nn.Module):
     ``bias=True``.
 
     Raises:
-        ValueError: a width < 1, or ``alpha`` not positive.
+        ValueError: a width < 1, or `alpha` not positive.
+
+    Example:
+        ```python
+        logits = GrokMLP(14, 7, hidden=(32,))(modular_arithmetic(7)[0])  # [49, 7]
+        ```
     """
 
     def __init__(
@@ -53,7 +58,13 @@ class GrokTransformer(nn.Module):
     """Embedding, ``num_layers`` torch encoder layers without positional code, and a linear head on the last position.
 
     Raises:
-        ValueError: a size < 1, ``d_model`` not divisible by ``num_heads``, ``dropout`` outside [0, 1].
+        ValueError: a size < 1, `d_model` not divisible by `num_heads`, `dropout` outside [0, 1].
+
+    Example:
+        ```python
+        model = GrokTransformer(7, d_model=16, num_heads=2)
+        logits = model(modular_arithmetic(7, encoding="index")[0])  # [49, 7]
+        ```
     """
 
     def __init__(

@@ -57,9 +57,8 @@ class CollapseMonitor:
         ```python
         model = torch.nn.Linear(4, 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        x, y = torch.randn(8, 4), torch.randint(3, (8,))
+        logits, y = model(torch.randn(8, 4)), torch.randint(3, (8,))
         with CollapseMonitor(model, optimizer) as monitor:
-            logits = model(x)
             exact_cross_entropy(logits, y).backward()
             monitor.observe(logits, y)
             optimizer.step()

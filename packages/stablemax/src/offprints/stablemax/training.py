@@ -39,20 +39,25 @@ class GrokConfig:
         lr: Learning rate; divided by ``alpha`` squared.
         beta2: AdamW's second decay rate.
         adam_eps: AdamW's epsilon; a large one stops training when gradients get small, which mimics collapse.
-        momentum: Of SGD.
-        weight_decay: Of the optimizer.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of the optimizer.
         orthograd: Project the gradients (perpGrad).
-        granularity: Of the projection.
+        granularity: Granularity of the projection.
         hidden: Widths of the MLP.
         alpha: Factor of the logits.
         dtype: Type of the weights.
         num_parity: Bits that decide the parity.
-        num_noise: Bits that do not.
+        num_noise: Bits that do not matter.
         num_samples: Rows of the parity task.
         steps: Optimizer steps.
         log_every: Steps between two entries of the history.
-        seed: Of the split and of the initialization.
-        device: ``"auto"`` or a torch device.
+        seed: Seed of the split and of the initialization.
+        device: `"auto"` or a torch device.
+
+    Example:
+        ```python
+        config = GrokConfig(p=11, steps=20, orthograd=True, beta2=0.999, adam_eps=1e-8)
+        ```
     """
 
     task: Task = "add"
@@ -101,7 +106,7 @@ class GrokConfig:
 
 @dataclass
 class GrokResult:
-    """What :func:`train_grokking` returns.
+    """What `train_grokking` returns.
 
     Attributes:
         history: Arrays of equal length: ``step``, ``train_loss``, ``train_accuracy``, ``test_loss``,
@@ -109,6 +114,12 @@ class GrokResult:
             softmax), ``weights_l2``, ``nlm_alignment``.
         model: The trained network.
         grokked_at: First logged step with a test accuracy of at least 0.95, or None.
+
+    Example:
+        ```python
+        result = train_grokking(GrokConfig(p=11, steps=20, hidden=(16,), device="cpu"))
+        best = result.history["test_accuracy"].max()
+        ```
     """
 
     history: dict[str, np.ndarray] = field(repr=False)
@@ -146,6 +157,7 @@ def _optimizer(config: GrokConfig, model: nn.Module) -> torch.optim.Optimizer:
             betas=(0.9, config.beta2),
             eps=config.adam_eps,
             weight_decay=config.weight_decay,
+            fused=next(model.parameters()).device.type in ("cpu", "cuda"),  # several times faster
         )
     return OrthoGrad(optimizer, granularity=config.granularity) if config.orthograd else optimizer
 
@@ -175,6 +187,12 @@ def train_grokking(
     Raises:
         ValueError: ``config.device`` is not available.
         FloatingPointError: the loss became NaN or infinite; the message names the step.
+
+    Example:
+        ```python
+        result = train_grokking(GrokConfig(p=11, steps=20, log_every=10, hidden=(16,), device="cpu"))
+        result.history["train_loss"]  # of steps 0, 10 and 20
+        ```
     """
     device = resolve_device(config.device)
     generator = make_generator(config.seed)
