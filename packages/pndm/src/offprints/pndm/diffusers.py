@@ -441,7 +441,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if timestep.numel() != 1 or timestep.is_complex() or timestep.dtype == torch.bool:
             raise TypeError(f"timestep must be one number, got {timestep.dtype} of shape {tuple(timestep.shape)}")
         if timestep._is_view() and timestep._base is self._own and timestep.dtype == torch.int64:
-            place = timestep.storage_offset()
+            place = int(timestep.storage_offset())
             if self._own_version == _version(self._own) >= 0 and 0 <= place < len(self._listed):
                 return self._listed[place], place  # without waiting for a device
             return timestep.item(), place

@@ -32,6 +32,7 @@ def spaced(num_steps: int, num_train_timesteps: int, spacing: Spacing, offset: i
     Raises:
         ValueError: the first one lies beyond the table.
     """
+    times: np.ndarray
     if spacing == "linspace":
         times = np.linspace(0, num_train_timesteps - 1, num_steps).round()[::-1]
     elif spacing == "leading":

@@ -39,7 +39,7 @@ def draw_errors(run: Run, errors: Mapping[str, Mapping[Method, Sequence[float]]]
 
 
 def draw_distances(
-    run: Run, distances: Mapping[Method, Mapping[int, float]], name: str = "digits_error", data: str = "Digits"
+    run: Run, distances: Mapping[str, Mapping[int, float]], name: str = "digits_error", data: str = "Digits"
 ) -> None:
     """Distance to the reference's samples against evaluations, trained network."""
     with run.figure(name) as (_, axes):
