@@ -56,7 +56,7 @@ def test_samplers(method: Any) -> None:
     def in_place(x: Tensor, t: Tensor) -> Tensor:
         return x.relu_().mul_(theta.detach().to(x))
 
-    check_sampler(lambda x: pndm_sample(in_place, x, schedule=schedule, num_steps=6, method=method), noise)
+    check_sampler(lambda noise: pndm_sample(in_place, noise, schedule=schedule, num_steps=6, method=method), noise)
 
 
 def test_sampling_from_a_mixture() -> None:

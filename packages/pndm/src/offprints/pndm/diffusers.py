@@ -179,13 +179,13 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def register_to_config(self, **kwargs: Any) -> None:
         """Change settings. They are honored by the next `set_timesteps`, `prediction_type` by the next run."""
         super().register_to_config(**kwargs)  # type: ignore[no-untyped-call]
-        self._internal_dict = _Config(self._internal_dict)
+        self._internal_dict = _Config(self._internal_dict)  # type: ignore[no-untyped-call]
 
     def to_json_string(self) -> str:
         """The configuration as it is written to files."""
-        mine, self._internal_dict = self._internal_dict, FrozenDict(self._internal_dict)
+        mine, self._internal_dict = self._internal_dict, FrozenDict(self._internal_dict)  # type: ignore[no-untyped-call]
         try:
-            return str(super().to_json_string())  # type: ignore[no-untyped-call]
+            return str(super().to_json_string())
         finally:
             self._internal_dict = mine
 
@@ -193,7 +193,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Write the configuration to a folder; logs a warning where diffusers' own scheduler has no such method."""
         if message := _other_method(self._internal_dict):
             logger.warning(message)
-        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[no-untyped-call]
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _settings(self) -> dict[str, Any]:
         """The settings as they are now, checked: pipelines change them."""
@@ -253,7 +253,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             check_number(level, "final_alpha_cumprod", low=0, high=1, open_low=True)
             self._cache.clear()
             self._seen = (alphas, final, *_versions(alphas, final), Table(table.numpy(), level))
-        return self._seen[-1]  # type: ignore[no-any-return]
+        return self._seen[-1]
 
     # ---- a run -------------------------------------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 self._cache[key] = steps_by_list(self._times, table)
             else:
                 self._cache[key] = steps_by_ratio(self._times, self._ratio, table, to_minus_one=self._method == "fon")
-        return self._cache[key]  # type: ignore[no-any-return]
+        return self._cache[key]
 
     def _plan(self, begin: int) -> list[Call]:
         """The calls from this one of the list on; everything that they depend on is in the key or clears the cache."""
@@ -334,7 +334,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if key not in self._cache:
             check_choice(prediction, "prediction_type", PREDICTIONS)
             self._cache[key] = make_plan(self._steps(), self._method, prediction, begin)
-        return self._cache[key]  # type: ignore[no-any-return]
+        return self._cache[key]
 
     @property
     def begin_index(self) -> int | None:
@@ -493,7 +493,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         check_tensor(noise, "noise", finite=False)
         check_same_shape(original_samples, noise, ("original_samples", "noise"))
         levels = self._table().levels
-        given = timesteps if isinstance(timesteps, Tensor) else as_float64(np.atleast_1d(timesteps), "timesteps")  # type: ignore[arg-type]
+        given = timesteps if isinstance(timesteps, Tensor) else as_float64(np.atleast_1d(timesteps), "timesteps")
         if given.is_complex() or given.dtype == torch.bool:
             raise TypeError(f"timesteps must hold whole numbers, got {given.dtype}")
         given = given.flatten()
@@ -515,7 +515,7 @@ class PNDMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return int(self._internal_dict["num_train_timesteps"])
 
 
-class _Config(FrozenDict):  # type: ignore[misc]
+class _Config(FrozenDict):
     """A configuration that warns when a scheduler of diffusers reads it that has no such method."""
 
     def get(self, key: Any, default: Any = None) -> Any:
