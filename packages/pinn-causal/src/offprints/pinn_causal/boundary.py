@@ -42,7 +42,8 @@ class Boundary:
         """Return the mean squared residual at each time; the points ``x`` are moved to the boundary along the axis."""
         if self.axis >= len(domain):
             raise ValueError(f"axis must be below {len(domain)}, the number of space axes, got {self.axis}")
-        return self.weight * sum(r.square().mean(-1) for r in self._residuals(net, t, x, domain))
+        squares = [r.square().mean(-1) for r in self._residuals(net, t, x, domain)]
+        return self.weight * sum(squares[1:], squares[0])
 
     def _residuals(self, net: Net, t: Tensor, x: Tensor, domain: Domain) -> list[Tensor]:
         raise NotImplementedError
@@ -110,7 +111,8 @@ class Robin(Boundary):
             if self.output >= values[0].shape[-1]:
                 raise ValueError(f"output must be below {values[0].shape[-1]}, got {self.output}")
             weights = [self.alpha if o == 0 else outward * self.beta for o in orders]
-            left = sum(w * v[..., self.output] for w, v in zip(weights, values, strict=True))
+            terms = [w * v[..., self.output] for w, v in zip(weights, values, strict=True)]
+            left = sum(terms[1:], terms[0])
             shape = torch.broadcast_shapes(*(c.shape for c in coordinates))
             found.append(left.expand(shape) - self._wanted(coordinates, shape))
         return found

@@ -153,8 +153,7 @@ class Equation:
             TypeError, ValueError: as `residual`; a residual is not ``(n_t, n_x)``, or ``(n_t,)`` for ODEs;
                 ``equation_weights`` are not as many as the equations.
         """
-        found = self.residual(net, t, x)
-        residuals = (found,) if isinstance(found, Tensor) else tuple(found)
+        residuals = as_tuple(self.residual(net, t, x))
         weights = tuple(self.equation_weights) or (1.0,) * len(residuals)
         if len(weights) != len(residuals):
             raise ValueError(f"equation_weights must be as many as the residuals, {len(residuals)}, got {len(weights)}")
@@ -176,6 +175,11 @@ class Equation:
         if u.shape != state.shape:
             raise ValueError(f"state must have shape {tuple(u.shape)} as the outputs of net, got {tuple(state.shape)}")
         return (u - state).square().mean()
+
+
+def as_tuple(residuals: Any) -> tuple[Tensor, ...]:
+    """Return the residuals of a system; a single one may come alone."""
+    return (residuals,) if isinstance(residuals, Tensor) else tuple(residuals)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -322,7 +326,7 @@ def order_in_time(problem: Problem, t: Tensor, x: Tensor | None) -> int:
 
     def answers(order: int) -> bool:
         found = [problem.residual(trial(order, size), times, points) for size in (0.0, 1.0)]
-        first, second = ((r,) if isinstance(r, Tensor) else tuple(r) for r in found)
+        first, second = (as_tuple(r) for r in found)
         pairs = zip(first, second, strict=True)
         return any(float((a - b).abs().max()) > 1e-6 * float(a.abs().max() + b.abs().max()) for a, b in pairs)
 

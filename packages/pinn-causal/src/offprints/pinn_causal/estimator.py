@@ -20,6 +20,7 @@ from offprints.pinn_causal.batches import Data
 from offprints.pinn_causal.boundary import Boundary
 from offprints.pinn_causal.equation import (
     Problem,
+    as_tuple,
     check_problem,
     on_points,
     order_in_time,
@@ -176,10 +177,9 @@ class CausalPINN(BaseEstimator):
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating torch.dtype, got {self.dtype!r}")
         check_choice(self.sampling, "sampling", ("random", "grid"))
-        if isinstance(self.eps, str) or not isinstance(self.eps, Sequence | np.ndarray):
-            eps: tuple[float, ...] = (check_number(self.eps, "eps", low=0),)
-        else:
-            eps = tuple(self.eps)
+        given: Any = self.eps
+        several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+        eps: tuple[float, ...] = tuple(given) if several else (check_number(given, "eps", low=0),)
         try:
             EpsilonSchedule(eps if any(eps) or not eps else (1.0,), threshold=self.threshold)
         except (TypeError, ValueError) as error:
@@ -219,13 +219,15 @@ class CausalPINN(BaseEstimator):
         axes = len(self.problem.domain)
         if axes > 3:
             raise ValueError(f"problem must have at most 3 space axes, got {axes}")
-        if isinstance(self.n_x, Sequence) and not isinstance(self.n_x, str):
-            per_axis = tuple(check_number(n, "n_x", low=1, integer=True) for n in self.n_x)
+        given: Any = self.n_x
+        points: int | tuple[int, ...]
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            per_axis = tuple(check_number(n, "n_x", low=1, integer=True) for n in given)
             if len(per_axis) != axes:
                 raise ValueError(f"n_x must have one number for each of the {axes} space axes, got {per_axis}")
             total, points = math.prod(per_axis), per_axis
         else:
-            total = check_number(self.n_x, "n_x", low=1, integer=True)
+            total = check_number(given, "n_x", low=1, integer=True)
             points = total
             if self.sampling == "grid" and axes > 1 and round(total ** (1 / axes)) ** axes != total:
                 power = "square" if axes == 2 else "cube"
@@ -420,19 +422,18 @@ class CausalPINN(BaseEstimator):
         parts = ("t", "x", "values") if d else ("t", "values")
         if not isinstance(data, tuple | list) or len(data) != len(parts):
             raise ValueError(f"data must be ({', '.join(parts)}), got {type(data).__name__} of {len(data)}")
-        to = {"dtype": like.dtype, "device": like.device}
-        t = as_features(data[0], "data t", ndim=1, **to)
+        t = as_features(data[0], "data t", ndim=1, dtype=like.dtype, device=like.device)
         values = data[-1] if isinstance(data[-1], Tensor) else torch.as_tensor(np.asarray(data[-1]))
         if not values.is_floating_point():
             raise TypeError(f"data values must have a floating type, got {values.dtype}")
-        values = values.to(**to)
+        values = values.to(like)
         values = values[:, None] if values.ndim == 1 and q == 1 else values
         if values.shape != (len(t), q) or bool(values.isinf().any()) or bool(values.isnan().all()):
             raise ValueError(f"data values must have shape {(len(t), q)}, finite or NaN, got {tuple(values.shape)}")
         columns = [t[:, None]]
         if d:
             ndim = np.ndim(data[1]) if not isinstance(data[1], Tensor) else data[1].ndim
-            x = as_features(data[1], "data x", ndim=1 if d == 1 and ndim == 1 else 2, **to)
+            x = as_features(data[1], "data x", ndim=1 if d == 1 and ndim == 1 else 2).to(like)
             x = x[:, None] if x.ndim == 1 else x
             if x.shape != (len(t), d):
                 raise ValueError(f"data x must have shape {(len(t), d)}, got {tuple(x.shape)}")
@@ -528,8 +529,7 @@ class CausalPINN(BaseEstimator):
         def values(net: nn.Module, chosen: Tensor) -> Tensor:
             order = chosen.argsort()  # residuals want sorted times
             with torch.enable_grad():
-                found = self.problem.residual(net, chosen[order], place)
-            parts = (found,) if isinstance(found, Tensor) else tuple(found)
+                parts = as_tuple(self.problem.residual(net, chosen[order], place))
             stacked = torch.stack([r.detach().reshape(len(chosen), -1) for r in parts], dim=-1)
             return stacked[order.argsort()]
 

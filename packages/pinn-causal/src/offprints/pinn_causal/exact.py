@@ -58,11 +58,12 @@ class ExactInitialCondition(nn.Module):
         rate: State | None = None,
     ) -> None:
         super().__init__()
-        if not callable(net):
-            raise TypeError(f"net must be callable, got {type(net).__name__}")
+        given: object = net
+        if not callable(given):
+            raise TypeError(f"net must be callable, got {type(given).__name__}")
         self.time_index = check_number(time_index, "time_index", low=0, integer=True)
         self.t0 = check_number(t0, "t0") + 0.0
-        self.net = net
+        self.net: nn.Module = net
         self.initial: State
         self.rate: State | None = None
         self.set_initial(initial)
@@ -275,7 +276,8 @@ def in_window(net: nn.Module, start: float) -> nn.Module:
     """
     for condition in exact_conditions(net):
         condition.t0 = float(start)
-        condition.net = _centered(condition.net, start)
+        inner: nn.Module = condition.net
+        condition.net = _centered(inner, start)
     return _centered(net, start)
 
 
@@ -283,5 +285,6 @@ def _centered(net: nn.Module, start: float) -> nn.Module:
     # Imported here: networks do not know of windows.
     from offprints.pinn_causal.networks import MLP, ModifiedMLP
 
-    own = isinstance(net, (MLP, ModifiedMLP)) and implements(net, "forward_series")
-    return TimeShift(net, start) if own and start else net
+    if start and isinstance(net, (MLP, ModifiedMLP)) and implements(net, "forward_series"):
+        return TimeShift(net, start)
+    return net

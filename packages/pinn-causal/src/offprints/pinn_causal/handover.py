@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from offprints.pinn_causal.equation import Equation, Net, Problem, on_points, outputs_at, space_of, state_at
 from offprints.pinn_causal.exact import AtTime, ExactInitialCondition, State, exact_conditions
 from offprints.pinn_causal.interpolant import TrigonometricInterpolant
+from offprints.shared.device import evaluating
 
 Function = Callable[[Tensor], Tensor]
 
@@ -153,7 +154,7 @@ def covered(net: nn.Module, problem: Problem, start: Start, asked_state: bool) -
         return 2 if net.rate is not None else 1
     if not conditions and not asked_state:
         return 0
-    with torch.no_grad():
+    with evaluating(net):
         found = outputs_at(problem, net, start.time, start.x)
     expected = start.state if found.shape == start.state.shape else start.state[: problem.n_outputs]
     function = conditions[0].initial if conditions else None

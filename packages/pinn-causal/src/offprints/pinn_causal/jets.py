@@ -203,7 +203,8 @@ def derivatives(
     """
     if not callable(net):
         raise TypeError(f"net must be callable, got {type(net).__name__}")
-    if isinstance(coordinates, Tensor) or not coordinates:
+    given: object = coordinates
+    if isinstance(given, Tensor) or not coordinates:
         raise ValueError("coordinates must be one or more tensors, one for each coordinate")
     for i, c in enumerate(coordinates):
         check_tensor(c, f"coordinates[{i}]", finite=False)

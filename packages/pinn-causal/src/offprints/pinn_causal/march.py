@@ -14,7 +14,7 @@ from offprints.pinn_causal.equation import trainable
 from offprints.pinn_causal.exact import in_window
 from offprints.pinn_causal.handover import Start, begin, covered, exact_state, hand_over
 from offprints.pinn_causal.window import WindowSettings, WindowTrainer
-from offprints.shared.device import local_seed
+from offprints.shared.device import evaluating, local_seed
 
 if TYPE_CHECKING:
     from offprints.pinn_causal.estimator import CausalPINN
@@ -82,7 +82,7 @@ class March:
     def _check_outputs(self, net: nn.Module, start: Start) -> None:
         d, wanted = len(self.problem.domain), self.problem.n_outputs
         points = start.x.new_tensor([start.time, *(low for low, _ in self.problem.domain)]).expand(2, 1 + d)
-        with torch.no_grad():
+        with evaluating(net):
             found = net(points)
         if not isinstance(found, Tensor) or found.shape != (2, wanted):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -150,11 +150,8 @@ class March:
             self.pending[:0] = [(length / 2, halved + 1)] * 2
             return
         end = self.edges[-1] + length
-        modes = [(part, part.training) for part in trainer.net.modules()]
-        trainer.net.eval()
-        start = hand_over(self.problem, trainer.net, end, self.starts[-1].x, self.order)
-        for part, mode in modes:
-            part.training = mode
+        with evaluating(trainer.net):
+            start = hand_over(self.problem, trainer.net, end, self.starts[-1].x, self.order)
         self.nets.append(trainer.net)
         self.edges.append(end)
         self.converged.append(trainer.converged)
@@ -208,7 +205,8 @@ class March:
             net, _ = self._make_net(self.starts[-1])
             net.load_state_dict(values)
             self.nets.append(net)
-            start = hand_over(self.problem, net, self.edges[k + 1], self.starts[-1].x, self.order)
+            with evaluating(net):
+                start = hand_over(self.problem, net, self.edges[k + 1], self.starts[-1].x, self.order)
             start.state = state["states"][k + 1].to(start.state)
             self.starts.append(start)
         if state["trainer"] is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from offprints.pinn_causal import series
 from offprints.pinn_causal.algebra import Algebra, univariate
+from offprints.pinn_causal.arguments import check_sequence
 from offprints.pinn_causal.embeddings import Group, check_points
 from offprints.pinn_causal.jets import compose, hooked, implements
 from offprints.pinn_causal.series import Series, stack
@@ -36,8 +37,7 @@ class _Network(nn.Module):
         super().__init__()
         check_number(in_features, "in_features", low=1, integer=True)
         check_number(out_features, "out_features", low=1, integer=True)
-        if isinstance(hidden, str) or not isinstance(hidden, Iterable):
-            raise TypeError(f"hidden must be a sequence of widths, got {hidden!r}")
+        check_sequence(hidden, "hidden", "widths")
         hidden = tuple(check_number(width, "hidden", low=1, integer=True) for width in hidden)
         check_choice(activation, "activation", tuple(ACTIVATIONS))
         self.in_features, self.out_features, self.activation = in_features, out_features, activation
@@ -204,8 +204,7 @@ class ModifiedMLP(_Network):
         activation: str = "tanh",
         embedding: nn.Module | None = None,
     ) -> None:
-        if isinstance(hidden, str) or not isinstance(hidden, Iterable):
-            raise TypeError(f"hidden must be a sequence of widths, got {hidden!r}")
+        check_sequence(hidden, "hidden", "widths")
         hidden = tuple(hidden)
         if len(set(hidden)) != 1:
             raise ValueError(f"hidden must be one or more equal widths, got {tuple(hidden)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from offprints.pinn_causal.algebra import Index
+from offprints.pinn_causal.arguments import check_sequence
 from offprints.pinn_causal.equation import Equation, Net, check_times
 from offprints.pinn_causal.jets import partials
 from offprints.pinn_causal.references import KS_REGIMES, random_stream_function, stream_fields
@@ -198,8 +199,7 @@ class Lorenz(Equation):
         beta: Coefficient = 8 / 3,
         state0: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
-        if isinstance(state0, str) or not isinstance(state0, Iterable):
-            raise TypeError(f"state0 must be three numbers, got {state0!r}")
+        check_sequence(state0, "state0", "three numbers")
         state0 = tuple(check_number(value, "state0") for value in state0)
         if len(state0) != 3:
             raise ValueError(f"state0 must have 3 entries, got {len(state0)}")
@@ -283,8 +283,8 @@ class NavierStokes2d(Equation):
         # Of (t, x, y). The vorticity equation is linear in the highest derivatives: with w = v_x - u_y, that of v_x
         # and that of u_y under d/dt - viscosity (d^2/dx^2 + d^2/dy^2) are all it needs of them.
         nu = self.viscosity
-        of_v = {(1, 1, 0): 1.0, (0, 3, 0): -nu, (0, 1, 2): -nu}
-        of_u = {(1, 0, 1): 1.0, (0, 2, 1): -nu, (0, 0, 3): -nu}
+        of_v: dict[Index, Any] = {(1, 1, 0): 1.0, (0, 3, 0): -nu, (0, 1, 2): -nu}
+        of_u: dict[Index, Any] = {(1, 0, 1): 1.0, (0, 2, 1): -nu, (0, 0, 3): -nu}
         indices = [(0, 0, 0), (0, 1, 0), (0, 0, 1), (0, 2, 0), (0, 1, 1), (0, 0, 2)]
         coordinates = [t[:, None], x[None, :, 0], x[None, :, 1]]
         found = [_velocity(f) for f in _apply(net, coordinates, indices, of_v, of_u)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
+from offprints.pinn_causal.arguments import check_sequence
 from offprints.shared.validation import check_number, check_tensor
 
 
@@ -29,8 +30,7 @@ class EpsilonSchedule:
     """
 
     def __init__(self, values: Sequence[float] = (1e-2, 1e-1, 1.0, 10.0, 100.0), *, threshold: float = 0.99) -> None:
-        if isinstance(values, str) or not isinstance(values, Iterable):
-            raise TypeError(f"values must be a sequence of numbers, got {values!r}")
+        check_sequence(values, "values", "numbers")
         values = tuple(values)
         if not values:
             raise ValueError("values must not be empty")
