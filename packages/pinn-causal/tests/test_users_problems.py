@@ -403,9 +403,9 @@ def test_unknown_parameters_are_found_from_data() -> None:
     values[3] = torch.nan  # not observed
     model = CausalPINN(problem, lambda: MLP(1, (16,), 1), eps=0, n_t=16, max_steps=800, data_weight=10.0, **FAST)
     model.fit(data=(t, values))
-    assert float(problem.rate) == pytest.approx(2.0, abs=0.1)
-    assert float(model.parameters_[0]) == float(problem.rate)
-    assert model.history_[-1]["parameters"] == [float(problem.rate)]
+    assert problem.rate.item() == pytest.approx(2.0, abs=0.1)
+    assert float(model.parameters_[0]) == problem.rate.item()
+    assert model.history_[-1]["parameters"] == [problem.rate.item()]
     bad = torch.tensor([5.0])
     check_errors(
         [

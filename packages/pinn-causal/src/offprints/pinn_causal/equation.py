@@ -125,7 +125,7 @@ class Equation:
         return all(_equal(value, vars(other)[name]) for name, value in vars(self).items())
 
     def __hash__(self) -> int:
-        values = ((k, float(v) if isinstance(v, Tensor) and v.ndim == 0 else v) for k, v in sorted(vars(self).items()))
+        values = ((k, v.item() if isinstance(v, Tensor) and v.ndim == 0 else v) for k, v in sorted(vars(self).items()))
         return hash((type(self), *((k, v) for k, v in values if not isinstance(v, Tensor))))
 
     def __repr__(self) -> str:
