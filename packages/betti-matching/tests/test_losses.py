@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 from offprints.betti_matching import (
     BettiMatchingLoss,
     DiceBettiMatchingLoss,
+    PairList,
     betti_matching_error,
     betti_matching_loss,
+    compute_matching,
 )
 from offprints.betti_matching.losses import dice_loss
 
@@ -187,6 +191,7 @@ def test_alpha_may_change_during_training() -> None:
     loss = DiceBettiMatchingLoss(alpha=0.0)
     alone = loss(logits, target)
     assert alone.item() == pytest.approx(loss.last_dice)
+    assert np.isnan(loss.last_betti)
     loss.alpha = 2.0
     assert loss(logits, target).item() == pytest.approx(loss.last_dice + 2 * loss.last_betti)
     loss.alpha = -1.0
@@ -241,6 +246,215 @@ def test_gradient_descent_on_pixels_repairs_a_broken_ring() -> None:
         betti_matching_loss(pixels, ring).backward()
         optimizer.step()
     assert betti_matching_error(pixels.detach(), ring).item() == 0
+
+
+# ---- scales, masks and classes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [255, 7])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_masks_on_another_scale_are_refused(scale: int, dtype: torch.dtype) -> None:
+    pred, target = images(2, 1, 8, 8, dtype=torch.float32)
+    mask = ((target > 0.5) * scale).to(dtype)
+    losses = (
+        betti_matching_loss,
+        dice_loss,
+        BettiMatchingLoss(),
+        DiceBettiMatchingLoss(),
+        DiceBettiMatchingLoss(alpha=0.0),
+    )
+    for loss in losses:
+        with pytest.raises(ValueError, match=r"target must lie in \[0, 1\].*target > 0"):
+            loss(pred, mask)
+
+
+def test_class_labels_are_refused_with_the_remedy_or_taken() -> None:
+    logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.randint(4, (2, 8, 8), generator=torch.Generator().manual_seed(1))
+    onehot = nn.functional.one_hot(labels, 4).movedim(-1, 1)
+    for loss in (BettiMatchingLoss(), DiceBettiMatchingLoss()):
+        for target in (labels, labels[:, None]):
+            with pytest.raises(ValueError, match="one_hot"):
+                loss(logits, target)
+        with pytest.raises(ValueError, match="unsqueeze"):
+            loss(logits[:, :1], labels)
+    for loss_class in (BettiMatchingLoss, DiceBettiMatchingLoss):
+        expected = loss_class(from_logits=False)(logits.softmax(1)[:, 1:], onehot[:, 1:])
+        taken = loss_class(softmax=True, to_onehot=True, include_background=False)
+        torch.testing.assert_close(taken(logits, labels), expected)
+        torch.testing.assert_close(taken(logits, labels[:, None].to(torch.uint8)), expected)
+        with pytest.raises(ValueError, match="target"):
+            taken(logits, labels + 1)
+        with pytest.raises(TypeError, match="target"):
+            taken(logits, labels.double())
+        with pytest.raises(ValueError, match="include_background"):
+            loss_class(include_background=False)(logits[:, :1], onehot[:, :1])
+    with pytest.raises(ValueError, match="softmax"):
+        BettiMatchingLoss(softmax=True, from_logits=False)
+
+
+def test_ignored_voxels_do_not_count() -> None:
+    logits, target = images(2, 2, 8, 12)
+    mask = (target > 0.5).double()
+    ignore = torch.zeros(2, 1, 8, 12, dtype=torch.bool)
+    ignore[..., 8:] = True
+    spoiled, strange = logits.clone(), mask.clone()
+    spoiled[..., 9] = torch.nan
+    strange[..., 10] = 255
+    spoiled.requires_grad_()
+    loss = DiceBettiMatchingLoss(relative=True)
+    value = loss(spoiled, strange, ignore)
+    value.backward()
+    assert spoiled.grad is not None
+    assert not spoiled.grad[..., 8:].any()
+    assert spoiled.grad[..., :8].any()
+    assert spoiled.grad.isfinite().all()
+    p, t = logits.sigmoid(), strange.where(strange <= 1, 0.0)
+    p = torch.where(ignore, t, p)
+    expected = dice_loss(p[..., :8], t[..., :8]) + 0.5 * betti_matching_loss(p, t, relative=True)
+    torch.testing.assert_close(value.detach(), expected)
+    direct = betti_matching_loss(
+        spoiled.detach().sigmoid(), strange, ignore=ignore.expand(-1, 2, -1, -1), relative=True
+    )
+    torch.testing.assert_close(direct, betti_matching_loss(p, t, relative=True))
+    for wrong, error in ((ignore.int(), TypeError), (ignore[..., 1:], ValueError), (ignore.to("meta"), ValueError)):
+        with pytest.raises(error, match="ignore"):
+            loss(logits, mask, wrong)
+
+
+# ---- weights of bars -------------------------------------------------------------------------------------------------
+
+
+def test_weights_scale_the_terms_of_matched_and_unmatched_bars() -> None:
+    pred, target = images(2, 1, 9, 9)
+    matched = betti_matching_loss(pred, target, weights=(1, 0))
+    unmatched = betti_matching_loss(pred, target, weights=(0, 1))
+    assert matched > 0
+    assert unmatched > 0
+    torch.testing.assert_close(betti_matching_loss(pred, target), matched + unmatched)
+    torch.testing.assert_close(betti_matching_loss(pred, target, weights=(0.5, 3.0)), 0.5 * matched + 3 * unmatched)
+
+
+@pytest.mark.parametrize("filtration", ["superlevel", "sublevel"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_bars_that_are_too_short_are_left_out(filtration: Any, relative: bool) -> None:
+    pred, target = images(1, 1, 9, 9)
+    least = 0.3
+    matching = compute_matching(pred[0, 0], target[0, 0], filtration=filtration, relative=relative)
+
+    def lengths(pairs: PairList) -> np.ndarray:
+        return abs(pairs.birth_values - pairs.death_values)
+
+    expected = 0.0
+    for k in range(2):
+        f, g = matching.matched_pred[k], matching.matched_target[k]
+        keep = np.maximum(lengths(f), lengths(g)) >= least
+        births = (f.birth_values - g.birth_values) ** 2
+        finite = np.isfinite(f.death_values)
+        deaths = np.zeros(len(f))
+        deaths[finite] = (f.death_values[finite] - g.death_values[finite]) ** 2
+        expected += float(2 * (births + deaths)[keep].sum())
+        for pairs in (matching.unmatched_pred[k], matching.unmatched_target[k]):
+            expected += float((lengths(pairs) ** 2)[lengths(pairs) >= least].sum())
+    loss = betti_matching_loss(pred, target, filtration=filtration, relative=relative, min_persistence=least)
+    assert loss.item() == pytest.approx(expected)
+    assert loss < betti_matching_loss(pred, target, filtration=filtration, relative=relative)
+
+
+@pytest.mark.parametrize(("filtration", "corner"), [("superlevel", (1, 0)), ("sublevel", (0, 1))])
+def test_unmatched_bars_may_be_pushed_to_the_corner(filtration: Any, corner: tuple[int, int]) -> None:
+    pred, target = images(1, 1, 9, 9)
+    matching = compute_matching(pred[0, 0], target[0, 0], filtration=filtration)
+    change = 0.0
+    for pairs in matching.unmatched_pred:
+        change += float(((pairs.birth_values - corner[0]) ** 2 + (pairs.death_values - corner[1]) ** 2).sum())
+        change -= float(((pairs.birth_values - pairs.death_values) ** 2).sum())
+    plain = betti_matching_loss(pred, target, filtration=filtration)
+    loss = betti_matching_loss(pred, target, filtration=filtration, unmatched="corner")
+    assert loss.item() == pytest.approx(plain.item() + change)
+
+
+def test_the_base_loss_may_be_the_users_own() -> None:
+    logits, target = images(2, 1, 8, 8)
+    mask = (target > 0.5).double()
+    bce = nn.BCEWithLogitsLoss()
+    loss = DiceBettiMatchingLoss(alpha=0.2, base_loss=bce)
+    value = loss(logits, mask)
+    torch.testing.assert_close(value, bce(logits, mask) + 0.2 * BettiMatchingLoss()(logits, mask))
+    assert loss.last_dice == pytest.approx(bce(logits, mask).item())
+    with pytest.raises(ValueError, match="base_loss"):
+        DiceBettiMatchingLoss(base_loss=nn.BCEWithLogitsLoss(reduction="none"))(logits, mask)
+    with pytest.raises(TypeError, match="base_loss"):
+        DiceBettiMatchingLoss(base_loss="bce")  # type: ignore[arg-type]
+
+
+# ---- mixed precision -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_what_float16_cannot_hold_is_returned_in_float32(reduction: Any) -> None:
+    pred, target = images(1, 1, 1024, 1024, dtype=torch.float16)
+    target = (target > 0.5).half()
+    pred.requires_grad_()
+    loss = betti_matching_loss(pred, target, reduction=reduction)
+    assert loss.dtype == torch.float32
+    exact = betti_matching_loss(pred.detach().float(), target.float(), reduction=reduction)
+    assert (exact > torch.finfo(torch.float16).max).all()
+    torch.testing.assert_close(loss.detach(), exact)
+    loss.sum().backward()
+    assert pred.grad is not None
+    assert pred.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_scaler_skips_the_step_of_a_logit_that_is_not_finite(value: float, dtype: torch.dtype) -> None:
+    model = nn.Conv2d(1, 1, 1)
+    before = model.weight.detach().clone()
+    images_, target = images(2, 1, 8, 8, dtype=torch.float32)
+    for loss in (BettiMatchingLoss(relative=True), DiceBettiMatchingLoss()):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        optimizer.zero_grad()
+        logits = model(images_)
+        logits = torch.where(torch.arange(8) == 3, logits * value, logits).to(dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            total = loss(logits, target > 0.5)
+        assert total.isnan()
+        scaler.scale(total).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(model.weight, before)
+        assert scaler.get_scale() == 2.0
+    good, bad = torch.zeros(8, 8), torch.full((8, 8), value)
+    each = BettiMatchingLoss(reduction="none", nonfinite="propagate")(
+        torch.stack((good, bad))[None], target[:1].expand(1, 2, 8, 8)
+    )
+    assert each.isnan().tolist() == [[False, True]]
+    with pytest.raises(ValueError, match="input must be finite"):
+        BettiMatchingLoss(nonfinite="raise")(bad[None, None].half(), target[:1])
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_nothing_is_matched_where_alpha_is_zero(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = images(2, 1, 8, 8)
+    mask = (target > 0.5).double()
+    logits[0, 0, 0, 0] = value
+    loss = DiceBettiMatchingLoss(alpha=0.0)
+    monkeypatch.setattr("offprints.betti_matching.bars.match_voxels", None)
+    torch.testing.assert_close(loss(logits, mask), dice_loss(logits.sigmoid(), mask))
+    assert np.isnan(loss.last_betti)
+
+
+def test_the_first_loss_of_a_process_does_not_load_the_compiler() -> None:
+    code = (
+        "import sys, torch, offprints.betti_matching as b;"
+        "x = torch.rand(2, 1, 1, 6, 6, requires_grad=True);"
+        "b.betti_matching_loss(*x).backward();"
+        "print([m for m in ('torch._dynamo', 'torch._inductor', 'sympy') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 @pytest.mark.gpu

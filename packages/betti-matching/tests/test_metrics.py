@@ -13,6 +13,7 @@ from offprints.betti_matching import (
     betti_matching_error,
     betti_matching_loss,
     betti_number_error,
+    betti_numbers,
 )
 
 SHAPES = {1: (23,), 2: (9, 8), 3: (6, 5, 6)}
@@ -37,7 +38,8 @@ def images(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_matching_error_is_the_loss_of_the_masks(ndim: int, options: dict[str, Any]) -> None:
     pred, target = images(3, 2, *SHAPES[ndim])
-    masks = (pred >= 0.5).double(), target >= 0.5
+    sublevel = options["filtration"] == "sublevel"  # the foreground, <= 0.5, is 0 there
+    masks = [(image > 0.5 if sublevel else image >= 0.5).double() for image in (pred, target)]
     for dims in (None, *((k,) for k in range(ndim))):
         error = betti_matching_error(pred, target, dims=dims, reduction="none", **options)
         assert error.dtype == torch.float32
@@ -127,6 +129,75 @@ def test_thresholds_types_and_reductions() -> None:
     torch.testing.assert_close(betti_matching_error(masked, target, threshold=0.7, reduction="none"), each)
 
 
+THREE = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", THREE)
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7, 1 / 3])
+def test_a_pixel_at_the_threshold_is_foreground_in_every_type(dtype: str, threshold: float) -> None:
+    image = torch.zeros(5, 5, dtype=THREE[dtype])
+    image[1, 1] = image[3, 3] = threshold
+    image[1, 3] = 0.9
+    batch, empty = image[None, None], torch.zeros(1, 1, 5, 5)
+    for value in (threshold, np.float64(threshold)):
+        np.testing.assert_array_equal(betti_numbers(image, threshold=value), [3, 0])
+        assert betti_number_error(batch, empty, threshold=value).item() == 3
+        assert betti_matching_error(batch, empty, threshold=value).item() == 2 + 2  # essential, and two more
+    if dtype != "bfloat16":
+        np.testing.assert_array_equal(betti_numbers(image.numpy(), threshold=threshold), [3, 0])
+    np.testing.assert_array_equal(betti_numbers(-image, threshold=-threshold, filtration="sublevel"), [3, 0])
+
+
+def test_sublevel_foreground_reaches_the_threshold_too() -> None:
+    target = torch.ones(1, 1, 7, 7)
+    pred = target.clone()
+    pred[0, 0, [1, 3, 5], [1, 3, 5]] = 0.5
+    np.testing.assert_array_equal(betti_numbers(pred[0, 0], filtration="sublevel"), [3, 0])
+    assert betti_number_error(pred, target, filtration="sublevel").item() == 3
+    assert betti_matching_error(pred, target, filtration="sublevel").item() == 4  # two bars, and the essential one
+
+
+@pytest.mark.parametrize("filtration", ["superlevel", "sublevel"])
+@pytest.mark.parametrize("values", [torch.int64, torch.uint8, torch.bool, torch.int8])
+def test_integers_are_compared_exactly(filtration: Any, values: torch.dtype) -> None:
+    image = torch.tensor([[0, 1, 0, 1, 1]], dtype=values)
+    for threshold, bright, dark in ((0.5, 2, 2), (1.0, 2, 1), (0.0, 1, 2), (1e9, 0, 1), (-1e9, 1, 0)):
+        expected = bright if filtration == "superlevel" else dark
+        assert betti_numbers(image, threshold=threshold, filtration=filtration)[0] == expected
+        assert betti_numbers(image.numpy(), threshold=threshold, filtration=filtration)[0] == expected
+    large = torch.tensor([[2**53, 2**53 + 1, 2**53]])
+    assert betti_numbers(large, threshold=float(2**53), filtration="sublevel")[0] == 2
+
+
+def test_what_never_enters_does_not_enter_by_rounding() -> None:
+    image = torch.tensor([[1.0, torch.inf, 1.0, -torch.inf, 1.0]], dtype=torch.float16)
+    assert betti_numbers(image, threshold=1e6)[0] == 1  # the infinite pixel alone
+    assert betti_numbers(image, threshold=-1e6)[0] == 2  # all but that of -inf
+    assert betti_numbers(image, threshold=1e6, filtration="sublevel")[0] == 2
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_number_error_never_exceeds_the_matching_error(options: dict[str, Any]) -> None:
+    for ndim, shape in SHAPES.items():
+        pred, target = images(40, 1, *shape, seed=ndim)
+        for k in range(ndim):
+            number = betti_number_error(pred, target, dims=[k], reduction="none", **options)
+            matching = betti_matching_error(pred, target, dims=[k], reduction="none", **options)
+            assert (number <= matching).all()
+
+
+def test_rows_are_not_taken_for_channels() -> None:
+    pred, target = images(2, 16, 16)
+    for call in (betti_matching_error, betti_number_error, BettiMatchingMetric().update):
+        with pytest.raises(ValueError, match=r"unsqueeze\(1\)"):
+            call(pred, target)
+    whole = betti_matching_error(pred, target, spatial_dims=1, reduction="none")
+    parts = [betti_matching_error(pred[:, [c]], target[:, [c]], reduction="none") for c in range(16)]
+    torch.testing.assert_close(whole, torch.cat(parts, dim=1))
+    with pytest.raises(ValueError, match="dimensions"):
+        betti_matching_error(pred, target, spatial_dims=2)
+
+
 @pytest.mark.parametrize("options", [*OPTIONS, {"dims": (1,), "comparison": "intersection"}, {"threshold": 0.3}])
 def test_metric_is_the_mean_over_all_images(options: dict[str, Any]) -> None:
     pred, target = images(7, 2, 6, 7)
@@ -143,7 +214,8 @@ def test_metric_is_the_mean_over_all_images(options: dict[str, Any]) -> None:
     ):
         expected[name] = error(pred, target, dims=dims, **opts).item()
         expected |= {f"{name}_{k}": error(pred, target, dims=[k], **opts).item() for k in dims}
-    f, g = (image.flatten(2) >= options.get("threshold", 0.5) for image in (pred, target))
+    above = torch.gt if options.get("filtration") == "sublevel" else torch.ge
+    f, g = (above(image.flatten(2), options.get("threshold", 0.5)) for image in (pred, target))
     expected["dice"] = (2 * (f & g).sum(2) / (f.sum(2) + g.sum(2))).mean().item()
     assert result == pytest.approx(expected)
     assert result.keys() == expected.keys()

@@ -8,12 +8,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from offprints.betti_matching._checks import check_dims, check_images, check_options
-from offprints.betti_matching._terms import in_output_precision, in_working_precision, square_terms, sum_of_squares
-from offprints.betti_matching.losses import Reduction
-from offprints.betti_matching.matching import Construction, Filtration, VoxelPairs, compute_barcode
+from offprints.betti_matching._terms import (
+    Layout,
+    in_output_precision,
+    in_working_precision,
+    padded,
+    square_terms,
+    sum_of_squares,
+)
+from offprints.betti_matching.bars import check_values
+from offprints.betti_matching.images import check_images
+from offprints.betti_matching.matching import VoxelPairs, compute_barcode
+from offprints.betti_matching.options import Construction, Filtration, MatchingOptions, check_dims
 from offprints.betti_matching.pairs import PairList
-from offprints.shared.validation import check_choice, check_number, reduce
+from offprints.shared.validation import Reduction, check_choice, check_number, reduce
 
 
 def wasserstein_loss(
@@ -33,16 +41,14 @@ def wasserstein_loss(
     the image the features lie; it is never greater than `betti_matching_loss` of the same images. Arguments, result and
     errors as for `betti_matching_loss`.
     """
-    check_options(filtration, construction)
+    settings = MatchingOptions(filtration, construction, "union", relative, reduced)
     check_choice(reduction, "reduction", ("mean", "sum", "none"))
     check_images(pred, target, ("pred", "target"), floating=True)
     chosen = check_dims(dims, pred.ndim - 2) or ()
     p, t = in_working_precision(pred, target)
     shape = p.shape[2:]
     host = torch.stack((p.detach(), t.detach())).flatten(1, 2).cpu().numpy()
-    for side, name in zip(host, ("pred", "target"), strict=True):
-        if not np.isfinite(side).all():
-            raise ValueError(f"{name} must be finite, got NaN or infinite values")
+    check_values(*host, "pred")
 
     matchings = []
     for images in zip(*host, strict=True):
@@ -50,10 +56,11 @@ def wasserstein_loss(
             compute_barcode(x, filtration=filtration, construction=construction, relative=relative, reduced=reduced)
             for x in images
         ]
-        matchings.append([_match_by_value(barcodes[0][k], barcodes[1][k], shape, relative) for k in chosen])
-    frames = {"frame": 0, "frames": 1} if relative else {}
-    terms = torch.from_numpy(square_terms(matchings, shape, **frames)).to(p.device)
-    losses = sum_of_squares(p, t, terms, (filtration,) if relative else ())
+        matchings.append([_match_by_value(barcodes[0][k], barcodes[1][k], shape, settings.relative) for k in chosen])
+    frames = (filtration,) if settings.relative else ()
+    terms = square_terms(matchings, Layout(tuple(shape), frames), frame=0 if frames else None)
+    ends, weights = (torch.from_numpy(x).to(p.device) for x in padded([terms], len(matchings)))
+    losses = sum_of_squares(p, t, ends, weights, frames)
     return in_output_precision(reduce(losses, reduction), pred)
 
 
@@ -103,8 +110,8 @@ def cldice_loss(
     Raises:
         TypeError, ValueError: as `betti_matching_loss`; also if `iterations` or `smooth` is negative.
     """
-    check_number(iterations, "iterations", low=0, integer=True)
-    check_number(smooth, "smooth", low=0.0)
+    iterations = check_number(iterations, "iterations", low=0, integer=True)
+    smooth = check_number(smooth, "smooth", low=0.0)
     check_images(pred, target, ("pred", "target"), floating=True)
     p, t = in_working_precision(pred, target)
     axes = tuple(range(2, p.ndim))

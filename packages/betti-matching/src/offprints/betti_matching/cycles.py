@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from offprints.betti_matching._checks import check_options
-from offprints.betti_matching.matching import Construction, Filtration, as_image
+from offprints.betti_matching.images import as_image
+from offprints.betti_matching.options import Construction, Filtration, MatchingOptions
 from offprints.betti_matching.pairs import PairList
 from offprints.shared.validation import check_number
 
@@ -41,12 +41,12 @@ def representative_cycles(
         TypeError: complex or object dtype.
         ValueError: unknown option, wrong number of axes, NaN, `dim` out of range, or pairs that are not of this image.
     """
-    check_options(filtration, construction)
-    array = as_image(image, "image").astype(np.float64)
+    settings = MatchingOptions(filtration, construction)
+    array = as_image(image, "image", superlevel=settings.superlevel).astype(np.float64)
     if np.isnan(array).any():
         raise ValueError("image must not contain NaN")
-    check_number(dim, "dim", low=0, high=array.ndim - 1, integer=True)
-    values = -array if filtration == "superlevel" else array
+    dim = check_number(dim, "dim", low=0, high=array.ndim - 1, integer=True)
+    values = settings.sign * array
     _check_pairs(pairs, array, values, dim)
     births, deaths = pairs.birth, pairs.death
     if dim == 0:
@@ -58,6 +58,10 @@ def representative_cycles(
 
 def _check_pairs(pairs: PairList, image: np.ndarray, values: np.ndarray, dim: int) -> None:
     """Refuse bars that cannot be of this image: other voxels, other values, or deaths not after births."""
+    if not isinstance(pairs, PairList):
+        raise TypeError(f"pairs must be a PairList, got {type(pairs).__name__}")
+    if pairs.birth.ndim != 2 or pairs.birth.shape != pairs.death.shape:
+        raise ValueError(f"pairs must have births and deaths of one shape [n, d], got {pairs.birth.shape}")
     finite = pairs.death[:, 0] >= 0
     births, deaths = pairs.birth, pairs.death[finite]
     if dim > 0 and not finite.all():

@@ -1,29 +1,40 @@
 """The Betti matching loss (Definition 3 of the paper) and its sum with the Dice loss."""
 
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict, Unpack
+
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from offprints.betti_matching._checks import check_dims, check_images, check_options
-from offprints.betti_matching._terms import (
-    in_output_precision,
-    in_working_precision,
-    square_terms,
-    sum_of_squares,
+from offprints.betti_matching._terms import in_output_precision, in_working_precision, sum_of_squares, transformed
+from offprints.betti_matching.bars import bars, wrong_range
+from offprints.betti_matching.images import check_images
+from offprints.betti_matching.options import (
+    Comparison,
+    Construction,
+    LossFiltration,
+    LossOptions,
+    Nonfinite,
+    Unmatched,
 )
-from offprints.betti_matching.matching import Comparison, Construction, Filtration, match_voxels
-from offprints.shared.validation import check_choice, check_number, reduce
+from offprints.shared.validation import (
+    Reduction,
+    check_bool,
+    check_choice,
+    check_labels,
+    check_number,
+    reduce,
+    should_check,
+)
 
-LossFiltration = Literal["superlevel", "sublevel", "bothlevel"]
-Reduction = Literal["mean", "sum", "none"]
+_REDUCTIONS = ("mean", "sum", "none")
 
 
-class LossOptions(TypedDict, total=False):
+class ModuleOptions(TypedDict, total=False):
     """Keyword arguments of `BettiMatchingLoss`."""
 
     filtration: LossFiltration
@@ -34,18 +45,15 @@ class LossOptions(TypedDict, total=False):
     dims: Sequence[int] | None
     reduction: Reduction
     from_logits: bool
-
-
-class _Options(NamedTuple):
-    filtration: str
-    construction: str
-    comparison: str
-    relative: bool
-    reduced: bool
-    dims: Sequence[int] | None
-
-    def check(self) -> None:
-        check_options(self.filtration, self.construction, self.comparison, self.dims, bothlevel=True)
+    softmax: bool
+    to_onehot: bool
+    include_background: bool
+    weights: tuple[float, float]
+    min_persistence: float
+    unmatched: Unmatched
+    nonfinite: Nonfinite
+    num_workers: int | None
+    spatial_dims: int | None
 
 
 def betti_matching_loss(
@@ -59,6 +67,13 @@ def betti_matching_loss(
     reduced: bool = False,
     dims: Sequence[int] | None = None,
     reduction: Reduction = "mean",
+    ignore: Bool[Tensor, "batch #channels *spatial"] | None = None,
+    weights: tuple[float, float] = (1.0, 1.0),
+    min_persistence: float = 0.0,
+    unmatched: Unmatched = "diagonal",
+    nonfinite: Nonfinite = "auto",
+    num_workers: int | None = None,
+    spatial_dims: int | None = None,
 ) -> Float[Tensor, "*reduced"]:
     r"""Betti matching loss of probability maps; every ``(batch, channel)`` is one image with 1 to 3 axes.
 
@@ -74,7 +89,7 @@ def betti_matching_loss(
 
     Args:
         pred: probabilities ``[batch, channels, *spatial]``, floating and finite.
-        target: the same shape and device; floating, integer or boolean.
+        target: the same shape and device; floating, integer or boolean, in [0, 1] where `pred` is.
         filtration: ``"superlevel"`` (bright structures), ``"sublevel"`` or ``"bothlevel"`` (the sum of the two).
         construction: ``"V"`` (foreground 4-/6-connected) or ``"T"`` (8-/26-connected) for superlevel structures.
         comparison: match through the union of the two images or through their intersection.
@@ -82,17 +97,56 @@ def betti_matching_loss(
         reduced: drop the essential bar.
         dims: homology dimensions to sum over; all by default.
         reduction: over the ``batch * channels`` images; ``"none"`` returns ``[batch, channels]``.
+        ignore: voxels that do not count, boolean, of the shape of `pred` or with one channel. There the prediction is
+            taken to be the target, and it gets no gradient.
+        weights: factors of the terms of matched and of unmatched bars.
+        min_persistence: unmatched bars shorter than this are left out, and matched ones if both are.
+        unmatched: what becomes of unmatched bars of the prediction: ``"diagonal"``, as in the paper, makes them vanish;
+            ``"corner"`` makes them last, birth at 1 and death at 0 (the other way round in ``"sublevel"``).
+        nonfinite: ``"raise"`` refuses a prediction of NaN or infinite values; ``"propagate"`` gives such an image a
+            loss and a gradient of NaN, so that `torch.amp.GradScaler` skips the step. ``"auto"`` propagates under
+            autocast and for half types, and raises otherwise.
+        num_workers: threads; by default as many as torch uses (`torch.get_num_threads`).
+        spatial_dims: number of axes of an image. Only ``[batch, channels, length]`` with many channels needs it, since
+            that is what ``[batch, height, width]`` looks like.
 
     Returns:
-        The loss in the dtype of `pred`; half types are computed in float32, and stay float32 under autocast.
+        The loss in the dtype of `pred`. Half types are computed in float32; the result stays float32 under autocast
+        and where float16 cannot hold it (compiled and mapped code, which cannot look, returns float32 for float16).
 
     Raises:
         TypeError: `pred` is not a floating tensor or `target` not a real one.
-        ValueError: shapes or devices differ, an axis is empty, a value is NaN or infinite, an option is unknown.
+        ValueError: shapes or devices differ, an axis is empty, a value is NaN or infinite, `target` is a mask on
+            another scale, an option is unknown.
+
+    Example:
+        >>> target = torch.zeros(1, 1, 5, 5)
+        >>> target[..., 1:4, 1:4] = 1
+        >>> target[..., 2, 2] = 0  # a ring
+        >>> pred = target.clone()
+        >>> pred[..., 2, 3] = 0.3  # nearly broken
+        >>> betti_matching_loss(pred, target)
+        tensor(0.9800)
     """
-    options = _Options(filtration, construction, comparison, relative, reduced, dims)
-    check_images(pred, target, ("pred", "target"), floating=True)
-    losses = _image_losses(*_probabilities(pred, target, from_logits=False), options, "pred")
+    options = LossOptions(
+        filtration,
+        construction,
+        comparison,
+        relative,
+        reduced,
+        dims,
+        weights,
+        min_persistence,
+        unmatched,
+        nonfinite,
+        num_workers,
+        spatial_dims,
+    )
+    check_images(pred, target, ("pred", "target"), floating=True, spatial_dims=options.spatial_dims)
+    p, y = in_working_precision(pred, target)
+    if ignore is not None:
+        p, y = _ignored(p, y, _check_ignore(ignore, pred))
+    losses = image_losses(p, y, p.detach(), options, "pred", propagate=_propagates(options, pred))
     return in_output_precision(reduce(losses, reduction), pred)
 
 
@@ -107,7 +161,8 @@ def dice_loss(
     `pred` holds probabilities. Errors and dtypes as in `betti_matching_loss`, but infinite values propagate.
     """
     check_images(pred, target, ("pred", "target"), floating=True)
-    p, y, _ = _probabilities(pred, target, from_logits=False)
+    p, y = in_working_precision(pred, target)
+    _check_range(y)
     return in_output_precision(reduce(_image_dice(p, y), reduction), pred)
 
 
@@ -116,7 +171,17 @@ class BettiMatchingLoss(nn.Module):
 
     Args:
         from_logits: the input holds logits; otherwise probabilities.
-        **options: those of `betti_matching_loss`.
+        softmax: logits of classes that exclude each other: softmax over the channels in place of the sigmoid.
+        to_onehot: the target holds class labels, ``[batch, *spatial]`` or ``[batch, 1, *spatial]``, of as many classes
+            as the input has channels.
+        include_background: whether channel 0 counts.
+        **options: those of `betti_matching_loss`; `ignore` is an argument of the call.
+
+    Example:
+        >>> logits = torch.tensor([[-4.0, 4.0, -1.0, 4.0, -4.0]])[None]  # two components that should be one
+        >>> mask = torch.tensor([[0, 1, 1, 1, 0]])[None]
+        >>> BettiMatchingLoss()(logits, mask)
+        tensor(0.5093)
     """
 
     def __init__(
@@ -130,147 +195,254 @@ class BettiMatchingLoss(nn.Module):
         dims: Sequence[int] | None = None,
         reduction: Reduction = "mean",
         from_logits: bool = True,
+        softmax: bool = False,
+        to_onehot: bool = False,
+        include_background: bool = True,
+        weights: tuple[float, float] = (1.0, 1.0),
+        min_persistence: float = 0.0,
+        unmatched: Unmatched = "diagonal",
+        nonfinite: Nonfinite = "auto",
+        num_workers: int | None = None,
+        spatial_dims: int | None = None,
     ) -> None:
         super().__init__()
-        self.filtration, self.construction, self.comparison = filtration, construction, comparison
-        self.relative, self.reduced, self.dims = relative, reduced, dims
-        self.reduction, self.from_logits = reduction, from_logits
-        self._options().check()
-        check_choice(reduction, "reduction", ("mean", "sum", "none"))
+        self.options = LossOptions(
+            filtration,
+            construction,
+            comparison,
+            relative,
+            reduced,
+            dims,
+            weights,
+            min_persistence,
+            unmatched,
+            nonfinite,
+            num_workers,
+            spatial_dims,
+        )
+        check_choice(reduction, "reduction", _REDUCTIONS)
+        self.reduction = reduction
+        self.from_logits = check_bool(from_logits, "from_logits")
+        self.softmax = check_bool(softmax, "softmax")
+        self.to_onehot = check_bool(to_onehot, "to_onehot")
+        self.include_background = check_bool(include_background, "include_background")
+        if softmax and not from_logits:
+            raise ValueError("softmax must be False where from_logits is: the input holds probabilities")
 
     def forward(
-        self, input: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch channels *spatial"]
+        self,
+        input: Float[Tensor, "batch channels *spatial"],
+        target: Shaped[Tensor, "..."],
+        ignore: Bool[Tensor, "batch #channels *spatial"] | None = None,
     ) -> Float[Tensor, "*reduced"]:
-        """The reduced loss of logits (or probabilities) `input` and `target`, both ``[batch, channels, *spatial]``."""
-        check_images(input, target, ("input", "target"), floating=True)
-        p, y, seen = _probabilities(input, target, from_logits=self.from_logits)
-        losses = _image_losses(p, y, seen, self._options(), "input")
+        """The reduced loss of logits (or probabilities) `input` and `target`, both ``[batch, channels, *spatial]``.
+
+        `ignore` is that of `betti_matching_loss`.
+        """
+        p, y, seen, _ = self._prepare(input, target, ignore)
+        losses = image_losses(p, y, seen, self.options, "input", propagate=_propagates(self.options, input))
         return in_output_precision(reduce(losses, self.reduction), input)
 
-    def _options(self) -> _Options:
-        return _Options(self.filtration, self.construction, self.comparison, self.relative, self.reduced, self.dims)
+    def _prepare(
+        self, input: Tensor, target: Tensor, ignore: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Probabilities and targets of the channels that count, what the matching sees, and what is ignored."""
+        if self.to_onehot:
+            target = _one_hot(target, input)
+        check_images(input, target, ("input", "target"), floating=True, spatial_dims=self.options.spatial_dims)
+        if not self.include_background and input.shape[1] == 1:
+            raise ValueError("input must have two channels or more where include_background is False, got 1")
+        if ignore is not None:
+            ignore = _check_ignore(ignore, input)
+        x, y = in_working_precision(input, target)
+        if ignore is not None:  # masked before the sigmoid: what is ignored may be NaN
+            x = x.masked_fill(ignore.all(1, keepdim=True) if self.softmax else ignore, 0.0)
+        p = (x.softmax(1) if self.softmax else x.sigmoid()) if self.from_logits else x
+        if not self.include_background:
+            p, y, x = p[:, 1:], y[:, 1:], x[:, 1:]
+            ignore = ignore if ignore is None or ignore.shape[1] == 1 else ignore[:, 1:]
+        if ignore is not None:
+            p, y = _ignored(p, y, ignore)
+        seen = p.detach()
+        if self.from_logits:
+            # the probability of an infinite logit is finite: mark it, so that the matching does not overlook it
+            seen = seen.masked_fill(~x.detach().isfinite(), float("nan"))
+        return p, y, seen, ignore
 
     def extra_repr(self) -> str:
         """The options."""
-        shown = {**self._options()._asdict(), "reduction": self.reduction, "from_logits": self.from_logits}
+        shown = {name: getattr(self.options, name) for name in _SHOWN}
+        shown |= {"reduction": self.reduction, "from_logits": self.from_logits, "softmax": self.softmax}
+        shown |= {"to_onehot": self.to_onehot, "include_background": self.include_background}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+_SHOWN = [name for name in LossOptions.__dataclass_fields__ if name != "filtrations"]
+
+
+def _forwarded(name: str) -> property:
+    """An option of the record, as an attribute of the module that may be set."""
+
+    def fget(self: BettiMatchingLoss) -> Any:
+        return getattr(self.options, name)
+
+    def fset(self: BettiMatchingLoss, value: Any) -> None:
+        self.options = replace(self.options, **{name: value})
+
+    return property(fget, fset, doc=f"The option `{name}`, checked when it is set.")
+
+
+for _name in _SHOWN:
+    setattr(BettiMatchingLoss, _name, _forwarded(_name))
 
 
 class DiceBettiMatchingLoss(BettiMatchingLoss):
     """``Dice + alpha * Betti matching``, the training loss of the paper (alpha = 0.5).
 
-    `last_dice` and `last_betti` are the two terms of the last call as floats for logging (means over the images where
-    ``reduction="none"``, NaN before the first call). They are fetched from the device when they are read.
+    `last_dice` and `last_betti` are the two terms of the last call as floats for logging: means over the images for
+    ``reduction="none"``; NaN before the first call, under `torch.func` and, for `last_betti`, where alpha is 0. They
+    are fetched from the device when they are read. With ``alpha=0`` nothing is matched: the term costs nothing, and
+    infinite logits pass.
 
     Args:
         alpha: weight of the Betti matching term, at least 0. It may be changed during training.
+        base_loss: takes the place of Dice: called with the module's `input` and `target` as they are, and returns a
+            tensor of the shape of the reduced loss. `last_dice` is then its value.
         **options: those of `BettiMatchingLoss`; `reduction` applies to both terms.
+
+    Example:
+        >>> criterion = DiceBettiMatchingLoss(alpha=0.1, relative=True)
+        >>> loss = criterion(torch.zeros(1, 1, 8, 8), torch.eye(8)[None, None])
+        >>> round(loss.item(), 4) == round(criterion.last_dice + 0.1 * criterion.last_betti, 4)
+        True
     """
 
-    def __init__(self, *, alpha: float = 0.5, **options: Unpack[LossOptions]) -> None:
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.5,
+        base_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        **options: Unpack[ModuleOptions],
+    ) -> None:
         super().__init__(**options)
-        check_number(alpha, "alpha", low=0.0)
-        self.alpha = alpha
-        self._last: tuple[Tensor, Tensor] | None = None
+        self.alpha = check_number(alpha, "alpha", low=0.0)
+        if base_loss is not None and not callable(base_loss):
+            raise TypeError(f"base_loss must be a module or function of input and target, got {base_loss!r}")
+        self.base_loss = base_loss
+        self._last: tuple[Tensor, Tensor | None] | None = None
 
     def forward(
-        self, input: Float[Tensor, "batch channels *spatial"], target: Shaped[Tensor, "batch channels *spatial"]
+        self,
+        input: Float[Tensor, "batch channels *spatial"],
+        target: Shaped[Tensor, "..."],
+        ignore: Bool[Tensor, "batch #channels *spatial"] | None = None,
     ) -> Float[Tensor, "*reduced"]:
         """The reduced sum of both terms for logits (or probabilities) `input`, ``[batch, channels, *spatial]``."""
-        check_images(input, target, ("input", "target"), floating=True)
-        check_number(self.alpha, "alpha", low=0.0)
-        p, y, seen = _probabilities(input, target, from_logits=self.from_logits)
-        betti = reduce(_image_losses(p, y, seen, self._options(), "input"), self.reduction)
-        dice = reduce(_image_dice(p, y), self.reduction)
-        self._last = dice.detach(), betti.detach()
-        return in_output_precision(dice + self.alpha * betti, input)
+        p, y, seen, ignored = self._prepare(input, target, ignore)
+        alpha = check_number(self.alpha, "alpha", low=0.0)
+        betti = None
+        if alpha > 0:
+            losses = image_losses(p, y, seen, self.options, "input", propagate=_propagates(self.options, input))
+            betti = reduce(losses, self.reduction)
+        if self.base_loss is None:
+            if betti is None:
+                _check_range(y)
+            base = reduce(_image_dice(p, y, ignored), self.reduction)
+        else:
+            base = self._base(input, target, p)
+        self._last = None if transformed() else (base.detach(), None if betti is None else betti.detach())
+        return in_output_precision(base if betti is None else base + alpha * betti, input)
+
+    def _base(self, input: Tensor, target: Tensor, p: Tensor) -> Tensor:
+        assert self.base_loss is not None
+        base = self.base_loss(input, target)
+        wanted = tuple(p.shape[:2]) if self.reduction == "none" else ()
+        if not isinstance(base, Tensor) or not base.is_floating_point():
+            raise TypeError(f"base_loss must return a floating tensor, got {type(base).__name__}")
+        if tuple(base.shape) != wanted:
+            raise ValueError(f"base_loss must return a tensor of shape {wanted}, got {tuple(base.shape)}")
+        return base.to(p.dtype)
 
     @property
     def last_dice(self) -> float:
-        """The Dice term of the last call."""
+        """The Dice term (or the base loss) of the last call."""
         return float("nan") if self._last is None else float(self._last[0].mean())
 
     @property
     def last_betti(self) -> float:
         """The Betti matching term of the last call, before the weight alpha."""
-        return float("nan") if self._last is None else float(self._last[1].mean())
+        if self._last is None or self._last[1] is None:
+            return float("nan")
+        return float(self._last[1].mean())
 
     def extra_repr(self) -> str:
         """Alpha and the options."""
         return f"alpha={self.alpha}, {super().extra_repr()}"
 
 
-def _probabilities(x: Tensor, target: Tensor, *, from_logits: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Prediction, target and what the matching sees of the prediction."""
-    x, target = in_working_precision(x, target)
-    if not from_logits:
-        return x, target, x.detach()
-    p = x.sigmoid()
-    # the probability of an infinite logit is finite: mark it, so that the matching refuses it all the same
-    return p, target, p.detach().masked_fill(~x.detach().isfinite(), float("nan"))
+def image_losses(
+    p: Tensor, y: Tensor, seen: Tensor, options: LossOptions, name: str, *, propagate: bool
+) -> Float[Tensor, "batch channels"]:
+    """Loss of every image; the matching is that of `seen` and `y`."""
+    stacked = torch.stack((seen, y.detach())).flatten(1, 2)
+    ends, weights = bars(stacked, options, name, propagate=propagate)
+    frames = tuple(one.filtration for one in options.filtrations) if options.relative else ()
+    return sum_of_squares(p, y, ends, weights, frames)
 
 
-def _image_dice(p: Tensor, t: Tensor) -> Tensor:
+def _propagates(options: LossOptions, x: Tensor) -> bool:
+    if options.nonfinite != "auto":
+        return options.nonfinite == "propagate"
+    half = x.dtype not in (torch.float32, torch.float64)
+    return half or torch.is_autocast_enabled(x.device.type)
+
+
+def _image_dice(p: Tensor, t: Tensor, ignore: Tensor | None = None) -> Tensor:
     axes = tuple(range(2, p.ndim))
     smooth = 1e-5
+    if ignore is not None:
+        p, t = p.masked_fill(ignore, 0.0), t.masked_fill(ignore, 0.0)
     return 1 - (2 * (p * t).sum(axes) + smooth) / (p.sum(axes) + t.sum(axes) + smooth)
 
 
-def _image_losses(p: Tensor, y: Tensor, seen: Tensor, options: _Options, name: str) -> Tensor:
-    """Loss of every image, ``[batch, channels]``."""
-    options.check()
-    images = math.prod(p.shape[:2])
-    terms = _loss_terms(
-        torch.stack((seen, y.detach())).reshape(2, images, *p.shape[2:]),
-        options.filtration,
-        options.construction,
-        options.comparison,
-        bool(options.relative),
-        bool(options.reduced),
-        list(check_dims(options.dims, p.ndim - 2) or ()),
-        name,
-    )
-    return sum_of_squares(p, y, terms, _filtrations(options.filtration) if options.relative else ())
+def _check_range(y: Tensor) -> None:
+    if should_check(y):
+        low, high = y.detach().aminmax()
+        if low < -0.01 or high > 1.01:
+            raise ValueError(wrong_range(low.item(), high.item()))
 
 
-def _filtrations(filtration: str) -> tuple[str, ...]:
-    return ("superlevel", "sublevel") if filtration == "bothlevel" else (filtration,)
+def _check_ignore(ignore: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(ignore, Tensor) or ignore.dtype != torch.bool:
+        got = ignore.dtype if isinstance(ignore, Tensor) else type(ignore).__name__
+        raise TypeError(f"ignore must be a boolean tensor, got {got}")
+    shapes = (like.shape, torch.Size((like.shape[0], 1, *like.shape[2:])))
+    if ignore.shape not in shapes:
+        raise ValueError(f"ignore must have shape {tuple(shapes[0])} or {tuple(shapes[1])}, got {tuple(ignore.shape)}")
+    if ignore.device != like.device:
+        raise ValueError(f"ignore must be on the device of the prediction, {like.device}, got {ignore.device}")
+    return ignore
 
 
-# A custom operator, so that a compiled training step calls the matching instead of tracing into it.
-@torch.library.custom_op("offprints_betti_matching::loss_terms", mutates_args=())
-def _loss_terms(
-    stacked: Tensor,
-    filtration: str,
-    construction: str,
-    comparison: str,
-    relative: bool,
-    reduced: bool,
-    dims: list[int],
-    name: str,
-) -> Tensor:
-    """The terms of `sum_of_squares`, on the same device, for images ``[2, images, *shape]`` (predictions, targets)."""
-    host = stacked.cpu().numpy()
-    for side, label in zip(host, (name, "target"), strict=True):
-        if not np.isfinite(side).all():
-            raise ValueError(f"{label} must be finite, got NaN or infinite values")
-    filtrations = _filtrations(filtration)
-    terms = []
-    for i, one in enumerate(filtrations):
-        matchings = match_voxels(
-            *host,
-            filtration=cast(Filtration, one),
-            construction=cast(Construction, construction),
-            comparison=cast(Comparison, comparison),
-            relative=relative,
-            reduced=reduced,
-        )
-        chosen = [[matching[k] for k in dims] for matching in matchings]
-        frames = {"frame": i, "frames": len(filtrations)} if relative else {}
-        terms.append(square_terms(chosen, host.shape[2:], **frames))
-    return torch.from_numpy(np.concatenate(terms, axis=1)).to(stacked.device)
+def _ignored(p: Tensor, y: Tensor, ignore: Tensor) -> tuple[Tensor, Tensor]:
+    """The prediction is the target where `ignore` is, and the target is 0 there if it is no mask (255, NaN)."""
+    y = y.masked_fill(ignore & ~((y >= 0) & (y <= 1)), 0.0)
+    return torch.where(ignore, y, p), y
 
 
-@_loss_terms.register_fake
-def _(stacked: Tensor, *options: Any) -> Tensor:
-    return stacked.new_empty((4, torch.library.get_ctx().new_dynamic_size()), dtype=torch.int64)
+def _one_hot(target: Tensor, input: Tensor) -> Tensor:
+    """Class labels as one channel per channel of the input."""
+    for x, name in ((input, "input"), (target, "target")):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if input.ndim < 3:
+        raise ValueError(f"input must be [batch, channels, *spatial], got shape {tuple(input.shape)}")
+    single = (input.shape[0], 1, *input.shape[2:])
+    if tuple(target.shape) == single:
+        target = target.squeeze(1)
+    if target.shape != torch.Size((input.shape[0], *input.shape[2:])):
+        wanted = (input.shape[0], *input.shape[2:])
+        raise ValueError(f"target must hold class labels of shape {wanted} or {single}, got {tuple(target.shape)}")
+    labels = check_labels(target, "target", num_classes=input.shape[1])
+    classes = torch.arange(input.shape[1], device=labels.device).view(-1, *[1] * (labels.ndim - 1))
+    return labels.unsqueeze(1) == classes

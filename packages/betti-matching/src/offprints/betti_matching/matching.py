@@ -1,22 +1,24 @@
 """Betti matching of images, their barcodes and their Betti numbers."""
 
-import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple, TypedDict, TypeVar, Unpack
+from dataclasses import asdict
+from typing import NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from offprints.betti_matching.images import as_image, check_threshold, foreground, is_exact
+from offprints.betti_matching.options import (
+    Comparison,
+    Construction,
+    Filtration,
+    MatchingOptions,
+    check_num_workers,
+    default_workers,
+)
 from offprints.betti_matching.pairs import Matching, PairList
-from offprints.shared.validation import check_choice, check_number
-
-Filtration = Literal["superlevel", "sublevel"]
-Construction = Literal["V", "T"]
-Comparison = Literal["union", "intersection"]
 
 # Flat voxels of one homology dimension: matched [n, 4] (birth and death of the prediction, birth and death of the
 # target), unmatched pairs of the prediction [n, 2] and of the target [n, 2].
@@ -24,9 +26,12 @@ VoxelPairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_ImagePair = tuple[np.ndarray, np.ndarray]
-_EXACT = 2**53  # integers up to here are float64
-_MAX_VOXELS = 2**29  # cells have 32-bit numbers
+
+
+class _ImagePair(NamedTuple):
+    pred: np.ndarray
+    target: np.ndarray
+    names: tuple[str, str] = ("pred", "target")
 
 
 class Options(TypedDict, total=False):
@@ -37,27 +42,6 @@ class Options(TypedDict, total=False):
     comparison: Comparison
     relative: bool
     reduced: bool
-
-
-class _Settings(NamedTuple):
-    filtration: Filtration = "superlevel"
-    construction: Construction = "V"
-    comparison: Comparison = "union"
-    relative: bool = False
-    reduced: bool = False
-
-    @property
-    def superlevel(self) -> bool:
-        return self.filtration == "superlevel"
-
-    @property
-    def sign(self) -> float:
-        """What turns the filtration into the sublevel filtration."""
-        return -1.0 if self.superlevel else 1.0
-
-    @property
-    def code_of_construction(self) -> int:
-        return int(self.construction == "T")
 
 
 def compute_matching(
@@ -88,8 +72,8 @@ def compute_matching(
         TypeError: an image of complex numbers or of objects.
         ValueError: unknown option, shapes that differ, not 1 to 3 axes, an empty axis, NaN.
     """
-    settings = _settings(filtration, construction, comparison, relative, reduced)
-    return _match(_as_pair(pred, target), settings)
+    settings = MatchingOptions(filtration, construction, comparison, relative, reduced)
+    return _match(_as_pair(pred, target, settings), settings)
 
 
 def compute_matching_batch(
@@ -111,13 +95,11 @@ def compute_matching_batch(
     Raises:
         TypeError, ValueError: as `compute_matching`; also if there are not as many targets as predictions, or none.
     """
-    settings = _settings(**options)
-    if num_workers is not None:
-        check_number(num_workers, "num_workers", low=1, integer=True)
-    pairs = _as_pairs(preds, targets)
-    workers = _num_workers(num_workers)
+    settings = MatchingOptions(**options)
+    workers = check_num_workers(num_workers) or default_workers()
+    pairs = _as_pairs(preds, targets, settings)
     of_each = max(1, workers // len(pairs))
-    return _on_threads(lambda pair: _match(pair, settings, of_each), pairs, workers)
+    return on_threads(lambda pair: _match(pair, settings, of_each), pairs, workers)
 
 
 def match_voxels(
@@ -132,11 +114,11 @@ def match_voxels(
     For each pair of images and each homology dimension: matched [n, 4] (birth, death of the prediction, birth, death of
     the target), unmatched of the prediction [n, 2], unmatched of the target [n, 2]; death -1 for the essential pair.
     """
-    settings = _settings(**options)
-    pairs = _as_pairs(preds, targets)
-    workers = _num_workers(num_workers)
+    settings = MatchingOptions(**options)
+    pairs = _as_pairs(preds, targets, settings)
+    workers = num_workers or default_workers()
     of_each = max(1, workers // len(pairs))
-    return _on_threads(lambda pair: _match_voxels(pair, settings, of_each), pairs, workers)
+    return on_threads(lambda pair: _match_voxels(pair, settings, of_each), pairs, workers)
 
 
 def compute_barcode(
@@ -151,15 +133,15 @@ def compute_barcode(
 
     Arguments, conventions and errors are those of `compute_matching`.
     """
-    settings = _settings(filtration, construction, "union", relative, reduced)
-    array = as_image(image, "image")
+    settings = MatchingOptions(filtration, construction, "union", relative, reduced)
+    array = as_image(image, "image", superlevel=settings.superlevel)
     (values,) = _ordered_values({"image": array})
     if values.ndim == 3:
         from offprints.betti_matching._kernels.kernel3d import barcode_3d
         from offprints.betti_matching._kernels.levels import rank_one
 
         ranks = rank_one(settings.sign * values.ravel()).reshape(values.shape)
-        voxels = list(barcode_3d(_framed(ranks, settings, 0), settings.code_of_construction))
+        voxels = list(barcode_3d(framed(ranks, settings, 0), settings.code_of_construction))
     else:
         from offprints.betti_matching._kernels.kernel2d import barcode_2d
 
@@ -186,16 +168,15 @@ def betti_numbers(
     Raises:
         TypeError, ValueError: as `compute_matching`; also if the threshold is not finite.
     """
-    settings = _settings(filtration, construction, "union", relative)
-    check_number(threshold, "threshold")
-    if not math.isfinite(threshold):
-        raise ValueError(f"threshold must be finite, got {threshold}")
-    array = as_image(image, "image")
+    settings = MatchingOptions(filtration, construction, "union", relative)
+    limit = check_threshold(threshold)
+    array = as_image(image, "image", superlevel=settings.superlevel)
     if np.isnan(array).any():
         raise ValueError("image must not contain NaN")
     from offprints.betti_matching._kernels.components import count_betti_numbers
 
-    inside = array >= threshold if settings.superlevel else array <= threshold
+    dtype = image.dtype if isinstance(image, Tensor) and array.dtype.kind == "f" else None
+    inside = foreground(array, limit, superlevel=settings.superlevel, dtype=dtype)
     d = array.ndim
     if relative:  # the frame is there as soon as any voxel is
         inside = np.pad(inside, 1, constant_values=bool(inside.any()))
@@ -206,47 +187,39 @@ def betti_numbers(
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-def as_image(image: ArrayLike | Tensor, name: str) -> np.ndarray:
-    """The image as a NumPy array of real numbers with 1 to 3 axes, none of them empty. NaN is not looked for."""
-    if isinstance(image, Tensor):
-        image = image.detach().cpu().resolve_neg()
-        if image.is_floating_point() and image.dtype not in (torch.float32, torch.float64):
-            image = image.float()
-        array = image.resolve_conj().numpy()
-    else:
-        array = np.asarray(image)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers, got {array.dtype}")
-    if not 1 <= array.ndim <= 3:
-        raise ValueError(f"{name} must have 1 to 3 axes, got shape {array.shape}")
-    if array.size == 0:
-        raise ValueError(f"{name} must not have an empty axis, got shape {array.shape}")
-    if array.size > _MAX_VOXELS:
-        raise ValueError(f"{name} must have at most {_MAX_VOXELS} voxels, got shape {array.shape}")
-    return array
-
-
-def _as_pair(pred: ArrayLike | Tensor, target: ArrayLike | Tensor) -> _ImagePair:
-    pred, target = as_image(pred, "pred"), as_image(target, "target")
-    if pred.shape != target.shape:
-        raise ValueError(f"pred and target must have the same shape, got {pred.shape} and {target.shape}")
-    return pred, target
+def _as_pair(
+    pred: ArrayLike | Tensor,
+    target: ArrayLike | Tensor,
+    settings: MatchingOptions,
+    names: tuple[str, str] = ("pred", "target"),
+) -> _ImagePair:
+    f, g = (as_image(x, name, superlevel=settings.superlevel) for x, name in zip((pred, target), names, strict=True))
+    if f.shape != g.shape:
+        left, right = (name.partition(":")[0] for name in names)
+        raise ValueError(f"{left} and {right} must have the same shape, got {f.shape} and {g.shape}")
+    return _ImagePair(f, g, names)
 
 
 def _as_pairs(
-    preds: Sequence[ArrayLike] | np.ndarray | Tensor, targets: Sequence[ArrayLike] | np.ndarray | Tensor
+    preds: Sequence[ArrayLike] | np.ndarray | Tensor,
+    targets: Sequence[ArrayLike] | np.ndarray | Tensor,
+    settings: MatchingOptions,
 ) -> list[_ImagePair]:
+    for images, name in ((preds, "preds"), (targets, "targets")):
+        if not hasattr(images, "__len__") or isinstance(images, str) or getattr(images, "ndim", 1) == 0:
+            raise TypeError(f"{name} must be a sequence, array or tensor of images, got {type(images).__name__}")
     preds, targets = (x.detach().cpu() if isinstance(x, Tensor) else x for x in (preds, targets))
     if len(preds) != len(targets):
-        raise ValueError(f"preds and targets must be as many, got {len(preds)} and {len(targets)}")
+        raise ValueError(f"preds and targets must have the same length, got {len(preds)} and {len(targets)}")
     if len(preds) == 0:
         raise ValueError("preds must hold at least one image, got none")
-    return [_as_pair(*pair) for pair in zip(preds, targets, strict=True)]
+    pairs = enumerate(zip(preds, targets, strict=True))
+    return [_as_pair(*pair, settings, (f"preds[{i}]: pred", f"targets[{i}]: target")) for i, pair in pairs]
 
 
 def _ordered_values(images: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Finite float64 arrays that are ordered as the values of all (named) images together."""
-    if all(_is_exact(image) for image in images.values()):
+    if all(is_exact(image) for image in images.values()):
         # writable, since compiled code would be compiled again for arrays that are not
         values = [np.require(image, np.float64, ("C", "W")) for image in images.values()]
         if all(np.isfinite(array).all() for array in values):
@@ -264,16 +237,9 @@ def _ordered_values(images: dict[str, np.ndarray]) -> list[np.ndarray]:
     return list(rank.reshape(len(images), *shape))
 
 
-def _is_exact(image: np.ndarray) -> bool:
-    """Are all values float64 numbers?"""
-    if image.dtype.kind in "iu" and image.dtype.itemsize == 8:
-        return int(image.min()) >= -_EXACT and int(image.max()) <= _EXACT
-    return image.dtype.itemsize <= 8
-
-
 def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = image.ravel()
-    if _is_exact(values):
+    if is_exact(values):
         return values.astype(np.float64), np.zeros(values.size)
     if values.dtype.kind == "f":
         nearest = values.astype(np.float64)
@@ -284,49 +250,33 @@ def _split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return nearest, low - (nearest - high)
 
 
-def _framed(image: np.ndarray, settings: _Settings, value: float | None = None) -> np.ndarray:
-    """With the frame of ``relative``, which has the value that is first in the order of the filtration."""
+def framed(image: np.ndarray, settings: MatchingOptions, value: float | None = None) -> np.ndarray:
+    """The image with the frame of ``relative``, which has the value that is first in the order of the filtration."""
     if not settings.relative:
         return image
     if value is None:
         value = image.max() if settings.superlevel else image.min()
-    framed = np.full([n + 2 for n in image.shape], value, image.dtype)
-    framed[(slice(1, -1),) * image.ndim] = image
-    return framed
+    result = np.full([n + 2 for n in image.shape], value, image.dtype)
+    result[(slice(1, -1),) * image.ndim] = image
+    return result
 
 
 # ---- matching --------------------------------------------------------------------------------------------------------
 
 
-def _settings(
-    filtration: Filtration = "superlevel",
-    construction: Construction = "V",
-    comparison: Comparison = "union",
-    relative: bool = False,
-    reduced: bool = False,
-) -> _Settings:
-    check_choice(filtration, "filtration", ("superlevel", "sublevel"))
-    check_choice(construction, "construction", ("V", "T"))
-    check_choice(comparison, "comparison", ("union", "intersection"))
-    return _Settings(filtration, construction, comparison, bool(relative), bool(reduced))
-
-
-def _num_workers(num_workers: int | None) -> int:
-    if num_workers is not None:
-        return num_workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _on_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], num_workers: int | None) -> list[_Result]:
-    workers = min(_num_workers(num_workers), len(items))
+def on_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], num_workers: int | None) -> list[_Result]:
+    """The function of every item, in order, on threads."""
+    workers = min(num_workers or default_workers(), len(items))
     if workers == 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
 
 
-def _match_voxels(pair: _ImagePair, settings: _Settings, num_threads: int | None = None) -> tuple[VoxelPairs, ...]:
-    f, g = _ordered_values(dict(zip(("pred", "target"), pair, strict=True)))
+def _match_voxels(
+    pair: _ImagePair, settings: MatchingOptions, num_threads: int | None = None
+) -> tuple[VoxelPairs, ...]:
+    f, g = _ordered_values({pair.names[0]: pair.pred, pair.names[1]: pair.target})
     union = settings.comparison == "union"
     construction, comparison = settings.code_of_construction, int(not union)
     # the modules of compiled code are loaded when they are needed
@@ -335,7 +285,7 @@ def _match_voxels(pair: _ImagePair, settings: _Settings, num_threads: int | None
         from offprints.betti_matching._kernels.levels import rank_two
 
         ranks = rank_two(settings.sign * np.concatenate((f.ravel(), g.ravel())), union)
-        rank_f, rank_g, rank_c = (_framed(rank.reshape(f.shape), settings, 0) for rank in ranks)
+        rank_f, rank_g, rank_c = (framed(rank.reshape(f.shape), settings, 0) for rank in ranks)
         lists = match_3d(rank_f, rank_g, rank_c, construction, comparison, num_threads=num_threads)
     else:
         from offprints.betti_matching._kernels.kernel2d import match_2d
@@ -350,27 +300,27 @@ def _match_voxels(pair: _ImagePair, settings: _Settings, num_threads: int | None
     return ((matched, unmatched[0], unmatched[1]), *others)
 
 
-def _plane(values: np.ndarray, settings: _Settings) -> np.ndarray:
-    framed = _framed(values, settings)
-    return framed[None] if framed.ndim == 1 else framed
+def _plane(values: np.ndarray, settings: MatchingOptions) -> np.ndarray:
+    plane = framed(values, settings)
+    return plane[None] if plane.ndim == 1 else plane
 
 
-def _first(values: np.ndarray, settings: _Settings) -> int:
+def _first(values: np.ndarray, settings: MatchingOptions) -> int:
     """Flat index in the (padded) grid of the voxel that is the first in the filtration."""
     if settings.relative:
         return 0
     return int(values.argmax() if settings.superlevel else values.argmin())
 
 
-def _match(pair: _ImagePair, settings: _Settings, num_threads: int | None = None) -> Matching:
+def _match(pair: _ImagePair, settings: MatchingOptions, num_threads: int | None = None) -> Matching:
     found = _match_voxels(pair, settings, num_threads)
-    pred, target = pair
+    pred, target, _ = pair
     d = pred.ndim
     of_pred = _pair_lists([m[:, :2] for m, _, _ in found] + [u for _, u, _ in found], pred, settings)
     of_target = _pair_lists([m[:, 2:] for m, _, _ in found] + [u for _, _, u in found], target, settings)
     return Matching(
         shape=pred.shape,
-        **settings._asdict(),
+        **asdict(settings),
         matched_pred=of_pred[:d],
         matched_target=of_target[:d],
         unmatched_pred=of_pred[d:],
@@ -378,9 +328,9 @@ def _match(pair: _ImagePair, settings: _Settings, num_threads: int | None = None
     )
 
 
-def _pair_lists(voxels: list[np.ndarray], image: np.ndarray, settings: _Settings) -> tuple[PairList, ...]:
+def _pair_lists(voxels: list[np.ndarray], image: np.ndarray, settings: MatchingOptions) -> tuple[PairList, ...]:
     """Coordinates and values of flat voxels of the (padded) image; the essential pair is the first of all."""
-    padded = _framed(image, settings)
+    padded = framed(image, settings)
     flat = np.concatenate(voxels)
     coordinates = np.stack(np.unravel_index(np.maximum(flat, 0), padded.shape), axis=-1)
     values = padded.ravel()[flat].astype(np.float64)

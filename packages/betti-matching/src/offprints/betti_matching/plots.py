@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from offprints.betti_matching.cycles import representative_cycles
-from offprints.betti_matching.matching import as_image
+from offprints.betti_matching.images import as_image
 from offprints.betti_matching.pairs import Matching, PairList
 from offprints.shared.extras import require
 from offprints.shared.validation import check_number
@@ -55,13 +55,15 @@ def plot_matching(
         TypeError, ValueError: images that are not those of the matching, `dim` or `max_pairs` out of range, or another
             number of axes.
     """
-    images = [as_image(pred, "pred"), as_image(target, "target")]
+    _check_matching(matching)
+    superlevel = matching.filtration == "superlevel"
+    images = [as_image(image, name, superlevel=superlevel) for image, name in ((pred, "pred"), (target, "target"))]
     for image, name in zip(images, ("pred", "target"), strict=True):
         if image.shape != matching.shape:
             raise ValueError(f"{name} must have the shape of the matching, {matching.shape}, got {image.shape}")
         if np.isnan(image).any():
             raise ValueError(f"{name} must not contain NaN")
-    check_number(max_pairs, "max_pairs", low=0, integer=True)
+    max_pairs = check_number(max_pairs, "max_pairs", low=0, integer=True)
     dims = _dims(matching, dim)
     grid = _grid(axes, (len(dims), 2), _panel(matching.shape))
 
@@ -103,6 +105,7 @@ def plot_barcodes(matching: Matching, *, dim: int | None = None, axes: Any = Non
     Raises:
         ValueError: `dim` out of range or another number of axes.
     """
+    _check_matching(matching)
     dims = _dims(matching, dim)
     grid = _grid(axes, (1, len(dims)), (4.2, 4.0))
     for ax, k in zip(grid[0], dims, strict=True):
@@ -267,11 +270,15 @@ def _legend_of_bars(figure: "Figure") -> None:
 # ---- common ----------------------------------------------------------------------------------------------------------
 
 
+def _check_matching(matching: Matching) -> None:
+    if not isinstance(matching, Matching):
+        raise TypeError(f"matching must be a Matching, got {type(matching).__name__}")
+
+
 def _dims(matching: Matching, dim: int | None) -> list[int]:
     if dim is None:
         return list(range(len(matching.shape)))
-    check_number(dim, "dim", low=0, high=len(matching.shape) - 1, integer=True)
-    return [dim]
+    return [check_number(dim, "dim", low=0, high=len(matching.shape) - 1, integer=True)]
 
 
 def _grid(axes: Any, shape: tuple[int, int], size: tuple[float, float]) -> np.ndarray:
