@@ -33,7 +33,7 @@ from offprints.shared.usage import UsageError
 
 def test_smoke(paper_run, tmp_path) -> None:
     run = paper_run("cotta", "--preset", "smoke", out=tmp_path)
-    assert set(run.claims) == {"averaged", "shut_is_bn"}
+    assert set(run.claims) == {"shut_is_bn"}
     assert run.figures == {"stream-digits-on-photographs", "gains-digits-on-photographs", "confidence", "corruptions"}
 
 

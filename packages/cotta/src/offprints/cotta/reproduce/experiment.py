@@ -92,22 +92,18 @@ def report_digits(config: Config, run: Run) -> None:
     if "cotta" in errors:
         seen = [streams[f"cotta {i}"] for i in range(len(seeds))]
         opened = float(np.mean([float(stream["augmented"].mean()) for stream in seen]))
-        claim_digits(errors, opened, mean_of(results, "clean_open"), run, bars=config.digits.data == "digits")
+        claim_digits(errors, opened, mean_of(results, "clean_open"), run)
         figures.draw_confidence(run, seen, mean_of(results, "threshold"), [*names] * config.digits.passes)
     figures.draw_examples(run, results[0]["examples"], names)
 
 
-def claim_digits(errors: Mapping[str, np.ndarray], opened: float, clean: float, run: Run, *, bars: bool) -> None:
-    """What CoTTA gains, and what of it is left without the mechanism; without ``bars`` the numbers are shown alone."""
+def claim_digits(errors: Mapping[str, np.ndarray], opened: float, clean: float, run: Run) -> None:
+    """What CoTTA gains, and what of it is left without the mechanism: shown without a bar."""
     means = {method: float(values.mean()) for method, values in errors.items()}
     gains = {method: value - means["cotta"] for method, value in means.items() if method != "cotta"}
     words = "Share of the batches whose views are averaged"
-    if bars:
-        name = "the same images without corruption"
-        run.claim("averaged", words, opened, ">=", 0.2, control=clean, control_name=name)
-    else:
-        run.report_value("averaged", words, opened)
-        run.report_value("averaged_clean", f"{words}, without corruption", clean)
+    run.report_value("averaged", words, opened)
+    run.report_value("averaged_clean", f"{words}, without corruption", clean)
     if "shut" in means and "bn" in means:
         text = "With the gate shut nothing is learned and CoTTA is batch statistics: difference in points"
         run.check("shut_is_bn", text, abs(means["shut"] - means["bn"]), "<=", 0.1)
