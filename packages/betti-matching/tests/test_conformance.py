@@ -138,12 +138,5 @@ def test_metric(options: dict[str, Any]) -> None:
     check_streaming(partial(BettiMatchingMetric, **options), batches, skip=skip)
 
 
-NOT_YET = {
-    "reference": "not yet: to be written",
-    "the paper in the code": "not yet: to be written",
-    "examples": "not yet: to be written",
-}
-
-
 def test_package() -> None:
-    check_package("betti-matching", public=PUBLIC, skip=NOT_YET)
+    check_package("betti-matching", public=PUBLIC)

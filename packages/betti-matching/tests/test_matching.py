@@ -1,6 +1,8 @@
 """Conventions of the matching: what is reported, which inputs are taken, batches and threads."""
 
 import dataclasses
+import threading
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -8,8 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from offprints.betti_matching import Matching, PairList, compute_barcode, compute_matching, compute_matching_batch
-from offprints.betti_matching.matching import match_voxels
+from offprints.betti_matching import (
+    Matching,
+    PairList,
+    betti_matching_loss,
+    betti_numbers,
+    compute_barcode,
+    compute_matching,
+    compute_matching_batch,
+)
+from offprints.betti_matching.matching import match_voxels, on_threads
+from offprints.betti_matching.options import default_workers
 
 LISTS = ("matched_pred", "matched_target", "unmatched_pred", "unmatched_target")
 ALL_OPTIONS: list[dict[str, Any]] = [
@@ -280,3 +291,69 @@ def test_error_in_a_batch_names_the_argument() -> None:
     f[2, 1, 1] = np.nan
     with pytest.raises(ValueError, match="pred must not contain NaN"):
         compute_matching_batch(f, g)
+
+
+@pytest.mark.parametrize("filtration", ["superlevel", "sublevel"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_masked_voxels_never_enter(filtration: Any, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    values, other = rng.integers(0, 9, (2, 7, 8)).astype(dtype)
+    mask = rng.random((7, 8)) < 0.2
+    outside = -np.inf if filtration == "superlevel" else np.inf
+    filled = np.where(mask, outside, values.astype(np.float64))
+    array = np.ma.MaskedArray(values, mask)
+    images = [array]
+    if dtype != np.uint8:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls its masked tensors a prototype
+            images.append(torch.masked.masked_tensor(torch.from_numpy(values), torch.from_numpy(~mask)))
+    for image in images:
+        found = compute_matching(image, other, filtration=filtration)
+        expected = compute_matching(filled, other, filtration=filtration)
+        assert found.num_matched == expected.num_matched
+        for side in ("matched_pred", "unmatched_pred", "matched_target", "unmatched_target"):
+            for a, b in zip(getattr(found, side), getattr(expected, side), strict=True):
+                np.testing.assert_array_equal(a.birth, b.birth)
+                np.testing.assert_array_equal(a.death_values, b.death_values)
+        bars = compute_barcode(image, filtration=filtration)
+        assert list(map(len, bars)) == list(map(len, compute_barcode(filled, filtration=filtration)))
+        numbers = betti_numbers(image, threshold=4, filtration=filtration)
+        np.testing.assert_array_equal(numbers, betti_numbers(filled, threshold=4, filtration=filtration))
+        (batched,) = compute_matching_batch([image], [other], filtration=filtration)
+        assert batched.num_unmatched_pred == expected.num_unmatched_pred
+    with pytest.raises(TypeError, match=r"pred must be a torch\.Tensor"):
+        betti_matching_loss(array[None, None], torch.from_numpy(other)[None, None])
+
+
+def test_sparse_tensors_are_refused() -> None:
+    with pytest.raises(TypeError, match="image must be a dense tensor"):
+        compute_barcode(torch.eye(4).to_sparse())
+    with pytest.raises(TypeError, match="pred must be a dense tensor"):
+        betti_matching_loss(torch.eye(4)[None, None].to_sparse(), torch.eye(4)[None, None])
+
+
+def test_no_more_threads_than_torch_uses() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert default_workers() == 1
+        seen = on_threads(lambda _: threading.current_thread(), range(3), None)
+        assert set(seen) == {threading.main_thread()}
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_coordinates_without_the_frame(ndim: int) -> None:
+    pred, target = np.random.default_rng(ndim).random((2, *(5,) * ndim))
+    padded = compute_matching(pred, target, relative=True)
+    matching = padded.unpadded()
+    for lists, image in ((matching.matched_pred, pred), (matching.unmatched_target, target)):
+        for pairs in lists:
+            for ends, values in ((pairs.birth, pairs.birth_values), (pairs.death, pairs.death_values)):
+                inside = ((ends >= 0) & (ends < 5)).all(axis=1)
+                np.testing.assert_array_equal(image[tuple(ends[inside].T)], values[inside])
+                framed = values[~inside]
+                assert ((framed == image.max()) | (framed == -np.inf)).all()
+    plain = compute_matching(pred, target)
+    assert plain.unpadded() is plain

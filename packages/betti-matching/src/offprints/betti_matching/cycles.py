@@ -40,6 +40,12 @@ def representative_cycles(
     Raises:
         TypeError: complex or object dtype.
         ValueError: unknown option, wrong number of axes, NaN, `dim` out of range, or pairs that are not of this image.
+
+    Example:
+        >>> ring = np.array([[0.9, 0.9, 0.9], [0.9, 0.1, 0.9], [0.9, 0.9, 0.6]])
+        >>> (loop,) = representative_cycles(ring, compute_barcode(ring)[1], dim=1)
+        >>> len(loop)
+        8
     """
     settings = MatchingOptions(filtration, construction)
     array = as_image(image, "image", superlevel=settings.superlevel).astype(np.float64)

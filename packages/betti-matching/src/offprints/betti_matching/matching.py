@@ -58,7 +58,8 @@ def compute_matching(
 
     Args:
         pred: 1 to 3 axes, any real dtype; tensors may be on any device. Infinite values are a mask: in ``"sublevel"``
-            a voxel of value inf never enters, in ``"superlevel"`` one of value -inf.
+            a voxel of value inf never enters, in ``"superlevel"`` one of value -inf. What NumPy's masked arrays and
+            torch's masked tensors mask becomes such a voxel.
         target: of the same shape.
         filtration: ``"superlevel"`` follows the foreground from bright to dark, ``"sublevel"`` from dark to bright.
         construction: ``"V"``, voxels are vertices (foreground connected directly, by 4 or 6 neighbors), or ``"T"``,
@@ -71,6 +72,14 @@ def compute_matching(
     Raises:
         TypeError: an image of complex numbers or of objects.
         ValueError: unknown option, shapes that differ, not 1 to 3 axes, an empty axis, NaN.
+
+    Example:
+        >>> target, pred = np.zeros((2, 5, 5))
+        >>> target[1:4, 1:4] = pred[1:4, 1:4] = 1
+        >>> target[2, 2] = 0  # a ring; the prediction has no hole
+        >>> matching = compute_matching(pred, target)
+        >>> matching.num_matched, matching.num_unmatched_target
+        ((1, 0), (0, 1))
     """
     settings = MatchingOptions(filtration, construction, comparison, relative, reduced)
     return _match(_as_pair(pred, target, settings), settings)
@@ -88,12 +97,19 @@ def compute_matching_batch(
     Args:
         preds: images, or an array or tensor of them along its first axis; shapes may differ from pair to pair.
         targets: as many.
-        num_workers: number of threads, by default that of the processors. Those that a small batch leaves idle help
-            with the single images, if these have three axes.
+        num_workers: number of threads; by default as many as torch uses (`torch.get_num_threads`), and no more than
+            there are processors. Those that a small batch leaves idle help with the single images, if these have three
+            axes.
         **options: of `compute_matching`.
 
     Raises:
         TypeError, ValueError: as `compute_matching`; also if there are not as many targets as predictions, or none.
+
+    Example:
+        >>> preds, targets = np.random.default_rng(0).random((2, 4, 16, 16))
+        >>> matchings = compute_matching_batch(preds, targets, num_workers=2)
+        >>> len(matchings), len(matchings[0].matched_pred)
+        (4, 2)
     """
     settings = MatchingOptions(**options)
     workers = check_num_workers(num_workers) or default_workers()
@@ -132,6 +148,12 @@ def compute_barcode(
     """Persistence pairs of positive length of an image, one list per homology dimension.
 
     Arguments, conventions and errors are those of `compute_matching`.
+
+    Example:
+        >>> ring = np.array([[0.9, 0.9, 0.9], [0.9, 0.1, 0.9], [0.9, 0.9, 0.6]])
+        >>> components, loops = compute_barcode(ring)
+        >>> loops.birth_values, loops.death_values
+        (array([0.6]), array([0.1]))
     """
     settings = MatchingOptions(filtration, construction, "union", relative, reduced)
     array = as_image(image, "image", superlevel=settings.superlevel)
@@ -163,10 +185,16 @@ def betti_numbers(
     """Betti numbers of the foreground: int64 [d], the number of components, loops, cavities.
 
     The foreground are the voxels ``>= threshold`` in ``"superlevel"``, ``<= threshold`` in ``"sublevel"``; their number
-    k is that of the bars of dimension k that are alive at the threshold.
+    k is that of the bars of dimension k that are alive at the threshold. The threshold is rounded to the floating type
+    of the image first, so that a pixel of 0.7 reaches the threshold 0.7 in every type; integers are compared exactly.
 
     Raises:
         TypeError, ValueError: as `compute_matching`; also if the threshold is not finite.
+
+    Example:
+        >>> ring = np.array([[0.9, 0.9, 0.9], [0.9, 0.1, 0.9], [0.9, 0.9, 0.6]])
+        >>> betti_numbers(ring), betti_numbers(ring, threshold=0.7)
+        (array([1, 1]), array([1, 0]))
     """
     settings = MatchingOptions(filtration, construction, "union", relative)
     limit = check_threshold(threshold)

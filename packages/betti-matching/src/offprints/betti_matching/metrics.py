@@ -24,6 +24,37 @@ from offprints.shared.distributed import all_reduce_
 from offprints.shared.validation import Reduction, reduce
 
 
+@dataclass(frozen=True)
+class ErrorOptions:
+    """The options of the errors, checked once."""
+
+    threshold: float
+    filtration: Filtration
+    construction: Construction
+    comparison: Comparison
+    relative: bool
+    dims: Sequence[int] | None
+    num_workers: int | None
+    spatial_dims: int | None
+
+    def __post_init__(self) -> None:
+        matching = self.matching
+        checked = {
+            "threshold": check_threshold(self.threshold),
+            "relative": matching.relative,
+            "dims": check_dims(self.dims),
+            "num_workers": check_num_workers(self.num_workers),
+            "spatial_dims": check_spatial_dims(self.spatial_dims),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def matching(self) -> MatchingOptions:
+        """Those of the matching."""
+        return MatchingOptions(self.filtration, self.construction, self.comparison, self.relative)
+
+
 def betti_matching_error(
     pred: Shaped[Tensor, "batch channels *spatial"],
     target: Shaped[Tensor, "batch channels *spatial"],
@@ -69,7 +100,7 @@ def betti_matching_error(
         >>> betti_matching_error(pred, target)
         tensor(1.)
     """
-    options = _Options(threshold, filtration, construction, comparison, relative, dims, num_workers, spatial_dims)
+    options = ErrorOptions(threshold, filtration, construction, comparison, relative, dims, num_workers, spatial_dims)
     check_images(pred, target, ("pred", "target"), floating=False, spatial_dims=options.spatial_dims)
     errors, _ = _errors(_binarize(pred, target, options), options)
     return _reduced(errors, pred, dims, reduction)
@@ -100,7 +131,7 @@ def betti_number_error(
         >>> betti_number_error(pred, target), betti_matching_error(pred, target)
         (tensor(0.), tensor(2.))
     """
-    options = _Options(threshold, filtration, construction, "union", relative, dims, num_workers, spatial_dims)
+    options = ErrorOptions(threshold, filtration, construction, "union", relative, dims, num_workers, spatial_dims)
     check_images(pred, target, ("pred", "target"), floating=False, spatial_dims=options.spatial_dims)
     numbers = _number_errors(_binarize(pred, target, options), options)
     return _reduced(numbers, pred, dims, reduction)
@@ -137,7 +168,7 @@ class BettiMatchingMetric:
         num_workers: int | None = None,
         spatial_dims: int | None = None,
     ) -> None:
-        self._options = _Options(
+        self._options = ErrorOptions(
             threshold, filtration, construction, comparison, relative, dims, num_workers, spatial_dims
         )
         self.reset()
@@ -194,35 +225,7 @@ class BettiMatchingMetric:
         return result | {"dice": float(means[6])}
 
 
-@dataclass(frozen=True)
-class _Options:
-    threshold: float
-    filtration: Filtration
-    construction: Construction
-    comparison: Comparison
-    relative: bool
-    dims: Sequence[int] | None
-    num_workers: int | None
-    spatial_dims: int | None
-
-    def __post_init__(self) -> None:
-        matching = self.matching
-        checked = {
-            "threshold": check_threshold(self.threshold),
-            "relative": matching.relative,
-            "dims": check_dims(self.dims),
-            "num_workers": check_num_workers(self.num_workers),
-            "spatial_dims": check_spatial_dims(self.spatial_dims),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def matching(self) -> MatchingOptions:
-        return MatchingOptions(self.filtration, self.construction, self.comparison, self.relative)
-
-
-def image_scores(pred: Tensor, target: Tensor, options: "_Options") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def image_scores(pred: Tensor, target: Tensor, options: ErrorOptions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both errors of each pair of images and each dimension, ``[images, ndim]``, and the Dice scores ``[images]``."""
     masks = _binarize(pred, target, options)
     errors, numbers = _errors(masks, options)
@@ -232,7 +235,7 @@ def image_scores(pred: Tensor, target: Tensor, options: "_Options") -> tuple[np.
     return errors, numbers, dice
 
 
-def _binarize(pred: Tensor, target: Tensor, options: _Options) -> np.ndarray:
+def _binarize(pred: Tensor, target: Tensor, options: ErrorOptions) -> np.ndarray:
     """The binary images on the host, uint8 ``[2, images, *spatial]``, in one transfer.
 
     The foreground, as `betti_numbers` has it, is 1 in superlevel filtrations and 0 in sublevel ones.
@@ -249,7 +252,7 @@ def _binarize(pred: Tensor, target: Tensor, options: _Options) -> np.ndarray:
     return masks
 
 
-def _errors(masks: np.ndarray, options: _Options) -> tuple[np.ndarray, np.ndarray]:
+def _errors(masks: np.ndarray, options: ErrorOptions) -> tuple[np.ndarray, np.ndarray]:
     """Betti matching and Betti number error of each pair of masks and each dimension, ``[images, ndim]``."""
     matchings = match_voxels(*masks, **asdict(options.matching), num_workers=options.num_workers)
     alone, missed = (np.array([[len(lists[side]) for lists in m] for m in matchings]) for side in (1, 2))
@@ -264,7 +267,7 @@ def _errors(masks: np.ndarray, options: _Options) -> tuple[np.ndarray, np.ndarra
     return errors, abs(numbers)
 
 
-def _number_errors(masks: np.ndarray, options: _Options) -> np.ndarray:
+def _number_errors(masks: np.ndarray, options: ErrorOptions) -> np.ndarray:
     """Betti number error of each pair of masks and each dimension, ``[images, ndim]``."""
     count = partial(
         betti_numbers,

@@ -1,6 +1,6 @@
 """Persistence pairs of an image and the Betti matching of two images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -16,6 +16,13 @@ class PairList:
         death: the same of the death cell; -1 everywhere for the essential pair, which never dies.
         birth_values: values of the image itself, whatever the filtration.
         death_values: the same; the essential pair's is infinite: positive in sublevel, negative in superlevel.
+
+    Example:
+        >>> components, loops = compute_barcode(np.array([[0.9, 0.2, 0.7]]))
+        >>> components.birth_values, components.death_values
+        (array([0.9, 0.7]), array([-inf,  0.2]))
+        >>> components.birth[1]
+        array([0, 2])
     """
 
     birth: Int64[np.ndarray, "pairs ndim"]
@@ -36,6 +43,11 @@ class Matching:
 
     Attributes:
         shape: of the images, without the frame that ``relative`` puts around them.
+
+    Example:
+        >>> matching = compute_matching(np.array([0.9, 0.2, 0.7, 0.0]), np.array([1.0, 1.0, 1.0, 0.0]))
+        >>> matching.num_matched, matching.num_unmatched_pred, matching.num_unmatched_target
+        ((1,), (1,), (0,))
     """
 
     shape: tuple[int, ...]
@@ -63,3 +75,24 @@ class Matching:
     def num_unmatched_target(self) -> tuple[int, ...]:
         """Number of pairs of the target that have no partner, for each homology dimension."""
         return tuple(map(len, self.unmatched_target))
+
+    def unpadded(self) -> "Matching":
+        """The same matching in coordinates of the images themselves, also where it is ``relative``.
+
+        A voxel of the frame then has a coordinate of -1 or of the length of the axis; the death of the essential pair
+        stays -1 everywhere.
+
+        Example:
+            >>> matching = compute_matching(np.eye(3), np.eye(3), relative=True)
+            >>> matching.matched_pred[1].death[0], matching.unpadded().matched_pred[1].death[0]
+            (array([3, 2]), array([2, 1]))
+        """
+        if not self.relative:
+            return self
+
+        def shift(pairs: PairList) -> PairList:
+            endless = (pairs.death < 0).all(axis=1, keepdims=True)
+            return replace(pairs, birth=pairs.birth - 1, death=np.where(endless, pairs.death, pairs.death - 1))
+
+        names = ("matched_pred", "matched_target", "unmatched_pred", "unmatched_target")
+        return replace(self, **{name: tuple(map(shift, getattr(self, name))) for name in names})

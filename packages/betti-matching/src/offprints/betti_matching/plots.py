@@ -54,6 +54,12 @@ def plot_matching(
     Raises:
         TypeError, ValueError: images that are not those of the matching, `dim` or `max_pairs` out of range, or another
             number of axes.
+
+    Example:
+        >>> pred, target = np.eye(6), np.eye(6)[::-1]
+        >>> figure = plot_matching(pred, target, compute_matching(pred, target), dim=0)
+        >>> len(figure.axes)
+        2
     """
     _check_matching(matching)
     superlevel = matching.filtration == "superlevel"
@@ -104,6 +110,11 @@ def plot_barcodes(matching: Matching, *, dim: int | None = None, axes: Any = Non
 
     Raises:
         ValueError: `dim` out of range or another number of axes.
+
+    Example:
+        >>> figure = plot_barcodes(compute_matching(np.eye(6), np.eye(6)[::-1]))
+        >>> len(figure.axes)
+        2
     """
     _check_matching(matching)
     dims = _dims(matching, dim)
