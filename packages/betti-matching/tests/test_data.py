@@ -35,6 +35,7 @@ from offprints.betti_matching.reproduce.indistinguishable import (
     convolve,
     indistinguishable_pair,
 )
+from offprints.shared.extras import MissingData
 from offprints.shared.usage import UsageError
 
 
@@ -194,7 +195,7 @@ def test_membrane_stack(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_membrane_stack_refuses(stack: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--data names"):
+    with pytest.raises(MissingData, match="--data names"):
         membrane_stack(tmp_path / "absent.npz", train_images=1, test_images=1)
     with pytest.raises(UsageError, match="at most 5 images, got 6"):
         membrane_stack(stack, train_images=3, test_images=3)

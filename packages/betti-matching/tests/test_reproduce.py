@@ -13,6 +13,7 @@ from skimage.io import imsave
 from torch import nn
 
 from offprints.betti_matching import betti_matching_error
+from offprints.betti_matching.baselines import wasserstein_loss
 from offprints.betti_matching.reproduce.data import Samples
 from offprints.betti_matching.reproduce.experiment import PRESETS, Config, broken_ring, experiment, repair
 from offprints.betti_matching.reproduce.networks import UNet
@@ -26,8 +27,8 @@ from offprints.betti_matching.reproduce.training import (
     training_loss,
 )
 from offprints.shared.experiment.launch import Outcome, execute
+from offprints.shared.extras import MissingData
 from offprints.shared.testing.runs import FinishedRun, interrupted
-from offprints.shared.usage import UsageError
 
 TINY = {
     "channels": (2, 4),
@@ -58,7 +59,7 @@ def test_smoke(paper_run: Callable[..., FinishedRun], tmp_path: Path) -> None:
 
 
 def test_presets() -> None:
-    assert set(PRESETS) == {"smoke", "quick", "membrane", "paper"}
+    assert set(PRESETS) == {"smoke", "quick", "medium", "paper"}
     paper = PRESETS["paper"]
     assert paper.alpha == 0.5
     assert paper.relative
@@ -191,12 +192,12 @@ def stack(tmp_path: Path) -> Path:
     return tmp_path / "stack.npz"
 
 
-def launch(config: Config, out: Path, *, preset: str = "membrane", **options: Any) -> Outcome:
+def launch(config: Config, out: Path, *, preset: str = "medium", **options: Any) -> Outcome:
     return execute(experiment, config, preset=preset, device="cpu", out=out, **options)
 
 
 def test_membranes(stack: Path, tmp_path: Path) -> None:
-    config = replace(PRESETS["membrane"], data=stack, validate_every=1, **TINY)
+    config = replace(PRESETS["medium"], data=stack, validate_every=1, **TINY)
     outcome = launch(config, tmp_path / "a")
     result = outcome.result
     assert [claim["id"] for claim in result["claims"]] == ["membrane_errors", "membrane_dice"]
@@ -206,11 +207,11 @@ def test_membranes(stack: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(stack: Path, tmp_path: Path) -> None:
-    config = replace(PRESETS["membrane"], data=stack, validate_every=1, **TINY)
+    config = replace(PRESETS["medium"], data=stack, validate_every=1, **TINY)
     whole = launch(config, tmp_path / "whole")
     mortal = interrupted(experiment, checkpoints=3)  # after the first epoch of the second network
     with pytest.raises(KeyboardInterrupt):
-        execute(mortal, config, preset="membrane", device="cpu", out=tmp_path / "killed")
+        execute(mortal, config, preset="medium", device="cpu", out=tmp_path / "killed")
     folder = next((tmp_path / "killed" / "betti-matching").iterdir())
     resumed = launch(config, tmp_path, resume=folder)
     assert resumed.result["claims"] == whole.result["claims"]
@@ -236,15 +237,17 @@ def test_paper_preset_on_small_files(tmp_path: Path) -> None:
 
 def test_missing_data_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match=r"isbi_membrane\.npz"):
-        launch(PRESETS["membrane"], tmp_path)
+    with pytest.raises(MissingData, match=r"isbi_membrane\.npz"):
+        launch(PRESETS["medium"], tmp_path)
     with pytest.raises(FileNotFoundError, match=r"cremi/labels/\*\.png"):
         launch(replace(PRESETS["paper"], datasets=("cremi",), pictures=0), tmp_path, preset="paper")
 
 
 def test_descent_mends_a_ring() -> None:
     picture, target = broken_ring()
-    repaired, errors = repair(picture, target, steps=30)
-    assert errors[0] == 2
+    repaired, errors = repair(picture, target)
+    assert errors[0] == 4  # a component and a loop on either side
     assert errors[-1] == 0
-    assert not (repaired >= 0.5)[~target].any()  # mended where it was broken, not elsewhere
+    assert (repaired >= 0.5)[0, 0, 15, [4, 6, 24, 26]].any()  # mended where it was broken
+    _, by_value = repair(picture, target, loss=wasserstein_loss)
+    assert by_value[-1] >= 2  # the ring beside it is taken for the broken one

@@ -15,7 +15,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter, labe
 from torch import Tensor
 
 from offprints.shared.datasets import data_root, digits, pictures, vision_dataset
-from offprints.shared.extras import require_folder
+from offprints.shared.extras import MissingData, require_folder
 from offprints.shared.usage import UsageError
 
 
@@ -173,7 +173,7 @@ def membrane_stack(path: Path | None, *, train_images: int, test_images: int) ->
     """
     path = data_root("isbi_membrane.npz") if path is None else path.expanduser()
     if not path.is_file():
-        raise UsageError(
+        raise MissingData(
             f"no file {path}; --data names an .npz with images and labels uint8 [N, H, W], 1 in the cells and 0 on the"
             " membranes (OFFPRINTS_DATA moves the folder in which isbi_membrane.npz is looked for)"
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.model_selection import train_test_split
@@ -59,12 +59,21 @@ class DigitSettings:
     evaluations: int = 4
 
 
+class Branch(NamedTuple):
+    """How training goes on after the common beginning: a loss beside Dice, and its weight."""
+
+    loss: LossName
+    alpha: float
+
+
 def compare_losses(
-    seed: int, settings: DigitSettings, *, losses: Sequence[LossName], alpha: float, relative: bool, device: str
+    seed: int, settings: DigitSettings, *, branches: Mapping[str, Branch], relative: bool, device: str
 ) -> dict[str, Any]:
     """Train one network with Dice, go on from it with each loss on the same batches, and score them on held-out digits.
 
-    Returns scores and history by loss; how many predictions have wrong features, and of how many of these the Betti
+    The first branch is the baseline, with which that named ``"betti_matching"`` is compared.
+
+    Returns scores and history by branch; how many predictions have wrong features, and of how many of these the Betti
     number error is zero; and one held-out digit, of those that the last loss improves most over the first.
     """
     torch.manual_seed(seed)
@@ -83,8 +92,8 @@ def compare_losses(
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     generator = make_generator(2 * seed)
 
-    def fit(name: LossName, steps: int) -> None:
-        loss = training_loss(name, alpha=alpha, relative=relative)
+    def fit(branch: Branch, steps: int) -> None:
+        loss = training_loss(branch.loss, alpha=branch.alpha, relative=relative)
         for _ in range(steps):
             masks = training[torch.randint(len(training), (settings.batch_size,), generator=generator)]
             images = corrupt(masks, **look, generator=generator)
@@ -104,7 +113,7 @@ def compare_losses(
         return {"betti_matching_error": float(error), "dice": 1 - float(dice_loss((p >= 0.5).float(), target))}
 
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None
-    fit("dice", settings.warmup_steps)
+    fit(Branch("dice", 0.0), settings.warmup_steps)
     common = copy.deepcopy((model.state_dict(), optimizer.state_dict())), generator.get_state()
     before = evaluate()
 
@@ -118,7 +127,7 @@ def compare_losses(
     }
     probabilities: dict[str, Tensor] = {}
     errors: dict[str, Tensor] = {}
-    for name in losses:
+    for name, branch in branches.items():
         (weights, moments), drawn = common
         model.load_state_dict(weights)
         optimizer.load_state_dict(copy.deepcopy(moments))
@@ -131,7 +140,7 @@ def compare_losses(
         history = [{"step": settings.warmup_steps, **before}]
         ends = [settings.steps * part // settings.evaluations for part in range(settings.evaluations + 1)]
         for start, end in pairwise(ends):
-            fit(name, end - start)
+            fit(branch, end - start)
             history.append({"step": settings.warmup_steps + end, **evaluate()})
         probabilities[name] = predict()
         scores = image_scores(probabilities[name], target, relative=relative)
@@ -144,7 +153,8 @@ def compare_losses(
         result["overlooked"] += int(((errors[name] > 0) & (number == 0)).sum())
 
     looped = torch.tensor([bool(betti_numbers(mask[0])[1]) for mask in target])
-    example = int((errors[losses[0]] - errors[losses[-1]] + looped).argmax())
+    baseline, *_ = errors
+    example = int((errors[baseline] - errors.get("betti_matching", errors[baseline]) + looped).argmax())
     result["example"] = {"image": seen[example, 0], "mask": target[example, 0]}
     result["example"] |= {name: p[example, 0] for name, p in probabilities.items()}
     return result

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offprints.betti_matching.baselines import wasserstein_loss
 from offprints.betti_matching.losses import betti_matching_loss
 from offprints.betti_matching.metrics import betti_matching_error
 from offprints.betti_matching.reproduce import figures
@@ -25,14 +26,15 @@ from offprints.betti_matching.reproduce.data import (
     paper_dataset,
     retina_vessels,
 )
-from offprints.betti_matching.reproduce.digits import DigitSettings, compare_losses
+from offprints.betti_matching.reproduce.digits import Branch, DigitSettings, compare_losses
 from offprints.betti_matching.reproduce.indistinguishable import indistinguishable_pair
-from offprints.betti_matching.reproduce.training import LossName, Recipe, image_scores, train
+from offprints.betti_matching.reproduce.training import Loss, LossName, Recipe, image_scores, train
 from offprints.shared.experiment import Experiment, Run
 
 DatasetName = Literal["digits", "membrane", "mnist", "cremi", "roads", "buildings", "elegans", "colon"]
 MEMBRANE = PaperDataset("isbi_membrane.npz", 24, 6, 1, 4, 2, 120, (16, 32, 64, 128))
 KINDS = ("right", "wrong")
+PAPER_ALPHA = 0.5
 Scores = dict[str, dict[str, np.ndarray]]  # by loss and score: one number of each network
 
 
@@ -57,10 +59,13 @@ class Config:
         patches_per_image: crops in each visit of an image.
         batch_size: images, on each device.
         epochs: visits of every image.
+        control: train one more network with the first loss from other weights and crops: the negative control, what the
+            claim measures without the method.
         warmup: share of the epochs, the first ones, with Dice alone.
         learning_rate: of Adam, constant.
         keep_best: report the network of the best Dice on the test images, as the paper does, else the last one.
         validate_every: epochs between two measurements of that Dice.
+        fewer: share of the Betti matching error that the claim wants taken away.
     """
 
     datasets: tuple[DatasetName, ...] = ("digits",)
@@ -78,10 +83,12 @@ class Config:
     patches_per_image: int | None = None
     batch_size: int | None = None
     epochs: int | None = None
+    control: bool = False
     warmup: float = 0.0
     learning_rate: float = 1e-3
     keep_best: bool = True
     validate_every: int = 1
+    fewer: float = 0.0
 
 
 def reproduce(config: Config, run: Run) -> None:
@@ -90,13 +97,13 @@ def reproduce(config: Config, run: Run) -> None:
     if config.pictures:
         jobs["pictures"] = partial(judge_pictures, run.seed, config.pictures)
     if "digits" in config.datasets:
+        branches = {loss: Branch(loss, config.alpha) for loss in config.losses}
         for i, seed in enumerate(run.seeds(config.digits.runs)):
             jobs[f"digits {i}"] = partial(
                 compare_losses,
                 seed,
                 config.digits,
-                losses=config.losses,
-                alpha=config.alpha,
+                branches=branches if i else branches | control_branches(config.alpha),
                 relative=config.relative,
                 device=str(run.device),
             )
@@ -127,9 +134,10 @@ def judge_pictures(seed: int, count: int) -> dict[str, Any]:
 
 
 def judge(predictions: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    """The scores ``[n]`` of boolean predictions ``[h, w]``."""
+    """The scores ``[n]`` of boolean predictions ``[h, w]``, and the error of a matching by values alone."""
     p, t = (torch.from_numpy(np.stack(images)).unsqueeze(1).double() for images in (predictions, masks))
-    return image_scores(p, t, relative=False)
+    by_value = wasserstein_loss(p, t, reduction="none").flatten()
+    return image_scores(p, t, relative=False) | {"matched_by_value": by_value}
 
 
 def report_pictures(judged: Mapping[str, Mapping[str, Tensor]], run: Run) -> None:
@@ -138,17 +146,17 @@ def report_pictures(judged: Mapping[str, Mapping[str, Tensor]], run: Run) -> Non
     count = len(right["dice"])
     alike = right["dice"] == wrong["dice"]
     alike &= (right["betti_number_error"] == 0) & (wrong["betti_number_error"] == 0)
-    run.claim(
+    run.check(
         "indistinguishable",
-        f"Dice and Betti numbers call two predictions equally good: share of {count} pictures of real digits",
+        f"Two predictions made so that Dice and Betti numbers call them equal: share of {count} pictures of digits",
         float(alike.double().mean()),
         "==",
         1.0,
         paper_value="1 picture: Dice 0.92, Betti number error 0 for both",
     )
-    run.claim(
+    run.check(
         "right_features",
-        "The Betti matching error of the one with the right features is zero: largest of all pictures",
+        "The one with the right features differs by simple pixels, so its Betti matching error is zero: largest of all",
         float(right["betti_matching_error"].max()),
         "==",
         0.0,
@@ -156,11 +164,13 @@ def report_pictures(judged: Mapping[str, Mapping[str, Tensor]], run: Run) -> Non
     )
     run.claim(
         "wrong_features",
-        "That of the one with the wrong features is not: smallest of all pictures",
+        "The Betti matching error of the one with the wrong features is not: smallest of all pictures",
         float(wrong["betti_matching_error"].min()),
         ">=",
         2.0,
         paper_value=4.0,
+        control=float(wrong["matched_by_value"].min()),
+        control_name="bars matched by their values, not by their places",
     )
     run.table(
         f"Two predictions of {count} pictures of real digits (means)",
@@ -177,18 +187,20 @@ def report_pictures(judged: Mapping[str, Mapping[str, Tensor]], run: Run) -> Non
 
 
 def broken_ring() -> tuple[Tensor, Tensor]:
-    """A ring that is faint in two places, as a picture in [0, 1], and the whole ring, ``[1, 1, 32, 32]`` each.
+    """A ring that is faint in two places and a whole one beside it, and the first ring alone, ``[1, 1, 32, 64]`` each.
 
-    Faint but brighter than the background: on a plateau there is no loop whose birth could be moved.
+    The loop that the target has and the one that the picture has lie at different places. Faint but brighter than the
+    background: on a plateau there is no loop whose birth could be moved.
     """
-    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    ring = (torch.hypot(y - 15.5, x - 15.5) - 10).abs() <= 1.5
-    gaps = (y - 15.5).abs() <= 2
-    return torch.where(ring, torch.where(gaps, 0.3, 0.9), 0.1)[None, None], ring[None, None]
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(64.0), indexing="ij")
+    left, right = ((torch.hypot(y - 15.5, x - center) - 10).abs() <= 1.5 for center in (15.5, 47.5))
+    gaps = left & ((y - 15.5).abs() <= 2)
+    picture = torch.where(left | right, 0.9, 0.1).where(~gaps, 0.3)
+    return picture[None, None], left[None, None]
 
 
 def repair(
-    picture: Tensor, target: Tensor, *, steps: int = 60, learning_rate: float = 0.05
+    picture: Tensor, target: Tensor, *, steps: int = 120, learning_rate: float = 0.05, loss: Loss = betti_matching_loss
 ) -> tuple[Tensor, list[float]]:
     """The picture after descent on its pixels, and its Betti matching error before every step and at the end."""
     pixels = picture.clone().requires_grad_()
@@ -196,27 +208,36 @@ def repair(
     errors = [float(betti_matching_error(picture, target))]
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
-        betti_matching_loss(pixels, target).backward()
+        loss(pixels, target).backward()
         optimizer.step()
         errors.append(float(betti_matching_error(pixels.detach(), target)))
     return pixels.detach(), errors
 
 
 def report_ring(run: Run) -> None:
-    """The gradient does what it should."""
+    """The gradient mends the ring that is broken and takes away the one that is in the wrong place."""
     picture, target = broken_ring()
     repaired, errors = repair(picture, target)
+    _, by_value = repair(picture, target, loss=wasserstein_loss)
     run.claim(
         "ring",
-        f"Descent on the pixels of a ring broken in two places mends it: Betti matching error ({errors[0]:.0f} before)",
+        "Descent on the pixels mends a ring broken in two places, though a whole one lies beside it: Betti matching "
+        f"error ({errors[0]:.0f} before)",
         errors[-1],
         "==",
         0.0,
+        control=by_value[-1],
+        control_name="bars matched by their values, not by their places",
     )
     figures.draw_ring(run, picture, repaired, errors)
 
 
 # ---- training on digits ----------------------------------------------------------------------------------------------
+
+
+def control_branches(alpha: float) -> dict[str, Branch]:
+    """The negative controls: the same training with bars matched by value, and with the paper's weight of the loss."""
+    return {"by_value": Branch("wasserstein", alpha), "heavy": Branch("betti_matching", PAPER_ALPHA)}
 
 
 def report_digits(results: Sequence[Mapping[str, Any]], config: Config, run: Run) -> None:
@@ -226,11 +247,12 @@ def report_digits(results: Sequence[Mapping[str, Any]], config: Config, run: Run
         loss: {name: np.array([result["scores"][loss][name] for result in results]) for name in figures.SCORES}
         for loss in losses
     }
-    _claim_training("digits", "held-out digits", scores, run, fewer=0.25, dice=0.01)
+    controls = _digit_controls(results[0]["scores"], losses[0])
+    _claim_training("digits", "held-out digits", scores, run, fewer=0.25, dice=0.01, **controls)
     predictions = sum(result["predictions"] for result in results)
-    run.claim(
+    run.check(
         "upper_bound",
-        f"The Betti number error never exceeds the Betti matching error: of {predictions} predictions it does in",
+        f"The Betti number error is at most the Betti matching error: of {predictions} predictions it is more in",
         sum(result["exceeding"] for result in results),
         "==",
         0,
@@ -249,7 +271,27 @@ def report_digits(results: Sequence[Mapping[str, Any]], config: Config, run: Run
     figures.draw_matching(run, results[0]["example"], (losses[0], losses[-1]))
 
 
-def _claim_training(name: str, what: str, scores: Scores, run: Run, *, fewer: float, dice: float) -> None:
+def _digit_controls(scores: Mapping[str, Mapping[str, float]], baseline: str) -> dict[str, tuple[float, str]]:
+    """What the claims measure without the mechanism, on the first network: see `control_branches`."""
+    first, by_value, heavy = (scores[name] for name in (baseline, "by_value", "heavy"))
+    share = 1 - by_value["betti_matching_error"] / max(first["betti_matching_error"], 1e-12)
+    return {
+        "errors_control": (share, "bars matched by their values, not by their places (Wasserstein)"),
+        "dice_control": (heavy["dice"] - first["dice"], f"the paper's weight, {PAPER_ALPHA}"),
+    }
+
+
+def _claim_training(
+    name: str,
+    what: str,
+    scores: Scores,
+    run: Run,
+    *,
+    fewer: float,
+    dice: float,
+    errors_control: tuple[float, str] | None = None,
+    dice_control: tuple[float, str] | None = None,
+) -> None:
     """What the last loss changes against the first, with a table and a figure of all; scores ``[networks]``."""
     labels = figures.LOSSES
     baseline, *_, ours = scores
@@ -262,6 +304,8 @@ def _claim_training(name: str, what: str, scores: Scores, run: Run, *, fewer: fl
         ">=",
         fewer,
         spread=(errors[ours] / np.maximum(errors[baseline], 1e-12)).std() if several else None,
+        control=errors_control and errors_control[0],
+        control_name=errors_control and errors_control[1],
     )
     gains = scores[ours]["dice"] - scores[baseline]["dice"]
     run.claim(
@@ -271,6 +315,8 @@ def _claim_training(name: str, what: str, scores: Scores, run: Run, *, fewer: fl
         ">=",
         -dice,
         spread=gains.std() if several else None,
+        control=dice_control and dice_control[0],
+        control_name=dice_control and dice_control[1],
     )
     run.table(
         f"Scores on {what}" + (f", means of {len(errors[ours])} networks" if several else ""),
@@ -291,10 +337,11 @@ def train_on(dataset: DatasetName, config: Config, run: Run) -> None:
     settings = MEMBRANE if dataset == "membrane" else PAPER_DATASETS[dataset]
     training, held_out = load(dataset, config, run)
     epochs = config.epochs or settings.epochs
-    results = {}
-    for loss in config.losses:
+
+    def result(loss: LossName, key: str, seed: int) -> dict[str, Any]:
         recipe = Recipe(
             loss=loss,
+            seed=seed,
             alpha=config.alpha,
             relative=config.relative,
             in_channels=settings.in_channels,
@@ -308,12 +355,19 @@ def train_on(dataset: DatasetName, config: Config, run: Run) -> None:
             keep_best=config.keep_best,
             validate_every=config.validate_every,
         )
-        key = f"{dataset}/{loss}"
-        results[loss] = run.unit(key, partial(train, recipe, training, held_out, run, key=key))
+        return run.part(key).once(partial(train, recipe, training, held_out))
+
+    results = {loss: result(loss, f"{dataset}/{loss}", run.seed) for loss in config.losses}
     scores: Scores = {
         loss: {name: np.array([value]) for name, value in result["scores"].items()} for loss, result in results.items()
     }
-    _claim_training(dataset, f"{len(held_out.images)} held-out images of {dataset}", scores, run, fewer=0.0, dice=0.02)
+    control = None
+    if config.control:
+        other = result(config.losses[0], f"{dataset}/control", run.seeds(1)[0])["scores"]["betti_matching_error"]
+        first = results[config.losses[0]]["scores"]["betti_matching_error"]
+        control = 1 - other / max(first, 1e-12), f"{figures.LOSSES[config.losses[0]]} again, from other weights"
+    what = f"{len(held_out.images)} held-out images of {dataset}"
+    _claim_training(dataset, what, scores, run, fewer=config.fewer, dice=0.02, errors_control=control)
     figures.draw_segmentations(run, dataset, held_out, {loss: result["example"] for loss, result in results.items()})
 
 
@@ -344,11 +398,14 @@ PRESETS = {
         ),
     ),
     "quick": Config(),
-    "membrane": Config(
+    "medium": Config(
         datasets=("membrane",),
         pictures=0,
         alpha=0.05,
         patch=96,
+        epochs=60,
+        control=True,
+        fewer=0.05,
         warmup=0.5,
         keep_best=False,
         validate_every=20,
@@ -356,7 +413,7 @@ PRESETS = {
     "paper": Config(
         datasets=("mnist", "cremi", "roads", "buildings", "elegans", "colon"),
         losses=("dice", "cldice", "wasserstein", "betti_matching"),
-        alpha=0.5,
+        alpha=PAPER_ALPHA,
     ),
 }
 

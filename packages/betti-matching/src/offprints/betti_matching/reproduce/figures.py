@@ -13,6 +13,7 @@ from offprints.betti_matching.plots import plot_matching
 from offprints.betti_matching.reproduce.data import Samples
 from offprints.betti_matching.reproduce.indistinguishable import Pair
 from offprints.shared.experiment import Run
+from offprints.shared.show.colors import BLUE, GRAY, ORANGE, SKY
 
 LOSSES = {
     "dice": "Dice",
@@ -29,7 +30,7 @@ SCORES = {
     "betti_matching_error_1": "and 1",
     "betti_matching_error": "total",
 }
-COLORS = {"dice": "#8C8C8C", "cldice": "#56B4E9", "wasserstein": "#E69F00", "betti_matching": "#0072B2"}
+COLORS = {"dice": GRAY, "cldice": SKY, "wasserstein": ORANGE, "betti_matching": BLUE}
 ADDED, MISSING = (0.34, 0.71, 0.91), (0.84, 0.37, 0.0)
 
 
@@ -67,7 +68,7 @@ def _changes() -> list[Patch]:
 
 def draw_ring(run: Run, picture: Tensor, repaired: Tensor, errors: Sequence[float]) -> None:
     """The broken ring, the mended one, and the error on the way."""
-    with run.figure("ring", 1, 3, figsize=(9.0, 3.2)) as (_, axes):
+    with run.figure("ring", 1, 3, figsize=(11.0, 3.2)) as (_, axes):
         for axis, image, title in (
             (axes[0], picture, f"Broken: error {errors[0]:.0f}"),
             (axes[1], repaired, f"After {len(errors) - 1} steps: error {errors[-1]:.0f}"),

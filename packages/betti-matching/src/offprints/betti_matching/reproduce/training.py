@@ -20,7 +20,7 @@ from offprints.betti_matching.reproduce.data import Samples, skeleton
 from offprints.betti_matching.reproduce.networks import UNet
 from offprints.shared.device import autocast, make_generator
 from offprints.shared.distributed import all_reduce_, rank, world_size
-from offprints.shared.experiment import Run
+from offprints.shared.experiment import Part
 
 LossName = Literal["dice", "cldice", "wasserstein", "betti_matching"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -171,6 +171,7 @@ class Recipe:
     """How one network is trained: the paper's settings are those of `PAPER_DATASETS`."""
 
     loss: LossName
+    seed: int  # of weights and crops
     alpha: float
     relative: bool
     in_channels: int
@@ -185,24 +186,24 @@ class Recipe:
     validate_every: int  # epochs
 
 
-def train(recipe: Recipe, training: Samples, held_out: Samples, run: Run, *, key: str) -> dict[str, Any]:
-    """Train on random crops and score the network; continues from the run's checkpoint where that is of this ``key``.
+def train(recipe: Recipe, training: Samples, held_out: Samples, part: Part) -> dict[str, Any]:
+    """Train on random crops and score the network; continues from the checkpoint of this part of the run.
 
-    Networks of one run start alike and see the same crops, whatever their loss.
+    Networks of one seed start alike and see the same crops, whatever their loss.
     """
-    device = run.device
-    torch.manual_seed(run.seed)
+    device = part.device
+    torch.manual_seed(recipe.seed)
     model = UNet(recipe.in_channels, 1, channels=recipe.channels, strides=(2,) * (len(recipe.channels) - 1)).to(device)
-    torch.manual_seed(run.seed * world_size() + rank())  # crops: of its own on every rank
+    torch.manual_seed(recipe.seed * world_size() + rank())  # crops: of its own on every rank
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
-    scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "float16")
+    scaler = torch.amp.GradScaler(device.type, enabled=part.precision == "float16")
     warmup = training_loss("dice", alpha=0.0, relative=recipe.relative)
     final = training_loss(recipe.loss, alpha=recipe.alpha, relative=recipe.relative)
 
     first = 0
     best: dict[str, Any] = {"dice": -1.0, "model": copy.deepcopy(model.state_dict())}
-    found = run.restore()
-    if found is not None and found[1]["key"] == key:
+    found = part.restore()
+    if found is not None:
         first, state = found
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -213,26 +214,26 @@ def train(recipe: Recipe, training: Samples, held_out: Samples, run: Run, *, key
         wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     every = max(1, recipe.epochs // 100)
-    for epoch in run.progress(range(first, recipe.epochs), description=key):
+    for epoch in part.progress(range(first, recipe.epochs)):
         loss = warmup if epoch < recipe.warmup_epochs else final
         total = steps = 0.0
-        for images, masks in _batches(recipe, training, seed=run.seed, epoch=epoch):
-            with autocast(run.precision, device):
+        for images, masks in _batches(recipe, training, seed=recipe.seed, epoch=epoch):
+            with autocast(part.precision, device):
                 value = loss(wrapped(images.to(device)), masks.to(device))
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(value).backward()
             scaler.step(optimizer)
             scaler.update()
             total, steps = total + float(value.detach()), steps + 1
-        run.log(epoch + 1, **{f"{key}/loss": total / steps})
+        part.log(epoch + 1, loss=total / steps)
         if (epoch + 1) % recipe.validate_every == 0:
             dice = mean_dice(model, held_out, size=recipe.patch, device=device)
-            run.log(epoch + 1, **{f"{key}/dice": dice})
+            part.log(epoch + 1, dice=dice)
             if dice > best["dice"]:
                 best = {"dice": dice, "model": copy.deepcopy(model.state_dict())}
         if (epoch + 1) % every == 0:
-            state = {"key": key, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            run.checkpoint(epoch + 1, state | {"scaler": scaler.state_dict(), "best": best})
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            part.checkpoint(epoch + 1, state | {"scaler": scaler.state_dict(), "best": best})
     if recipe.keep_best:
         model.load_state_dict(best["model"])
     return {
