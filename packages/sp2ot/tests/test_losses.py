@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from offprints.sp2ot import SP2OTLoss, knn_similarity, partial_ot, rho_schedule, semantic_partial_ot
@@ -153,13 +155,44 @@ def test_everything_transported_at_the_end() -> None:
     assert_close(sums[3], torch.ones(12, dtype=torch.float64))
 
 
-def test_low_precision() -> None:
-    views = [random_logits(v, 12, 4) for v in range(2)]
-    expected = SP2OTLoss(num_clusters=4, total_steps=2)(views)
-    with torch.autocast("cpu", torch.bfloat16):
-        output = SP2OTLoss(num_clusters=4, total_steps=2)([view.bfloat16() for view in views])
-    assert output.loss.dtype == torch.float32
-    assert_close(output.loss.double(), expected.loss, rtol=0.02, atol=0)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("semantic", [False, True])
+def test_half_logits_are_computed_in_float32(dtype: torch.dtype, semantic: bool) -> None:
+    """The loss and the labels of the same rounded numbers."""
+    options = {"similarity": graph_of(12), "semantic_weight": 2.0} if semantic else {}
+    rounded = [random_logits(v, 12, 4).to(dtype) for v in range(2)]
+    index = torch.arange(12)
+    expected = SP2OTLoss(num_clusters=4, total_steps=2, **options)([view.float() for view in rounded], index)
+    for context in (contextlib.nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        with context:
+            output = SP2OTLoss(num_clusters=4, total_steps=2, **options)(rounded, index)
+        assert output.loss.dtype == output.pseudo_labels[0][0].dtype == torch.float32
+        assert_close(output.loss, expected.loss, rtol=1e-6, atol=0)
+        assert_close(output.pseudo_labels[1][0], expected.pseudo_labels[1][0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bank_size", [0, 20])
+def test_a_half_module_keeps_its_range(bank_size: int) -> None:
+    """Potentials and memory of logits that float16 cannot hold: the loss of the module that was not made half."""
+    plain = SP2OTLoss(num_clusters=4, total_steps=5, bank_size=bank_size)
+    half = nn.ModuleList([copy.deepcopy(plain)]).half()[0]
+    for step in range(3):
+        views = [3e4 * random_logits(2 * step + v, 10, 4).float() for v in range(2)]
+        assert views[0].abs().max() > 1e5
+        expected, found = plain(views, torch.arange(10)), half(views, torch.arange(10))
+        assert found.loss.isfinite()
+        assert torch.equal(found.loss, expected.loss)
+    assert half.column_potential.dtype == torch.float32
+    assert plain.double().column_potential.dtype == torch.float64
+
+
+def test_a_prior_of_the_loss() -> None:
+    """Relative sizes, however given, and enforced where gamma says so."""
+    views = [random_logits(v, 40, 3) for v in range(2)]
+    for prior in (torch.tensor([6, 3, 1]), torch.tensor([0.6, 0.3, 0.1]), torch.tensor([60.0, 30.0, 10.0])):
+        loss = SP2OTLoss(num_clusters=3, total_steps=1, rho_kind="constant", rho_base=0.5, gamma=math.inf, prior=prior)
+        masses = loss(views).pseudo_labels[0][0].mean(0)
+        assert_close(masses, torch.tensor([0.3, 0.15, 0.05], dtype=torch.float64), atol=1e-7, rtol=0)
 
 
 def test_unsolved_problems_are_said() -> None:

@@ -187,3 +187,74 @@ def test_head_is_a_cosine() -> None:
     expected = 4 * torch.nn.functional.cosine_similarity(x[:, None], centers[None], dim=2)
     assert_close(head(x), expected)
     assert_close(head(100 * x), head(x))
+
+
+# ---- what users hand over --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kernel", "power"), [("gauss", 2), ("laplace", 1)])
+@pytest.mark.parametrize("factor", [1.0, 100.0, 1e-15, 1e25])
+def test_a_bandwidth_without_a_unit(kernel: str, power: int, factor: float) -> None:
+    """The typical distance to the last neighbor is the unit."""
+    x = torch.randn(25, 3, generator=torch.Generator().manual_seed(0)) + 7
+    distance = torch.cdist(x.double(), x.double()).fill_diagonal_(math.inf)
+    nearest, column = distance.topk(6, largest=False)
+    value = (-((nearest / nearest[:, -1].median()) ** power) / power).exp()
+    expected = torch.zeros(25, 25, dtype=torch.float64).scatter(1, column, value)
+    graph = knn_similarity(factor * x, k=6, kernel=kernel, bandwidth="auto")
+    assert_close(graph.to_dense().double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [60.0, 3e4, 1e30])
+def test_similarities_that_would_vanish(factor: float) -> None:
+    """The paper's bandwidth is made for unit variance: another unit is said, and the graph is that of unit variance."""
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    x = x / x.var(0, correction=0).mean().sqrt()
+    expected = knn_similarity(x, k=5)
+    with pytest.warns(UserWarning, match="bandwidth"):
+        found = knn_similarity(factor * x, k=5)
+    assert_close(found.to_dense(), expected.to_dense(), atol=1e-5, rtol=0)
+
+
+def test_labels_far_apart_take_no_table_of_all() -> None:
+    """74 GiB it would be. The matching of what occurs is that of the same labels renumbered."""
+    rng = np.random.default_rng(0)
+    true, pred = rng.integers(0, 6, 400), rng.integers(0, 6, 400)
+    far = np.array([3, 500, 9_000, 20_000, 77_777, 99_999])
+    expected, found = cluster_scores(true, pred), cluster_scores(far[true], far[pred])
+    for name in ("accuracy", "balanced_accuracy", "f1", "nmi", "ari"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-12), name
+    assert {int(far[c]): int(far[t]) for c, t in expected["mapping"].items()}.items() <= found["mapping"].items()
+    assert sorted(found["mapping"].values()) == list(range(100_000))
+
+
+def test_matching_of_many_labels_is_the_best_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from offprints.sp2ot import scores as module
+
+    rng = np.random.default_rng(1)
+    true = rng.integers(0, 40, 600)
+    pred = np.where(rng.random(600) < 0.6, (true + 1) % 40, rng.integers(0, 40, 600))
+    expected = cluster_scores(true, pred)
+    monkeypatch.setattr(module, "LARGEST_TABLE", 3)  # by the matching of a sparse graph
+    found = cluster_scores(true, pred)
+    assert found["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-12)
+
+
+def test_head_and_tail_go_by_size() -> None:
+    """Class 2 is the largest and found; class 0 is the smallest and missed."""
+    true = np.repeat([0, 1, 2], [2, 8, 30])
+    pred = np.where(true == 0, 1, true)
+    scores = cluster_scores(true, pred, split=(0.34, 0.34, 0.34 - 0.02))
+    assert (scores["head"], scores["medium"]) == (1.0, 1.0)
+    scores = cluster_scores(true, pred, split=(0.3, 0.3, 0.4))
+    assert scores["tail"] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_bank_keeps_its_range(dtype: torch.dtype) -> None:
+    bank = LogitBank(2, 3).to(dtype)
+    bank.push(torch.tensor([[1e5, -3.0]]), torch.tensor([0]))
+    assert bank.snapshot()[0].tolist() == [[1e5, -3.0]]
+    with pytest.raises(ValueError, match="logits"):
+        bank.push(torch.tensor([[1e300, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    assert bank.double().snapshot()[0].dtype == torch.float64

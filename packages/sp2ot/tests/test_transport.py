@@ -298,3 +298,19 @@ def test_cuda_agrees() -> None:
         result = partial_ot(cost.cuda(), **options)
         assert result.plan.is_cuda
         assert_close(result.plan.cpu(), partial_ot(cost, **options).plan, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("rho", [1e-12, 3e-11, 1e-7])
+def test_a_tiny_share_is_met_relative_to_itself(rho: float) -> None:
+    cost = 5 * torch.rand(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    result = partial_ot(cost, rho=rho)
+    assert result.converged
+    assert float(result.plan.sum()) == pytest.approx(rho, rel=1e-3)
+
+
+@pytest.mark.parametrize("sizes", [[300, 100, 30], [3.0, 1.0, 0.3], [3e200, 1e200, 3e199]])
+def test_prior_of_relative_sizes(sizes: list[float]) -> None:
+    cost = torch.rand(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    dtype = torch.int64 if isinstance(sizes[0], int) else torch.float64
+    result = partial_ot(cost, rho=0.43, prior=torch.tensor(sizes, dtype=dtype), gamma=math.inf)
+    assert_close(result.plan.sum(0), torch.tensor([0.3, 0.1, 0.03], dtype=torch.float64), atol=1e-9, rtol=0)

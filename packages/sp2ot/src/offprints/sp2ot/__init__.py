@@ -1,7 +1,11 @@
 """SP²OT: Semantic-regularized progressive partial optimal transport for imbalanced clustering (arXiv 2404.03446)."""
 
+from __future__ import annotations
+
+import importlib as _importlib
+from typing import TYPE_CHECKING
+
 from offprints.sp2ot.bank import LogitBank
-from offprints.sp2ot.clusterer import SP2OTClusterer
 from offprints.sp2ot.graph import knn_similarity
 from offprints.sp2ot.head import CosineHead
 from offprints.sp2ot.longtail import long_tailed_counts, long_tailed_indices
@@ -10,6 +14,9 @@ from offprints.sp2ot.schedule import rho_schedule
 from offprints.sp2ot.scores import cluster_scores
 from offprints.sp2ot.semantic import SemanticTransportResult, semantic_partial_ot
 from offprints.sp2ot.transport import TransportResult, partial_ot
+
+if TYPE_CHECKING:
+    from offprints.sp2ot.clusterer import SP2OTClusterer
 
 __all__ = [
     "CosineHead",
@@ -27,3 +34,16 @@ __all__ = [
     "rho_schedule",
     "semantic_partial_ot",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The clusterer stands on scikit-learn, which takes as long to import as torch.
+    if name == "SP2OTClusterer":
+        value = _importlib.import_module("offprints.sp2ot.clusterer").SP2OTClusterer
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

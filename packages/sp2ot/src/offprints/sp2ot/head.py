@@ -20,6 +20,12 @@ class CosineHead(nn.Module):
 
     Raises:
         TypeError, ValueError: a size below 1 or not an integer, a scale that is not positive.
+
+    Example:
+        >>> head = CosineHead(in_features=2, num_clusters=2)
+        >>> head.reset_prototypes(torch.eye(2))
+        >>> head(torch.tensor([[3.0, 4.0]]))
+        tensor([[6., 8.]], grad_fn=<MulBackward0>)
     """
 
     def __init__(self, in_features: int, num_clusters: int, *, scale: float = 10.0) -> None:
@@ -57,7 +63,8 @@ class CosineHead(nn.Module):
             ValueError: another number of axes or features.
         """
         check_tensor(features, "features", shape=(None, self.weight.shape[1]), finite=False, allow_empty=True)
-        return self.scale * F.linear(F.normalize(features, dim=1), self.prototypes)
+        dtype = torch.promote_types(features.dtype, self.weight.dtype)
+        return self.scale * F.linear(F.normalize(features.to(dtype), dim=1), self.prototypes.to(dtype))
 
     def extra_repr(self) -> str:
         """Sizes, as they appear in the module's repr."""

@@ -22,6 +22,10 @@ def long_tailed_counts(
     Raises:
         TypeError: a count that is not an integer.
         ValueError: a count below 1, ``ratio`` outside (0, 1], an unknown kind.
+
+    Example:
+        >>> long_tailed_counts(100, 3, ratio=0.01)
+        [100, 10, 1]
     """
     check_number(max_count, "max_count", low=1, integer=True)
     check_number(num_classes, "num_classes", low=1, integer=True)
@@ -49,6 +53,11 @@ def long_tailed_indices(
         TypeError: labels that are not integers.
         ValueError: labels with two axes or none at all, a class with fewer samples than its share, a number out of
             range.
+
+    Example:
+        >>> labels = np.repeat([0, 1, 2], 100)
+        >>> np.bincount(labels[long_tailed_indices(labels, ratio=0.01)])
+        array([100,  10,   1])
     """
     check_number(ratio, "ratio", low=0, high=1, open_low=True)
     check_choice(kind, "kind", ("exp", "step"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -12,15 +12,23 @@ from torch import Tensor, nn
 
 from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.distributed import all_reduce_, rank, world_size
-from offprints.shared.validation import check_choice, check_labels, check_number, check_same_device, check_tensor
+from offprints.shared.validation import (
+    check_bool,
+    check_choice,
+    check_labels,
+    check_number,
+    check_same_device,
+    check_tensor,
+)
 from offprints.sp2ot._sparse import as_coo, both_ways, check_similarity, sub_matrix
-from offprints.sp2ot.bank import LogitBank
+from offprints.sp2ot.bank import LogitBank, keep_wide
 from offprints.sp2ot.schedule import KINDS, rho_schedule
 from offprints.sp2ot.semantic import majorize
-from offprints.sp2ot.transport import as_batch, check_transport, solve, warn_unconverged
+from offprints.sp2ot.transport import as_batch, check_transport, relative_sizes, solve, warn_unconverged
 
 OUTER_TOL = 1e-6
 TOL = 1e-10
+SMALLEST_EPSILON = 1e-6  # costs are logarithms of probabilities: smoothing below this resolves nothing
 
 
 class SP2OTOutput(NamedTuple):
@@ -31,6 +39,12 @@ class SP2OTOutput(NamedTuple):
         per_head: ``(heads,)``, detached. A head's mean of this over an epoch, divided by ``rho``, selects the best.
         pseudo_labels: ``[view][head]`` of ``(batch, clusters)``; rows sum to the confidence of a sample.
         rho: Share of the mass that was transported.
+
+    Example:
+        >>> criterion = SP2OTLoss(num_clusters=2, total_steps=10)
+        >>> output = criterion([torch.zeros(3, 2), torch.zeros(3, 2)])
+        >>> len(output.pseudo_labels), output.pseudo_labels[0][0].shape
+        (2, torch.Size([3, 2]))
     """
 
     loss: Float[Tensor, ""]
@@ -55,21 +69,34 @@ class SP2OTLoss(nn.Module):
         total_steps: Steps of the schedule.
         num_heads: Heads.
         similarity: ``(N, N)`` graph of the whole data set, dense or sparse; None: plain P²OT.
-        semantic_weight: Of the similarity; 1000 is made for problems of 5120 samples, ``0.195 N`` in general.
-        epsilon, gamma: Of the transport.
-        rho_base, rho_upper, rho_kind: Of :func:`rho_schedule`.
+        semantic_weight: Weight of the similarity; 1000 is made for problems of 5120 samples, ``0.195 N`` in general.
+        epsilon: Smoothing of the transport, at least 1e-6.
+        gamma: Weight of the clusters' sizes.
+        rho_base, rho_upper, rho_kind: The schedule, see :func:`rho_schedule`.
         bank_size: Rows of the :class:`LogitBank` that each head solves on, ``banks[head]``; 0: the batch alone. Fill it
             before training with ``banks[head].push(logits, index)``.
-        decay, outer_iterations: Of the semantic term.
-        max_iterations: Of the solver.
+        decay: Multiply the semantic weight by ``1 - rho``.
+        outer_iterations: Largest number of steps of the semantic term.
+        max_iterations: Largest number of steps of the transport solver.
+        prior: ``(num_clusters,)`` relative sizes to ask for in place of equal ones.
+
+    Potentials and banks stay in float32 or float64 when the module is made half: their range does not fit a half type.
 
     Raises:
-        TypeError, ValueError: a number out of range, an unknown ``rho_kind``, a similarity that is no square matrix.
+        TypeError, ValueError: a number out of range, an unknown ``rho_kind``, a similarity that is not a square matrix.
+
+    Example:
+        >>> criterion = SP2OTLoss(num_clusters=3, total_steps=100)
+        >>> logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+        >>> output = criterion([logits, logits])
+        >>> output.pseudo_labels[0][0].sum(), round(output.rho, 4)
+        (tensor(0.3182), 0.1061)
     """
 
     step: Tensor
     column_potential: Tensor
     similarity: Tensor | None
+    prior: Tensor | None
 
     def __init__(
         self,
@@ -88,30 +115,35 @@ class SP2OTLoss(nn.Module):
         decay: bool = True,
         outer_iterations: int = 100,
         max_iterations: int = 1000,
+        prior: Tensor | None = None,
     ) -> None:
         super().__init__()
-        check_number(num_clusters, "num_clusters", low=1, integer=True)
-        check_number(total_steps, "total_steps", low=1, integer=True)
-        check_number(num_heads, "num_heads", low=1, integer=True)
-        check_number(semantic_weight, "semantic_weight", low=0)
-        check_number(rho_base, "rho_base", low=0, high=1, open_low=True)
-        check_number(rho_upper, "rho_upper", low=rho_base, high=1)
+        self.num_clusters = check_number(num_clusters, "num_clusters", low=1, integer=True)
+        self.total_steps = check_number(total_steps, "total_steps", low=1, integer=True)
+        self.num_heads = check_number(num_heads, "num_heads", low=1, integer=True)
+        self.semantic_weight = check_number(semantic_weight, "semantic_weight", low=0)
+        self.rho_base = check_number(rho_base, "rho_base", low=0, high=1, open_low=True)
+        self.rho_upper = check_number(rho_upper, "rho_upper", low=rho_base, high=1)
         check_choice(rho_kind, "rho_kind", KINDS)
-        check_number(bank_size, "bank_size", low=0, integer=True)
-        check_number(outer_iterations, "outer_iterations", low=1, integer=True)
+        self.rho_kind = rho_kind
+        self.bank_size = check_number(bank_size, "bank_size", low=0, integer=True)
+        self.decay = check_bool(decay, "decay")
+        self.outer_iterations = check_number(outer_iterations, "outer_iterations", low=1, integer=True)
+        check_number(epsilon, "epsilon", low=SMALLEST_EPSILON)
         check_transport(1.0, epsilon, gamma, "newton", 0.0, max_iterations)
-        self.num_clusters, self.num_heads, self.total_steps = num_clusters, num_heads, total_steps
-        self.semantic_weight, self.decay, self.outer_iterations = semantic_weight, decay, outer_iterations
-        self.epsilon, self.gamma, self.max_iterations = epsilon, gamma, max_iterations
-        self.rho_base, self.rho_upper, self.rho_kind = rho_base, rho_upper, rho_kind
-        self.bank_size = bank_size
+        self.epsilon, self.gamma, self.max_iterations = float(epsilon), float(gamma), int(max_iterations)
+        shares = relative_sizes(prior, self.num_clusters)
         self.banks = nn.ModuleList(LogitBank(num_clusters, bank_size) for _ in range(num_heads if bank_size else 0))
         if similarity is not None:
             check_similarity(similarity)
             similarity = as_coo(similarity)
         self.register_buffer("similarity", similarity, persistent=False)
+        self.register_buffer("prior", shares, persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("column_potential", torch.zeros(num_heads, num_clusters + 1))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SP2OTLoss:
+        return super()._apply(keep_wide(fn), recurse)
 
     @property
     def rho(self) -> float:
@@ -209,7 +241,7 @@ class SP2OTLoss(nn.Module):
         transport: dict[str, Any] = {
             "epsilon": self.epsilon,
             "gamma": self.gamma,
-            "prior": None,
+            "prior": self.prior,
             "method": "newton",
             "tol": TOL,
             "max_iterations": self.max_iterations,

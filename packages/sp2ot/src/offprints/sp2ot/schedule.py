@@ -32,6 +32,10 @@ def rho_schedule(
     Raises:
         TypeError: a step that is not an integer.
         ValueError: a number out of range, an unknown kind.
+
+    Example:
+        >>> [round(rho_schedule(step, 100), 3) for step in (0, 50, 100)]
+        [0.106, 0.358, 1.0]
     """
     check_number(step, "step", low=0, integer=True)
     check_number(total_steps, "total_steps", low=1, integer=True)

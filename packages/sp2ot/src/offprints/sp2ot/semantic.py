@@ -10,9 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.shared.validation import check_number, check_same_device, check_tensor
+from offprints.shared.validation import check_bool, check_number, check_same_device, check_tensor
 from offprints.sp2ot._sparse import both_ways, check_similarity, multiply
-from offprints.sp2ot.transport import as_batch, check_prior, check_transport, like_cost, solve, warn_unconverged
+from offprints.sp2ot.transport import (
+    as_batch,
+    check_reach,
+    check_transport,
+    like_cost,
+    relative_sizes,
+    solve,
+    warn_unconverged,
+)
 
 
 class SemanticTransportResult(NamedTuple):
@@ -26,6 +34,11 @@ class SemanticTransportResult(NamedTuple):
         inner_iterations: steps of the transport solver, of all outer steps together.
         converged: whether the objective stopped falling and every transport problem was solved.
         column_potential: ``(*, K + 1)`` of the last transport problem.
+
+    Example:
+        >>> result = semantic_partial_ot(torch.eye(2), torch.eye(2), rho=0.5, semantic_weight=1.0)
+        >>> bool((result.objective.diff() <= 1e-9).all()), result.converged
+        (True, True)
     """
 
     plan: Float[Tensor, "*batch samples clusters"]
@@ -68,7 +81,7 @@ def semantic_partial_ot(
         cost: ``(N, K)``, or ``(B, N, K)`` for B problems with one similarity.
         similarity: ``(N, N)``, dense, sparse COO or CSR; need not be symmetric.
         rho: Share of the mass to transport, in (0, 1].
-        semantic_weight: Of the reward.
+        semantic_weight: Weight of the reward.
         decay: Multiply the weight by ``1 - rho``.
         outer_iterations: At most so many steps.
         outer_tol: Stop where the objective changes by less; 0 takes exactly ``outer_iterations`` steps.
@@ -83,12 +96,21 @@ def semantic_partial_ot(
     Warns:
         sklearn.exceptions.ConvergenceWarning: a transport problem was not solved, or the objective still falls
             after ``outer_iterations`` steps with ``outer_tol > 0``.
+
+    Example:
+        >>> cost = torch.tensor([[0.1, 3.0], [3.0, 0.1], [1.0, 1.2]])
+        >>> like_the_second = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> result = semantic_partial_ot(cost, like_the_second, rho=0.9, semantic_weight=30.0)
+        >>> result.pseudo_labels.argmax(1)
+        tensor([0, 1, 1])
     """
     check_tensor(cost, "cost", ndim=(2, 3))
     check_transport(rho, epsilon, gamma, method, tol, max_iterations)
-    check_prior(prior, cost.shape[-1], cost)
+    shares = relative_sizes(prior, cost.shape[-1], cost)
     check_similarity(similarity, cost.shape[-2])
     check_same_device(cost, similarity, names=("cost", "similarity"))
+    check_reach(as_batch(cost), epsilon)
+    check_bool(decay, "decay")
     check_number(semantic_weight, "semantic_weight", low=0)
     check_number(outer_iterations, "outer_iterations", low=1, integer=True)
     check_number(outer_tol, "outer_tol", low=0)
@@ -109,7 +131,7 @@ def semantic_partial_ot(
         damping=damping,
         epsilon=epsilon,
         gamma=gamma,
-        prior=prior,
+        prior=shares,
         method=method,
         tol=tol,
         max_iterations=max_iterations,

@@ -11,11 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offprints.shared.device import float32_region
-from offprints.shared.validation import check_choice, check_number, check_probabilities, check_same_device, check_tensor
+from offprints.shared.validation import check_choice, check_number, check_same_device, check_tensor
 from offprints.sp2ot._semidual import SemiDual
 from offprints.sp2ot._solvers import scaling, solve_newton
 
 METHODS = ("newton", "sinkhorn")
+LARGEST_REACH = 1e12  # of costs, in units of the smoothing
+SMALLEST_SHARE = 1e-3  # of the transported mass that a residual must not exceed, however small that mass is
 
 
 class TransportResult(NamedTuple):
@@ -32,6 +34,11 @@ class TransportResult(NamedTuple):
         residual: the largest ``||e - c||_1`` of the batch: the masses that the columns ask for at ``g``, minus those
             that they get when every row sends all of its mass.
         converged: whether the residual is at most ``tol``.
+
+    Example:
+        >>> plan, labels, *_, converged = partial_ot(torch.eye(2), rho=0.5)
+        >>> round(float(plan.sum()), 6), round(float(labels.sum()), 6), converged
+        (0.5, 1.0, True)
     """
 
     plan: Float[Tensor, "*batch samples clusters"]
@@ -70,40 +77,49 @@ def partial_ot(
         rho: Share of the mass to transport, in (0, 1].
         epsilon: Entropic smoothing.
         gamma: Weight of the sizes; ``inf`` makes them equalities.
-        prior: ``(K,)`` relative sizes of the clusters; default: equal.
+        prior: ``(K,)`` relative sizes of the clusters, shares or counts; default: equal.
         method: The solver.
-        tol: Largest residual; 0 runs ``"sinkhorn"`` for exactly ``max_iterations``.
+        tol: Largest residual, and at most a thousandth of ``rho``; 0 runs ``"sinkhorn"`` for exactly
+            ``max_iterations``.
         max_iterations: Newton steps or scaling iterations.
         init: A ``column_potential`` to start from.
 
     Raises:
         TypeError: a cost that is not a floating tensor.
         ValueError: a cost that is not finite, empty or of another number of axes; a number out of range; an unknown
-            method; a prior or ``init`` of another shape, a prior that is negative or does not sum to 1.
+            method; an ``epsilon`` below 1e-12 of the range of the cost; a prior or ``init`` of another shape, a prior
+            that is negative or all zero.
 
     Warns:
         sklearn.exceptions.ConvergenceWarning: the residual is larger than ``tol``.
+
+    Example:
+        >>> cost = torch.tensor([[0.1, 5.0], [5.0, 0.1], [2.0, 2.0]])
+        >>> result = partial_ot(cost, rho=0.6)
+        >>> result.pseudo_labels.sum(1).round(decimals=4)  # the third sample is unsure
+        tensor([0.9000, 0.9000, 0.0000], dtype=torch.float64)
     """
     check_tensor(cost, "cost", ndim=(2, 3))
     check_transport(rho, epsilon, gamma, method, tol, max_iterations)
     clusters = cost.shape[-1]
-    check_prior(prior, clusters, cost)
+    shares = relative_sizes(prior, clusters, cost)
     if init is not None:
         check_tensor(init, "init", shape=(*cost.shape[:-2], clusters + 1), finite=False)
         check_same_device(cost, init, names=("cost", "init"))
+    check_reach(as_batch(cost), epsilon)
     solution = solve(
         as_batch(cost),
         rho=rho,
         epsilon=epsilon,
         gamma=gamma,
-        prior=prior,
+        prior=shares,
         method=method,
         tol=tol,
         max_iterations=max_iterations,
         init=None if init is None else as_batch(init, axes=2),
     )
     if not solution.converged and tol > 0:
-        warn_unconverged(solution.residual, tol, solution.iterations)
+        warn_unconverged(solution.residual, min(tol, SMALLEST_SHARE * rho), solution.iterations)
     return solution._replace(
         plan=like_cost(solution.plan, cost),
         pseudo_labels=like_cost(solution.pseudo_labels, cost),
@@ -122,12 +138,40 @@ def check_transport(rho: float, epsilon: float, gamma: float, method: str, tol: 
     check_number(max_iterations, "max_iterations", low=1, integer=True)
 
 
-def check_prior(prior: Tensor | None, clusters: int, cost: Tensor) -> None:
-    """Refuse a prior that is no distribution over the clusters."""
-    if prior is not None:
-        check_tensor(prior, "prior", shape=(clusters,))
-        check_probabilities(prior, "prior", atol=1e-6)
-        check_same_device(cost, prior, names=("cost", "prior"))
+def check_reach(cost: Float[Tensor, "batch samples clusters"], epsilon: float) -> None:
+    """Refuse a smoothing that float64 cannot tell from none: costs in its units have no digits left behind the point.
+
+    Raises:
+        ValueError: ``epsilon`` is too small for these costs, or the costs too large for float64.
+    """
+    reach = float(cost.amax().clamp(min=0) - cost.amin().clamp(max=0))  # the virtual cluster's cost is 0
+    if not math.isfinite(reach):
+        raise ValueError(f"cost must have a range that float64 holds, got {float(cost.amin())} to {float(cost.amax())}")
+    if reach > LARGEST_REACH * epsilon:
+        raise ValueError(
+            f"epsilon must be at least {1 / LARGEST_REACH:g} of the range of the cost, {reach:g}, got {epsilon:g}"
+        )
+
+
+def relative_sizes(prior: Tensor | None, clusters: int, like: Tensor | None = None) -> Tensor | None:
+    """Shares of the clusters, float64 and 1 together, of relative sizes; ``like`` has the device they must be on.
+
+    Raises:
+        TypeError: a prior that is not a tensor of numbers.
+        ValueError: another length, negative or not finite, all zero.
+    """
+    if prior is None:
+        return None
+    check_tensor(prior, "prior", shape=(clusters,), floating=False)
+    if prior.dtype == torch.bool or prior.is_complex():
+        raise TypeError(f"prior must hold numbers, got {prior.dtype}")
+    if like is not None:
+        check_same_device(like, prior, names=("cost", "prior"))
+    sizes = as_batch(prior, axes=1)
+    if bool((sizes < 0).any()) or not bool((sizes > 0).any()):
+        raise ValueError(f"prior must not be negative and not all zero, got {sizes.tolist()}")
+    sizes = sizes / sizes.max()
+    return sizes / sizes.sum()
 
 
 def warn_unconverged(residual: float, tol: float, iterations: int) -> None:
@@ -164,6 +208,7 @@ def solve(
 ) -> TransportResult:
     """:func:`partial_ot` of a checked batch in float64, without a warning."""
     batch, samples, clusters = cost.shape
+    tol = min(tol, SMALLEST_SHARE * rho)
     share = cost.new_full((clusters,), 1 / clusters) if prior is None else prior.to(cost)
     target = torch.cat([rho * share, cost.new_full((1,), 1 - rho)])
     extended = torch.cat([cost, cost.new_zeros(batch, samples, 1)], 2)
