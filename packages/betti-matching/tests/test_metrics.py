@@ -169,6 +169,20 @@ def test_integers_are_compared_exactly(filtration: Any, values: torch.dtype) -> 
     assert betti_numbers(large, threshold=float(2**53), filtration="sublevel")[0] == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_masks(dtype: torch.dtype) -> None:
+    pred, target = images(2, 1, 8, 8)
+    masks = [(image >= 0.5).long() for image in (pred, target)]
+    expected = betti_matching_error(*masks, reduction="none")
+    unsigned = [mask.to(dtype) for mask in masks]
+    for threshold in (0.5, 1.0):
+        torch.testing.assert_close(betti_matching_error(*unsigned, threshold=threshold, reduction="none"), expected)
+    assert betti_matching_error(*unsigned, threshold=-1.0).item() == 0  # all is foreground
+    metric = BettiMatchingMetric()
+    metric.update(*unsigned)
+    assert metric.compute()["betti_matching_error"] == pytest.approx(expected.mean().item())
+
+
 def test_what_never_enters_does_not_enter_by_rounding() -> None:
     image = torch.tensor([[1.0, torch.inf, 1.0, -torch.inf, 1.0]], dtype=torch.float16)
     assert betti_numbers(image, threshold=1e6)[0] == 1  # the infinite pixel alone

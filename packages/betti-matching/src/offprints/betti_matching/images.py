@@ -111,8 +111,10 @@ def _rounded(threshold: float, kind: Any, *, superlevel: bool) -> Any:
 
 def _compare_integers(image: Any, limit: int, *, superlevel: bool) -> Any:
     if isinstance(image, Tensor):
-        if image.dtype == torch.bool:
-            image = image.to(torch.uint8)
+        if image.dtype == torch.uint64:  # torch compares no large unsigned types: shift them to the signed ones
+            image, limit = image.view(torch.int64) ^ torch.iinfo(torch.int64).min, limit - 2**63
+        elif image.dtype in (torch.bool, torch.uint16, torch.uint32):
+            image = image.to(torch.int64)
         low, high = torch.iinfo(image.dtype).min, torch.iinfo(image.dtype).max
     else:
         if image.dtype.kind == "b":

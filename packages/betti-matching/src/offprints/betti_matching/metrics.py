@@ -244,7 +244,8 @@ def _binarize(pred: Tensor, target: Tensor, options: ErrorOptions) -> np.ndarray
     codes = []
     for x in (pred, target):
         inside = foreground(x.detach(), options.threshold, superlevel=superlevel)
-        codes.append((inside if superlevel else ~inside).to(torch.uint8) + 2 * x.isnan().to(torch.uint8))
+        code = (inside if superlevel else ~inside).to(torch.uint8)
+        codes.append(code + 2 * x.isnan().to(torch.uint8) if x.is_floating_point() else code)
     masks: np.ndarray = torch.stack(codes).flatten(1, 2).cpu().numpy()
     for mask, name in zip(masks, ("pred", "target"), strict=True):
         if mask.max() > 1:
