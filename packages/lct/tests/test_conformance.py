@@ -99,7 +99,7 @@ def test_package() -> None:
 @pytest.mark.parametrize("loss", [cauchy_loss, pseudo_huber_loss, geman_mcclure_loss])
 @pytest.mark.parametrize("norm", ["mean", "sum", "element"])
 def test_losses(loss: Any, norm: str) -> None:
-    skip = {"torch.func": "not yet: the function has no setup_context"}
+    skip = {}
     if loss is not cauchy_loss or norm == "sum":
         skip["torch.compile"] = "the same code as the Cauchy loss"
     check_loss(loss, pairs, nan="propagate", kwargs={"c": 0.7, "norm": norm}, skip=skip)
@@ -110,7 +110,7 @@ def test_loss_modules(loss: Any) -> None:
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         return (*pairs(generator), torch.rand(5, generator=generator) + 0.1)
 
-    skip = {"torch.compile": "compiled as a function above", "torch.func": "not yet: the function has no setup_context"}
+    skip = {"torch.compile": "compiled as a function above"}
     check_loss(loss(c=0.7), inputs, nan="propagate", skip=skip)
 
 

@@ -92,3 +92,31 @@ def test_box_plot_of_impulses_and_of_constants() -> None:
     constant = impulse_statistics(torch.ones(5))
     assert constant["inner_fraction"] == 0
     assert math.isnan(constant["excess_kurtosis"])
+
+
+def test_per_channel_at_any_resolution() -> None:
+    small, large = (3 * torch.randn(40, 2, side, side) + 1 for side in (4, 6))
+    normalizer = LatentNormalizer((2, 4, 4), per_channel=True)
+    for part in small.split(7):
+        normalizer.update(part)
+    flat = small.movedim(1, 0).flatten(1).double()
+    assert_close(normalizer.mean, flat.mean(1).view(2, 1, 1))
+    assert_close(normalizer.std, flat.std(1).view(2, 1, 1))
+    expected = (large.double() - flat.mean(1).view(2, 1, 1)) / flat.std(1).view(2, 1, 1) * 0.5
+    assert_close(normalizer(large), expected.float())
+    assert_close(normalizer.inverse(normalizer(large)), large)
+    again = LatentNormalizer((2, 4, 4), per_channel=True)
+    again.load_state_dict(normalizer.state_dict())
+    assert torch.equal(again(large), normalizer(large))
+    for other in (LatentNormalizer((2, 4, 4)), LatentNormalizer((3, 4, 4), per_channel=True)):
+        with pytest.raises(ValueError, match="other must"):
+            normalizer.merge_(other)
+    with pytest.raises(ValueError, match="x must have shape"):
+        normalizer(large[:, :1])
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-30, 1.0, 1e30, 1e200])
+def test_kurtosis_has_no_unit(unit: float) -> None:
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    expected = impulse_statistics(x)["excess_kurtosis"]
+    assert impulse_statistics(x * unit)["excess_kurtosis"] == pytest.approx(expected)

@@ -99,3 +99,47 @@ def test_weights() -> None:
     assert_close(cauchy_loss(r, zero, c=1.0, weight=weight), (each * weight).mean())
     assert_close(CauchyLoss(c=1.0, reduction="sum")(r, zero, weight), (each * weight).sum())
     assert "c=1.0" in repr(CauchyLoss(c=1.0))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["mean", "sum", "element"])
+@pytest.mark.parametrize("value", [1e-25, 1e19, 1e20, 1e25, 1e38])
+def test_residuals_whose_squares_leave_float32(loss, norm, value) -> None:
+    r = torch.full((2, 3), value)
+    r[1] = 0.5
+    r.requires_grad_()
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return loss(x, torch.zeros_like(x), c=0.03, norm=norm, reduction="none")
+
+    exact = r.detach().double().requires_grad_()
+    expected = call(exact)
+    (slope,) = torch.autograd.grad(expected.sum(), exact)
+    ours = call(r)
+    assert ours.dtype == torch.float32
+    assert_close(ours.double(), expected, rtol=1e-5, atol=1e-40)
+    assert_close(torch.autograd.grad(ours.sum(), r)[0].double(), slope, rtol=1e-4, atol=1e-40)
+    rows = torch.func.vmap(lambda x: call(x[None])[0])(r.detach())
+    assert_close(rows.double(), expected, rtol=1e-5, atol=1e-40)
+    slopes = torch.func.vmap(torch.func.grad(lambda x: call(x[None])[0]))(r.detach())
+    assert_close(slopes.double(), slope, rtol=1e-4, atol=1e-40)
+
+
+def test_extreme_residuals_compiled() -> None:
+    r = torch.full((2, 3), 1e20, requires_grad=True)
+    compiled = torch.compile(lambda x: cauchy_loss(x, torch.zeros_like(x), c=0.03), backend="aot_eager", fullgraph=True)
+    value = compiled(r)
+    assert float(value.detach()) == pytest.approx(2 * math.log(1e20 / (math.sqrt(2) * 0.03)), rel=1e-6)
+    assert_close(torch.autograd.grad(value, r)[0], torch.full((2, 3), 2 / 1e20 / 6), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["mean", "sum", "element"])
+def test_a_constant_for_each_sample(loss, norm) -> None:
+    r, c = residuals(0, 4, 3), torch.tensor([0.1, 0.2, 1.0, 3.0], dtype=torch.float64)
+    zero = torch.zeros_like(r)
+    each = [loss(r[i : i + 1], zero[:1], c=float(c[i]), norm=norm) for i in range(4)]
+    assert_close(loss(r, zero, c=c, norm=norm, reduction="none"), torch.stack(each))
+    for wrong in (c[:3], -c, torch.full_like(c, math.nan), c.view(2, 2)):
+        with pytest.raises(ValueError, match="c must"):
+            loss(r, zero, c=wrong, norm=norm)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -121,3 +123,142 @@ def test_a_unet_of_diffusers() -> None:
     model = LatentConsistencyModel(Network(), noise_scale=250)
     model(x, torch.tensor([0.1, 3.0])).square().sum().backward()
     assert all(p.grad is not None for p in unet.parameters())
+
+
+class ActivatedInside(nn.GroupNorm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.relu(super().forward(x))
+
+
+class ActivatedByPart(nn.GroupNorm):
+    """As timm's GroupNormAct: the function of torch, then submodules."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__(groups, channels)
+        self.drop = nn.Dropout(0.5)
+        self.act = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return self.act(self.drop(x))
+
+
+class GroupNorm32(nn.GroupNorm):
+    """As openai's: computed in float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float()).type(x.dtype)
+
+
+class ChannelsFirst(nn.LayerNorm):
+    """As timm's and torchvision's LayerNorm2d of ConvNeXt."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)) * 2 + 1
+
+
+def scrambled(norm: nn.Module) -> nn.Module:
+    for i, p in enumerate(norm.parameters()):
+        nn.init.normal_(p, 0.5, 1.0, generator=torch.Generator().manual_seed(i))
+    return norm
+
+
+@pytest.mark.parametrize("example", [torch.zeros(1, 6, 4, 4), normal(2, 6, 4, 4)])
+def test_what_a_subclass_adds_is_kept(example: torch.Tensor) -> None:
+    x = normal(3, 6, 4, 4)
+    activated = nn.functional.layer_norm(x, x.shape[1:]).relu()
+    for norm in (ActivatedInside(3, 6), ActivatedByPart(3, 6)):
+        network = replace_norms(nn.Sequential(scrambled(norm)), example).eval()
+        assert_close(network(x), activated)
+        assert [name for name, _ in network.named_parameters()] == ["0.bias"]
+        assert_close(copy.deepcopy(network)(x), activated)
+        network.train()(x).sum().backward()
+        assert network[0].bias.grad is not None
+    assert isinstance(network[0], NonScalingLayerNorm)
+    assert network[0].act.training
+    assert not torch.equal(network(x), network(x))  # the dropout is still there
+
+
+@pytest.mark.parametrize("width", [4, 6])  # also where the channels are as many as the columns
+def test_a_layer_norm_over_channels_stays_over_channels(width: int) -> None:
+    torchvision = pytest.importorskip("torchvision.models.convnext")
+    x = normal(3, 6, 4, width)
+    for kind in (ChannelsFirst, torchvision.LayerNorm2d):
+        norm = replace_norms(nn.Sequential(scrambled(kind(6))), torch.zeros(1, 6, 4, width))[0]
+        assert isinstance(norm, NonScalingLayerNorm)
+        assert norm.bias.shape == (6,)
+        assert_close(norm(x), ChannelsFirst(6)(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_in_float32_is_replaced(dtype: torch.dtype) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 8, 1).to(dtype), scrambled(GroupNorm32(2, 8)))
+    replace_norms(network, torch.zeros(1, 2, 4, 4, dtype=dtype))
+    assert type(network[1]) is NonScalingLayerNorm
+    assert network[1].bias.shape == (8, 4, 4)
+    x = normal(3, 8, 4, 4).to(dtype)
+    assert network[1](x).dtype == dtype
+    assert_close(network[1](x).float(), nn.functional.layer_norm(x.float(), (8, 4, 4)), rtol=1e-2, atol=1e-2)
+
+
+def test_a_subclass_that_cannot_be_kept_is_refused() -> None:
+    class Shifted(nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.layer_norm(x, self.normalized_shape) * (1 + self.weight)
+
+    class OwnGroups(nn.GroupNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.group_norm(x, 3, self.weight, self.bias).relu()
+
+    for norm in (Shifted(4), OwnGroups(3, 6)):
+        network = nn.Sequential(nn.GroupNorm(1, 6), scrambled(norm))
+        before = copy.deepcopy(network.state_dict())
+        with pytest.raises(ValueError, match=f"'?1'? \\({type(norm).__name__}\\)"):
+            replace_norms(network, torch.zeros(1, 6, 4, 4))
+        assert type(network[0]) is nn.GroupNorm
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name])
+        assert getattr(network[1], "num_groups", 3) == 3
+
+
+def test_the_nature_of_a_norm_is_kept() -> None:
+    x = normal(2, 4, 3)
+    frozen = nn.LayerNorm(3).requires_grad_(False)
+    free, unbiased = nn.LayerNorm(3, elementwise_affine=False), nn.LayerNorm(3, bias=False)
+    group = nn.GroupNorm(2, 4, affine=False)
+    network = replace_norms(nn.Sequential(frozen, free, unbiased, group, nn.LayerNorm(3)), x)
+    assert all(type(norm) is NonScalingLayerNorm for norm in network)
+    assert not network[0].bias.requires_grad
+    assert [norm.bias is None for norm in network] == [False, True, True, True, False]
+    assert network[4].bias.requires_grad
+
+
+def test_hooks_stay() -> None:
+    norm, seen = nn.GroupNorm(1, 4), []
+    handle = norm.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    network = replace_norms(nn.Sequential(norm), torch.zeros(2, 4, 3))
+    assert network[0] is not norm
+    seen.clear()
+    network(torch.zeros(2, 4, 3))
+    assert seen == [(2, 4, 3)]
+    handle.remove()
+    network(torch.zeros(2, 4, 3))
+    assert len(seen) == 1
+
+
+def test_a_transformer_layer_in_both_modes() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    network = replace_norms(nn.TransformerEncoder(layer, 2), normal(2, 5, 8))
+    assert sum(isinstance(module, NonScalingLayerNorm) for module in network.modules()) == 4
+    x = normal(2, 5, 8)
+    with torch.no_grad():
+        nn.init.normal_(network.layers[0].norm1.bias)
+        trained, evaluated = network.train()(x), network.eval()(x)
+    assert_close(evaluated, trained, rtol=1e-4, atol=1e-5)
+    assert torch.equal(network.layers[0].norm1.weight, torch.ones(8))
+    assert "layers.0.norm1.weight" not in network.state_dict()

@@ -66,3 +66,17 @@ def test_curriculum_reaches_the_end() -> None:
     assert discretization_curriculum(800, 800, final=20) == 21
     assert discretization_curriculum(399, 800, final=20) == 11
     assert discretization_curriculum(5, 10, initial=10, final=10) == 11
+
+
+def test_types_of_the_grid() -> None:
+    import numpy as np
+
+    assert torch.equal(karras_sigmas(np.int64(5)), karras_sigmas(5))
+    assert discretization_curriculum(np.int64(699), np.int64(700), final=np.int64(640)) == 641
+    for dtype in (torch.int64, torch.bool, torch.complex64, float):
+        with pytest.raises(TypeError, match="dtype must"):
+            karras_sigmas(5, dtype=dtype)
+    assert (karras_sigmas(641, dtype=torch.bfloat16).diff() > 0).all()
+    for count, dtype, top in ((1281, torch.bfloat16, 80.0), (5, torch.float16, 1e6), (200_000, torch.float16, 80.0)):
+        with pytest.raises(ValueError, match="dtype must"):
+            karras_sigmas(count, dtype=dtype, sigma_max=top)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -258,3 +260,152 @@ def test_on_a_gpu() -> None:
     there = loss(model.cuda(), x.cuda(), step=30, generator=seeded(0))
     assert there.loss.is_cuda
     assert_close(there.loss.cpu(), here.loss, rtol=1e-4, atol=1e-5)
+
+
+class Noisy(nn.Module):
+    """With dropout twice, and of a given way to answer."""
+
+    def __init__(self, answer: str = "tensor") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.answer = nn.Linear(6, 6), answer
+
+    def forward(self, x: Tensor, t: Tensor) -> object:
+        h = nn.functional.dropout(self.layer(x.flatten(1)), 0.5, self.training)
+        y = nn.functional.dropout(torch.tanh(h + t[:, None]), 0.5, self.training).view_as(x)
+        return {"tensor": y, "sample": SimpleNamespace(sample=y), "tuple": (y,)}[self.answer]
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_as_a_whole_the_masks_are_the_same(backend: str) -> None:
+    """Equal levels and equal masks: what is left is the small difference of neighboring levels."""
+    model, x = LatentConsistencyModel(Noisy()), batch()
+    loss = LatentConsistencyLoss(total_steps=70, c=0.2, coupling="none", diffusion_weight=0.0)
+    indices, noise = torch.full((16,), 150), batch(16).flip(0)
+
+    def whole(x: Tensor) -> tuple[Tensor, Tensor]:
+        out = loss(model, x, step=70, noise=noise, indices=indices)
+        return out.prediction, out.target
+
+    torch.compiler.reset()
+    torch.manual_seed(3)
+    prediction, target = torch.compile(whole, backend=backend)(x)
+    torch.manual_seed(3)
+    expected, expected_target = whole(x)
+    assert_close(prediction, expected)
+    assert_close(target, expected_target)
+    assert float((prediction - target).detach().square().mean()) < 1e-3
+    model.eval()
+    other = whole(x)[0]
+    assert float((other - expected).detach().square().mean()) > 1e-2  # the masks were at work
+
+
+@pytest.mark.parametrize("answer", ["sample", "tuple"])
+def test_networks_of_diffusers(answer: str) -> None:
+    x = batch()
+    plain, other = (LatentConsistencyModel(Noisy(kind)).eval() for kind in ("tensor", answer))
+    assert torch.equal(plain(x, 0.7), other(x, 0.7))
+    loss = LatentConsistencyLoss(total_steps=70, c=0.2)
+    values = [loss(model, x, step=3, generator=seeded(0)).loss for model in (plain, other)]
+    assert torch.equal(*values)
+    samples = [consistency_sample(model, x) for model in (plain, other)]
+    assert torch.equal(*samples)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (lambda y: y[:, :1], ValueError),
+        (lambda y: y.mean(), ValueError),
+        (lambda y: y[:1], ValueError),
+        (lambda y: torch.cat([y, y], 1), ValueError),
+        (lambda y: y.flatten(1), ValueError),
+        (lambda y: None, TypeError),
+        (lambda y: (y, y), TypeError),
+        (lambda y: y.long(), TypeError),
+    ],
+)
+def test_outputs_of_the_wrong_shape_do_not_broadcast(answer, error) -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> object:
+            return answer(x)
+
+    x = batch(4, 2, 3, 3)
+    with pytest.raises(error, match="network must return"):
+        LatentConsistencyModel(Wrong())(x, 0.7)
+    with pytest.raises(error, match="model must return"):
+        consistency_sample(lambda x, s: answer(x), x)
+    with pytest.raises(error, match="model must return"):
+        LatentConsistencyLoss(total_steps=70, c=0.2)(lambda x, s: answer(x), x, step=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.001, -1.0, math.nan])
+def test_levels_below_the_lowest_are_refused(value: float) -> None:
+    model, x = LatentConsistencyModel(Network()), batch()
+    for sigma in (value, torch.tensor([1.0] * 15 + [value])):
+        with pytest.raises(ValueError, match="sigma must be"):
+            model(x, sigma)
+    if value == 0:  # where values cannot be looked at the lowest level is taken
+        compiled = torch.compile(model, backend="eager")
+        assert torch.equal(compiled(x, torch.zeros(16)), x)
+
+
+def test_a_distance_of_your_own() -> None:
+    model, x = LatentConsistencyModel(Network()), batch()
+    seen = []
+
+    def distance(prediction: Tensor, target: Tensor, c: float) -> Tensor:
+        seen.append(c)
+        return cauchy_loss(prediction, target, c=c, reduction="none")
+
+    ours, plain = (
+        LatentConsistencyLoss(total_steps=70, c=0.2, robust=robust)(model, x, step=0, generator=seeded(0))
+        for robust in (distance, "cauchy")
+    )
+    assert seen == [0.2]
+    assert torch.equal(ours.loss, plain.loss)
+    for wrong in (lambda p, t, c: p.mean(), lambda p, t, c: p, lambda p, t, c: None):
+        with pytest.raises(ValueError, match="robust must return"):
+            LatentConsistencyLoss(total_steps=70, c=0.2, robust=wrong)(model, x, step=0)
+
+
+def test_a_constant_for_each_interval() -> None:
+    model, x = LatentConsistencyModel(Network()), batch()
+    out = LatentConsistencyLoss(total_steps=70, c=lambda n: 0.1 + torch.arange(n - 1.0))(
+        model, x, step=0, generator=seeded(0)
+    )
+    assert_close(out.c, 0.1 + out.indices)
+    each = cauchy_loss(out.prediction, out.target, c=0.1 + out.indices.float(), reduction="none")
+    assert_close(out.consistency, (each / (out.sigma_next - out.sigma)).mean())
+    with pytest.raises(ValueError, match="c must"):
+        LatentConsistencyLoss(total_steps=70, c=lambda n: torch.ones(n))(model, x, step=0)
+
+
+def test_numbers_of_numpy() -> None:
+    model, x = LatentConsistencyModel(Network()), batch()
+    loss = LatentConsistencyLoss(
+        total_steps=np.int64(70),
+        initial_scales=np.int32(10),
+        final_scales=np.int64(640),
+        c=np.float32(0.25),
+        sigma_max=np.float64(80),
+        diffusion_weight=np.float32(5),
+    )
+    plain = LatentConsistencyLoss(total_steps=70, c=0.25)
+    ours, expected = (fn(model, x, step=np.int64(30), generator=seeded(0)) for fn in (loss, plain))
+    assert torch.equal(ours.loss, expected.loss)
+    assert type(ours.num_scales) is int
+    assert type(ours.c) is float
+
+
+def test_extreme_residuals_in_training() -> None:
+    x = batch()
+    weights = torch.ones(6, requires_grad=True)
+    loss = LatentConsistencyLoss(total_steps=70, c=0.2, diffusion_weight=0.0, coupling="none")
+    out = loss(lambda x, s: x + 1e20 * s.view(-1, 1, 1) * weights.view(2, 3), x, step=0, indices=torch.full((16,), 4))
+    gap = 1e20 * float(out.sigma_next[0].double() - out.sigma[0].double())
+    expected = math.log1p((gap / 0.2) ** 2 / 2) / float(out.sigma_next[0] - out.sigma[0])
+    assert float(out.loss.detach()) == pytest.approx(expected, rel=1e-4)
+    out.loss.backward()
+    assert weights.grad.isfinite().all()
+    assert (weights.grad > 0).all()

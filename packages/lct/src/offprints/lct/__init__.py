@@ -1,5 +1,6 @@
 """Improved Training Technique for Latent Consistency Models (arXiv 2502.01441)."""
 
+from offprints.lct.conversion import replace_norms
 from offprints.lct.coupling import ot_couple, ot_permutation
 from offprints.lct.latents import LatentNormalizer, impulse_statistics
 from offprints.lct.losses import (
@@ -11,7 +12,7 @@ from offprints.lct.losses import (
     pseudo_huber_loss,
 )
 from offprints.lct.model import LatentConsistencyModel
-from offprints.lct.norms import NonScalingLayerNorm, replace_norms
+from offprints.lct.norms import NonScalingLayerNorm
 from offprints.lct.sampling import TWO_STEP_SIGMAS, consistency_sample
 from offprints.lct.schedules import (
     adaptive_c,

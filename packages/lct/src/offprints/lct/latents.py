@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from offprints.shared.device import working_dtype
 from offprints.shared.distributed import GroupMoments
-from offprints.shared.validation import check_number, check_tensor
+from offprints.shared.validation import check_bool, check_number, check_tensor
 
 
 class LatentNormalizer(nn.Module):
@@ -28,29 +28,41 @@ class LatentNormalizer(nn.Module):
         shape: Of one sample.
         target_std: Standard deviation of the result; sigma_data of the model.
         eps: The least std.
+        per_channel: One mean and one std for each channel, the first axis of ``shape``: the other axes may then have
+            any length, so that latents of other resolutions are normalized, too. Every position counts as a sample.
 
     Raises:
         TypeError, ValueError: a shape without positive integers, ``target_std`` or ``eps`` <= 0; in calls, an input
             that is not ``[B, *shape]``; NaN or infinite values in :meth:`update`, which then changes nothing.
         RuntimeError: used before two samples were seen.
+
+    Example:
+        >>> normalizer = LatentNormalizer((2,))
+        >>> normalizer.update(torch.tensor([[0.0, 10.0], [2.0, 30.0], [4.0, 50.0]]))
+        >>> normalizer(torch.tensor([[4.0, 30.0]]))
+        tensor([[0.5000, 0.0000]])
     """
 
     count: Tensor
     center: Tensor
     m2: Tensor
 
-    def __init__(self, shape: Sequence[int], *, target_std: float = 0.5, eps: float = 1e-6) -> None:
+    def __init__(
+        self, shape: Sequence[int], *, target_std: float = 0.5, eps: float = 1e-6, per_channel: bool = False
+    ) -> None:
         super().__init__()
-        for size in shape:
-            check_number(size, "shape", low=1, integer=True)
-        check_number(target_std, "target_std", low=0, open_low=True)
-        check_number(eps, "eps", low=0, open_low=True)
-        self.shape = tuple(int(size) for size in shape)
-        self.target_std = target_std
-        self.eps = eps
+        if not isinstance(shape, Sequence) or isinstance(shape, str):
+            raise TypeError(f"shape must be a sequence of integers, got {type(shape).__name__}")
+        self.shape = tuple(check_number(size, "shape", low=1, integer=True) for size in shape)
+        self.target_std = float(check_number(target_std, "target_std", low=0, open_low=True))
+        self.eps = float(check_number(eps, "eps", low=0, open_low=True))
+        self.per_channel = check_bool(per_channel, "per_channel")
+        if self.per_channel and not self.shape:
+            raise ValueError("shape must have an axis of channels where per_channel is True, got ()")
+        own = (self.shape[0], *[1] * (len(self.shape) - 1)) if self.per_channel else self.shape
         self.register_buffer("count", torch.zeros(1, dtype=torch.float64))
-        self.register_buffer("center", torch.zeros(1, *self.shape, dtype=torch.float64))
-        self.register_buffer("m2", torch.zeros(1, *self.shape, dtype=torch.float64))
+        self.register_buffer("center", torch.zeros(1, *own, dtype=torch.float64))
+        self.register_buffer("m2", torch.zeros(1, *own, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LatentNormalizer:
         device = fn(torch.empty(0)).device
@@ -60,8 +72,11 @@ class LatentNormalizer(nn.Module):
                     self._buffers[name] = buffer.to(device)
         return self
 
+    def _accepted(self) -> tuple[int | None, ...]:
+        return (None, self.shape[0], *[None] * (len(self.shape) - 1)) if self.per_channel else (None, *self.shape)
+
     def _moments(self) -> GroupMoments:
-        moments = GroupMoments(1, self.shape, device=self.center.device)
+        moments = GroupMoments(1, self.center.shape[1:], device=self.center.device)
         moments.load_state_dict({"count": self.count, "mean": self.center, "m2": self.m2})
         return moments
 
@@ -70,7 +85,9 @@ class LatentNormalizer(nn.Module):
 
     def update(self, batch: Float[Tensor, "batch *shape"]) -> None:
         """Add the samples of a batch."""
-        check_tensor(batch, "batch", shape=(None, *self.shape), validate=True)
+        check_tensor(batch, "batch", shape=self._accepted(), validate=True)
+        if self.per_channel:
+            batch = batch.movedim(1, -1).reshape(-1, *self.center.shape[1:])
         moments = self._moments()
         moments.update(batch)
         self._keep(moments)
@@ -79,6 +96,9 @@ class LatentNormalizer(nn.Module):
         """Add the samples that another one has seen."""
         if not isinstance(other, LatentNormalizer):
             raise TypeError(f"other must be a LatentNormalizer, got {type(other).__name__}")
+        if other.center.shape != self.center.shape:
+            own, got = (tuple(each.center.shape[1:]) for each in (self, other))
+            raise ValueError(f"other must have statistics of shape {own}, got {got}")
         self._keep(self._moments().merge_(other._moments()))
         return self
 
@@ -95,13 +115,13 @@ class LatentNormalizer(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of each position, float64, ``shape``."""
+        """Mean of each position, float64, ``shape`` (``[C, 1, ...]`` per channel)."""
         self._check_ready()
         return self.center[0]
 
     @property
     def std(self) -> Tensor:
-        """Unbiased standard deviation of each position, at least ``eps``, float64, ``shape``."""
+        """Unbiased standard deviation of each position, at least ``eps``, float64, as the mean."""
         return self._std().clamp(min=self.eps)
 
     def _std(self) -> Tensor:
@@ -110,14 +130,14 @@ class LatentNormalizer(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
         """Latents ``[B, *shape]`` to normalized ones, in their type."""
-        check_tensor(x, "x", shape=(None, *self.shape), finite=False)
+        check_tensor(x, "x", shape=self._accepted(), finite=False)
         std = self._std()
         scale = torch.where(std > self.eps, self.target_std / std.clamp(min=self.eps), 0.0)
         return self._affine(x, lambda y, mean, s: (y - mean) * s, scale)
 
     def inverse(self, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
         """Normalized latents ``[B, *shape]`` back to the autoencoder's, in their type."""
-        check_tensor(x, "x", shape=(None, *self.shape), finite=False)
+        check_tensor(x, "x", shape=self._accepted(), finite=False)
         return self._affine(x, lambda y, mean, s: y * s + mean, self.std / self.target_std)
 
     def _affine(self, x: Tensor, fn: Callable[[Tensor, Tensor, Tensor], Tensor], scale: Tensor) -> Tensor:
@@ -127,7 +147,7 @@ class LatentNormalizer(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings."""
-        return f"{self.shape}, target_std={self.target_std}, eps={self.eps}"
+        return f"{self.shape}, target_std={self.target_std}, eps={self.eps}, per_channel={self.per_channel}"
 
 
 @torch.no_grad()
@@ -149,6 +169,11 @@ def impulse_statistics(x: Float[Tensor, "*shape"]) -> dict[str, float | tuple[fl
     Raises:
         TypeError: not a floating tensor.
         ValueError: empty, NaN or infinite.
+
+    Example:
+        >>> found = impulse_statistics(torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 100.0]))
+        >>> found["median"], round(found["outer_fraction"], 3)
+        (2.5, 0.167)
     """
     check_tensor(x, "x", validate=True)
     values = x.detach().flatten()
@@ -161,9 +186,12 @@ def impulse_statistics(x: Float[Tensor, "*shape"]) -> dict[str, float | tuple[fl
         return float(((ordered < fences[0]) | (ordered > fences[1])).double().mean())
 
     exact = ordered.cpu().double()
-    squares = (exact - exact.mean()).square()
-    variance = squares.mean()
-    kurtosis = squares.square().mean() / variance.square() - 3
+    largest = exact.abs().max()
+    deviations = exact / largest.clamp(min=torch.finfo(torch.float64).tiny)  # of any unit
+    deviations = deviations - deviations.mean()
+    deviations = deviations / deviations.abs().max()
+    squares = deviations.square()
+    kurtosis = squares.square().mean() / squares.mean().square() - 3
     return {
         "q1": q1,
         "median": median,
@@ -174,7 +202,7 @@ def impulse_statistics(x: Float[Tensor, "*shape"]) -> dict[str, float | tuple[fl
         "inner_fraction": beyond(inner),
         "outer_fraction": beyond(outer),
         "excess_kurtosis": float(kurtosis),
-        "max_abs": float(exact.abs().max()),
+        "max_abs": float(largest),
     }
 
 

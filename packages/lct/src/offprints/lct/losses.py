@@ -24,27 +24,38 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.shared.validation import check_choice, check_number, check_same_shape, check_tensor, reduce
+from offprints.shared.device import working_dtype
+from offprints.shared.validation import (
+    Reduction,
+    check_choice,
+    check_number,
+    check_same_device,
+    check_same_shape,
+    check_tensor,
+    reduce,
+    should_check,
+)
 
 Norm = Literal["mean", "sum", "element"]
-Reduction = Literal["mean", "sum", "none"]
 RobustName = Literal["cauchy", "pseudo_huber", "geman_mcclure"]
 
 NORMS = ("mean", "sum", "element")
+# Sums of squares between these are taken as they are; beyond them float32 is near its ends.
+LOWEST, HIGHEST = 1e-30, 1e30
 
 
 class Robust(NamedTuple):
-    """A robust function of the squared residual and its derivative."""
+    """A robust function of the squared residual and its derivative; c is a number or has the shape of m."""
 
-    rho: Callable[[Tensor, float], Tensor]
-    slope: Callable[[Tensor, float], Tensor]
+    rho: Callable[[Tensor, Any], Tensor]
+    slope: Callable[[Tensor, Any], Tensor]
 
 
 # log1p and the conjugate form keep their digits in float32 where m is far below c^2.
 ROBUST: dict[str, Robust] = {
     "cauchy": Robust(
-        lambda m, c: (m / (2 * c * c)).log1p_(),
-        lambda m, c: (m + 2 * c * c).reciprocal_(),
+        lambda m, c: (m / (2 * c * c)).log1p(),
+        lambda m, c: (m + 2 * c * c).reciprocal(),
     ),
     "pseudo_huber": Robust(
         lambda m, c: m / ((m + c * c).sqrt() + c),
@@ -52,62 +63,86 @@ ROBUST: dict[str, Robust] = {
     ),
     "geman_mcclure": Robust(
         lambda m, c: 2 * m / (m + 4 * c * c),
-        lambda m, c: 8 * c * c / (m + 4 * c * c).square(),
+        lambda m, c: (8**0.5 * c / (m + 4 * c * c)).square(),
     ),
 }
 
 
-def at_least_float32(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in their common type, half types as float32."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return [tensor.to(dtype) for tensor in tensors]
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-class _SquaredNorm(torch.autograd.Function):
-    """Sum of squared differences per sample, ``[B]``: two sweeps over the entries forward, two backward.
+def _wide(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """float64 where the device has it: the square of any float32 fits in."""
+    return dtype if device.type == "mps" else torch.float64
 
-    Nothing but the inputs is kept. Twice differentiable: the backward is made of torch's own operations.
+
+def _scale(difference: Tensor) -> Tensor:
+    """A factor for each sample, ``[B]``, without a graph: its largest entry where squares would leave the type."""
+    largest = torch.linalg.vector_norm(difference.detach().flatten(1), ord=float("inf"), dim=1)
+    inside = (largest > LOWEST**0.5) & (largest < HIGHEST**0.5)
+    return torch.where(inside | (largest == 0) | ~largest.isfinite(), 1.0, largest)
+
+
+class _SquaredNorm(torch.autograd.Function):
+    """Sum of squared differences per sample, ``[B]``, in float64 where the device has it; and the scale used.
+
+    Two sweeps over the entries forward, two backward; nothing but the inputs is kept. The backward is made of torch's
+    own operations, so that it can be differentiated again. The result does not depend on the scale, a scalar 1 where
+    no residual is extreme.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor) -> Tensor:
-        ctx.save_for_backward(input, target)
+    def forward(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         difference = (input - target).flatten(1)
-        return torch.linalg.vecdot(difference, difference)
+        wide = _wide(difference.dtype, difference.device)
+        if should_check(difference):  # values can be looked at: the usual case needs no sweep for the scale
+            total = torch.linalg.vecdot(difference, difference)
+            if bool(((total > LOWEST) & (total < HIGHEST)).all()):
+                return total.to(wide, copy=True), total.new_ones((), dtype=wide)
+        scale = _scale(difference)
+        difference = difference / scale[:, None]
+        scale = scale.to(wide, copy=True)
+        return torch.linalg.vecdot(difference, difference).to(wide) * scale.square(), scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, output[1])
+        ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        input, target = ctx.saved_tensors
-        gradient = (input - target).mul_(_per_sample(2 * grads[0], input))
-        return _both(ctx, gradient)
+        input, target, scale = ctx.saved_tensors
+        factor = _column((2 * grads[0] * scale).to(input.dtype), input)
+        difference = input - target
+        if scale.ndim > 0:  # before the product, which else could leave the type
+            difference = difference / _column(scale, input).to(input.dtype)
+        return _both(ctx, difference * factor)
 
 
 class _ElementMean(torch.autograd.Function):
     """Mean of rho over the entries of each sample, ``[B]``. Twice differentiable, too."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, name: str, c: float) -> Tensor:
+    def forward(input: Tensor, target: Tensor, c: Tensor, name: str) -> Tensor:  # type: ignore[override]
         difference = input - target
-        ctx.save_for_backward(input, target, difference)
-        ctx.name, ctx.c = name, c
-        return ROBUST[name].rho(difference.square(), c).flatten(1).mean(1)
+        return ROBUST[name].rho(difference.square(), _column(c, input)).flatten(1).mean(1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str], output: Tensor) -> None:
+        *saved, ctx.name = inputs
+        ctx.save_for_backward(*saved)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        input, target, difference = ctx.saved_tensors
-        share = _per_sample(2 * grads[0] / max(input[0].numel(), 1), input)
-        slope = ROBUST[ctx.name].slope
-        if torch.is_grad_enabled():  # a second derivative needs the graph
-            difference = input - target
-            gradient = slope(difference.square(), ctx.c) * difference * share
-        else:
-            gradient = slope(difference.square(), ctx.c).mul_(difference).mul_(share)
+        input, target, c = ctx.saved_tensors
+        share = _column(2 * grads[0] / max(input[0].numel(), 1), input)
+        difference = input - target
+        gradient = ROBUST[ctx.name].slope(difference.square(), _column(c, input)) * difference * share
         return (*_both(ctx, gradient), None, None)
 
 
@@ -116,40 +151,77 @@ def _both(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 
 def squared_norm(input: Tensor, target: Tensor) -> Tensor:
-    """Sum over the entries of the squared difference, ``[B]``, in float32 at least."""
-    result: Tensor = _SquaredNorm.apply(*at_least_float32(input, target))
+    """Sum over the entries of the squared difference, ``[B]``, in float64 where the device has it."""
+    dtype = working_dtype(input, target)
+    result: Tensor = _SquaredNorm.apply(input.to(dtype), target.to(dtype))[0]
     return result
 
 
-def robust_values(name: str, input: Tensor, target: Tensor, c: float, norm: Norm) -> Tensor:
-    """The loss of each sample, ``[B]``; arguments are not checked."""
-    if norm == "element":
-        result: Tensor = _ElementMean.apply(*at_least_float32(input, target), name, c)
-        return result
-    total = squared_norm(input, target)
-    return ROBUST[name].rho(total / input[0].numel() if norm == "mean" else total, c)
+def robust_values(name: str, input: Tensor, target: Tensor, c: float | Tensor, norm: Norm) -> Tensor:
+    """The loss of each sample, ``[B]``, in float32 at least; arguments are not checked.
+
+    The squared residuals of float32 reach 1e77: what is left of them, one number a sample, is float64.
+    """
+    dtype = working_dtype(input, target)
+    if norm != "element":
+        total = squared_norm(input, target)
+        m = total / input[0].numel() if norm == "mean" else total
+        return ROBUST[name].rho(m, c.to(m) if isinstance(c, Tensor) else c).to(dtype)
+    if should_check(input, target):  # where values can be looked at, float64 is for those that need it
+        values = _element_mean(name, input.to(dtype), target.to(dtype), c)
+        if bool(values.isfinite().all()):
+            return values
+    wide = _wide(dtype, input.device)
+    return _element_mean(name, input.to(wide), target.to(wide), c).to(dtype)
+
+
+def _element_mean(name: str, input: Tensor, target: Tensor, c: float | Tensor) -> Tensor:
+    each = torch.full((len(input),), c, dtype=input.dtype, device=input.device) if isinstance(c, float) else c.to(input)
+    values: Tensor = _ElementMean.apply(input, target, each, name)
+    return values
+
+
+def check_c(c: Any, name: str = "c", *, length: int | None = None) -> float | Tensor:
+    """A positive number, or one for each of ``length`` samples where a length is given.
+
+    Raises:
+        TypeError: neither a number nor a floating tensor.
+        ValueError: not positive and finite, or a tensor of another length.
+    """
+    if isinstance(c, Tensor) and length is not None:
+        check_tensor(c, name, shape=(length,))
+        if should_check(c) and not bool((c > 0).all()):
+            raise ValueError(f"{name} must be positive, got {float(c.min())}")
+        return c.detach()
+    return float(check_number(c, name, low=0, open_low=True))
 
 
 def _loss(
-    name: str, input: Tensor, target: Tensor, c: float, norm: Norm, weight: Tensor | None, reduction: Reduction
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    c: float | Tensor,
+    norm: Norm,
+    weight: Tensor | None,
+    reduction: Reduction,
 ) -> Tensor:
-    check_number(c, "c", low=0, open_low=True)
     check_choice(norm, "norm", NORMS)
-    check_tensor(input, "input", finite=False)
+    check_choice(reduction, "reduction", ("mean", "sum", "none"))
+    check_tensor(input, "input", finite=False, min_ndim=2)
     check_tensor(target, "target", finite=False)
     check_same_shape(input, target, ("input", "target"))
-    if input.ndim < 2:
-        raise ValueError(f"input must have a batch axis and at least one more, got shape {tuple(input.shape)}")
+    check_same_device(input, target, names=("input", "target"))
+    c = check_c(c, length=len(input))
     if weight is not None:
         check_tensor(weight, "weight", shape=(len(input),), finite=False)
-    return reduce(robust_values(name, input, target, float(c), norm), reduction, weight=weight)
+    return reduce(robust_values(name, input, target, c, norm), reduction, weight=weight)
 
 
 def cauchy_loss(
     input: Float[Tensor, "batch *shape"],
     target: Float[Tensor, "batch *shape"],
     *,
-    c: float,
+    c: float | Float[Tensor, " batch"],
     norm: Norm = "mean",
     weight: Float[Tensor, " batch"] | None = None,
     reduction: Reduction = "mean",
@@ -161,13 +233,14 @@ def cauchy_loss(
     Args:
         input: ``[B, ...]``, floating.
         target: The same shape; differentiable too.
-        c: Scale of the residuals taken as inliers, in the units of sqrt(m).
+        c: Scale of the residuals taken as inliers, in the units of sqrt(m): a number, or one for each sample, ``[B]``.
         norm: What m is, see the module: "mean" (default), "sum" or "element".
         weight: Factor of each sample; "mean" still divides by B.
         reduction: "mean", "sum" or "none" for ``[B]``.
 
     Returns:
-        The loss, in float32 for half types. NaN in, NaN out.
+        The loss, in float32 for half types. NaN in, NaN out. Residuals whose squares leave float32 have their right
+        value, too.
 
     Raises:
         TypeError: not a floating tensor.
@@ -181,7 +254,7 @@ def pseudo_huber_loss(
     input: Float[Tensor, "batch *shape"],
     target: Float[Tensor, "batch *shape"],
     *,
-    c: float,
+    c: float | Float[Tensor, " batch"],
     norm: Norm = "mean",
     weight: Float[Tensor, " batch"] | None = None,
     reduction: Reduction = "mean",
@@ -199,7 +272,7 @@ def geman_mcclure_loss(
     input: Float[Tensor, "batch *shape"],
     target: Float[Tensor, "batch *shape"],
     *,
-    c: float,
+    c: float | Float[Tensor, " batch"],
     norm: Norm = "mean",
     weight: Float[Tensor, " batch"] | None = None,
     reduction: Reduction = "mean",
@@ -213,10 +286,9 @@ class _RobustLoss(nn.Module):
 
     def __init__(self, *, c: float, norm: Norm = "mean", reduction: Reduction = "mean") -> None:
         super().__init__()
-        check_number(c, "c", low=0, open_low=True)
         check_choice(norm, "norm", NORMS)
         check_choice(reduction, "reduction", ("mean", "sum", "none"))
-        self.c = c
+        self.c = float(check_number(c, "c", low=0, open_low=True))
         self.norm = norm
         self.reduction = reduction
 

@@ -9,7 +9,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from offprints.shared.device import working_dtype
-from offprints.shared.validation import check_number, check_tensor
+from offprints.shared.validation import check_number, check_tensor, should_check
+
+
+def check_output(output: Any, like: Tensor, name: str) -> Tensor:
+    """The tensor that a network gave: itself, its ``sample`` (diffusers), or the only item of a tuple.
+
+    Raises:
+        TypeError: none of these, or not floating.
+        ValueError: a shape other than that of ``like``.
+    """
+    if isinstance(output, tuple) and len(output) == 1:
+        (output,) = output
+    if not isinstance(output, Tensor):
+        output = getattr(output, "sample", output)
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"{name} must return a tensor, or an object with a tensor called sample, got {type(output).__name__}"
+        )
+    if not output.is_floating_point():
+        raise TypeError(f"{name} must return a floating tensor, got {output.dtype}")
+    if output.shape != like.shape:
+        raise ValueError(f"{name} must return the shape of its input, {tuple(like.shape)}, got {tuple(output.shape)}")
+    return output
 
 
 class LatentConsistencyModel(nn.Module):
@@ -19,7 +41,8 @@ class LatentConsistencyModel(nn.Module):
     that f(x, smin) = x exactly.
 
     Args:
-        network: Called as ``network(x, t, **kwargs)`` with ``x`` ``[B, ...]`` and ``t`` ``[B]``; returns ``[B, ...]``.
+        network: Called as ``network(x, t, **kwargs)`` with ``x`` ``[B, ...]`` and ``t`` ``[B]``; returns ``[B, ...]``,
+            or an object that has it as ``sample``, as the networks of ``diffusers`` do.
         sigma_data: sd, the standard deviation of the data.
         sigma_min: smin, the lowest noise level.
         noise_scale: Factor of ln s in ``t``: 0.25 for Fourier embeddings, 250 (the official code) for embeddings of
@@ -27,35 +50,43 @@ class LatentConsistencyModel(nn.Module):
 
     Raises:
         TypeError, ValueError: settings that are not positive; in ``forward``, ``x`` not floating or without a second
-            axis, ``sigma`` neither a number of at least ``sigma_min`` nor ``[B]``.
+            axis, ``sigma`` neither a number nor ``[B]``, or below ``sigma_min`` (on an accelerator and under
+            ``torch.compile`` it is then taken for ``sigma_min``), an output of another shape than ``x``.
+
+    Example:
+        >>> class Network(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.tanh(x + t[:, None])
+        >>> model, x = LatentConsistencyModel(Network()), torch.randn(4, 8)
+        >>> torch.equal(model(x, 0.002), x)
+        True
     """
 
     def __init__(
         self, network: nn.Module, *, sigma_data: float = 0.5, sigma_min: float = 0.002, noise_scale: float = 0.25
     ) -> None:
         super().__init__()
-        check_number(sigma_data, "sigma_data", low=0, open_low=True)
-        check_number(sigma_min, "sigma_min", low=0, open_low=True)
-        check_number(noise_scale, "noise_scale", low=0, open_low=True)
+        self.sigma_data = float(check_number(sigma_data, "sigma_data", low=0, open_low=True))
+        self.sigma_min = float(check_number(sigma_min, "sigma_min", low=0, open_low=True))
+        self.noise_scale = float(check_number(noise_scale, "noise_scale", low=0, open_low=True))
         self.network = network
-        self.sigma_data = sigma_data
-        self.sigma_min = sigma_min
-        self.noise_scale = noise_scale
 
     def forward(
         self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | float, **kwargs: Any
     ) -> Float[Tensor, "batch *shape"]:
         """The model's estimate of the clean sample from ``x`` at noise level ``sigma``, in the type of ``x``."""
-        check_tensor(x, "x", finite=False)
-        if x.ndim < 2:
-            raise ValueError(f"x must have a batch axis and at least one more, got shape {tuple(x.shape)}")
+        check_tensor(x, "x", finite=False, min_ndim=2)
         working = working_dtype(x)
         if isinstance(sigma, Tensor):
             check_tensor(sigma, "sigma", shape=(len(x),), finite=False)
             level = sigma.to(x.device)
+            lowest = self.sigma_min * (1 - torch.finfo(sigma.dtype).eps)  # as the type of sigma has it
+            if should_check(level) and not bool((level >= lowest).all()):
+                raise ValueError(f"sigma must be at least sigma_min = {self.sigma_min}, got {float(level.min())}")
+            level = level.clamp(min=self.sigma_min)
         else:
-            check_number(sigma, "sigma", low=self.sigma_min)
-            level = torch.full((len(x),), float(sigma), dtype=working, device=x.device)
+            number = check_number(sigma, "sigma", low=self.sigma_min)
+            level = torch.full((len(x),), float(number), dtype=working, device=x.device)
         # The lowest level as the type of sigma has it, so that it is exactly 0 above it.
         above = (level - torch.full_like(level, self.sigma_min)).to(working)
         level = level.to(working)
@@ -64,5 +95,6 @@ class LatentConsistencyModel(nn.Module):
         c_in = (column.square() + data).rsqrt()
         c_skip = data / (above.square() + data)
         noisy = x.to(working)
-        output = self.network((c_in * noisy).to(x.dtype), (self.noise_scale * level.log()).to(x.dtype), **kwargs)
+        time = (self.noise_scale * level.log()).to(x.dtype)
+        output = check_output(self.network((c_in * noisy).to(x.dtype), time, **kwargs), x, "network")
         return (c_skip * noisy + self.sigma_data * above * c_in * output.to(working)).to(x.dtype)

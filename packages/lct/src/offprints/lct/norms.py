@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from offprints.shared.validation import check_number
+from offprints.shared.validation import check_bool, check_number, check_tensor
 
 
 class NonScalingLayerNorm(nn.Module):
@@ -29,7 +28,14 @@ class NonScalingLayerNorm(nn.Module):
 
     Raises:
         TypeError, ValueError: a shape that is empty or not of positive integers, ``eps`` < 0; in ``forward`` an input
-            whose last axes do not fit.
+            that is not floating or whose last axes do not fit.
+
+    Example:
+        >>> norm = NonScalingLayerNorm((4, 8, 8))
+        >>> [name for name, _ in norm.named_parameters()]
+        ['bias']
+        >>> norm(torch.randn(2, 4, 8, 8)).shape
+        torch.Size([2, 4, 8, 8])
     """
 
     bias: nn.Parameter | None
@@ -45,14 +51,14 @@ class NonScalingLayerNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        if not shape:
+        if not isinstance(normalized_shape, Sequence) or isinstance(normalized_shape, str):
+            normalized_shape = (normalized_shape,)
+        if not normalized_shape:
             raise ValueError("normalized_shape must have at least one axis, got ()")
-        for size in shape:
-            check_number(size, "normalized_shape", low=1, integer=True)
-        check_number(eps, "eps", low=0)
-        self.normalized_shape = tuple(int(size) for size in shape)
-        self.eps = eps
+        shape = tuple(check_number(size, "normalized_shape", low=1, integer=True) for size in normalized_shape)
+        bias, channel_bias = check_bool(bias, "bias"), check_bool(channel_bias, "channel_bias")
+        self.normalized_shape = shape
+        self.eps = float(check_number(eps, "eps", low=0))
         self.channel_bias = channel_bias
         if bias:
             own = (self.normalized_shape[0], *[1] * (len(shape) - 1)) if channel_bias else self.normalized_shape
@@ -60,87 +66,32 @@ class NonScalingLayerNorm(nn.Module):
         else:
             self.register_parameter("bias", None)
 
+    @property
+    def weight(self) -> Tensor | None:
+        """The scale, ones that are neither trained nor stored: for code that reads it, as torch's Transformer does."""
+        return None if self.bias is None else torch.ones_like(self.bias).expand(self.normalized_shape)
+
     def forward(self, x: Float[Tensor, "*batch_and_shape"]) -> Float[Tensor, "*batch_and_shape"]:
         """Normalize each sample over the last axes and add the bias."""
+        check_tensor(x, "x", finite=False, allow_empty=True)
         axes = len(self.normalized_shape)
         last = tuple(x.shape[-axes:])
         fits = last[0] == self.normalized_shape[0] if self.channel_bias else last == self.normalized_shape
         if len(last) < axes or not fits:
             free = (self.normalized_shape[0], *["*"] * (axes - 1)) if self.channel_bias else self.normalized_shape
             raise ValueError(f"x must end in the normalized shape {free}, got shape {tuple(x.shape)}")
+        if self.bias is not None and self.bias.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            # A network of half types may keep its norms in float32.
+            return self._normalized(x.to(torch.promote_types(x.dtype, self.bias.dtype)), last).to(x.dtype)
+        return self._normalized(x, last)
+
+    def _normalized(self, x: Tensor, last: tuple[int, ...]) -> Tensor:
         if self.channel_bias and self.bias is not None:
             return F.layer_norm(x, last, eps=self.eps) + self.bias
-        return F.layer_norm(x, last, bias=self.bias, eps=self.eps)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, last, bias=bias, eps=self.eps)
 
     def extra_repr(self) -> str:
         """The settings."""
         shape = f"{self.normalized_shape}, eps={self.eps}, bias={self.bias is not None}"
         return f"{shape}, channel_bias={self.channel_bias}"
-
-
-def replace_norms(
-    network: nn.Module,
-    example: Tensor,
-    *example_args: Any,
-    types: Sequence[type[nn.Module]] = (nn.GroupNorm, nn.LayerNorm),
-) -> nn.Module:
-    """Replace every normalization of a network by :class:`NonScalingLayerNorm`, in place.
-
-    One forward pass of the example finds the shapes: a LayerNorm keeps its own ``normalized_shape``, any other type
-    gets its input's shape without the batch axis. Each keeps its eps, device and type; the new biases are 0. Modes,
-    running statistics and random streams are as before.
-
-    Args:
-        network: Any module that is called as ``network(example, *example_args)``; a U-Net of ``diffusers`` too.
-        example: Input of the resolution to train at, on the network's device.
-        *example_args: Further arguments, such as noise levels.
-        types: What to replace.
-
-    Returns:
-        The network (the new normalization where ``network`` itself is one of ``types``).
-
-    Raises:
-        ValueError: nothing to replace, a normalization that the example does not reach, or one used at two shapes.
-    """
-    norms = {
-        module: name for name, module in network.named_modules() if any(isinstance(module, kind) for kind in types)
-    }
-    if not norms:
-        raise ValueError(f"network holds none of types {', '.join(kind.__name__ for kind in types)}")
-    shapes: dict[nn.Module, tuple[int, ...]] = {}
-
-    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        shape = module.normalized_shape if isinstance(module, nn.LayerNorm) else inputs[0].shape[1:]
-        if shapes.setdefault(module, tuple(shape)) != tuple(shape):
-            raise ValueError(
-                f"network uses {norms[module]!r} at two shapes, {shapes[module]} and {tuple(shape)}: "
-                "a bias of one shape cannot serve both"
-            )
-
-    hooks = [module.register_forward_pre_hook(record) for module in norms]
-    training = [module for module in network.modules() if module.training]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
-            network.eval()(example, *example_args)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module in training:
-            module.training = True
-    missed = [name for module, name in norms.items() if module not in shapes]
-    if missed:
-        raise ValueError(f"example does not reach the normalization {', '.join(missed)} of network")
-
-    new = {module: _like(module, shape) for module, shape in shapes.items()}
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in new:
-                parent._modules[name] = new[child]
-    return new.get(network, network)
-
-
-def _like(module: nn.Module, shape: tuple[int, ...]) -> NonScalingLayerNorm:
-    owned = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
-    device, dtype = (None, None) if owned is None else (owned.device, owned.dtype)
-    norm = NonScalingLayerNorm(shape, eps=getattr(module, "eps", 1e-5), device=device, dtype=dtype)
-    return norm.train(module.training)

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.shared.validation import check_monotone, check_number
+from offprints.shared.device import resolve_device
+from offprints.shared.validation import check_monotone, check_number, check_tensor
 
 
 def initial_c(dim: int) -> float:
@@ -16,8 +17,12 @@ def initial_c(dim: int) -> float:
 
     Raises:
         TypeError, ValueError: ``dim`` is not an integer of at least 1.
+
+    Example:
+        >>> initial_c(4096)
+        0.03456
     """
-    check_number(dim, "dim", low=1, integer=True)
+    dim = check_number(dim, "dim", low=1, integer=True)
     return 0.00054 * math.sqrt(dim)
 
 
@@ -38,22 +43,34 @@ def adaptive_c(
 
     Raises:
         TypeError, ValueError: ``num_scales`` < 2, ``dim`` or ``initial_scales`` < 1, not finite.
+
+    Example:
+        >>> [round(adaptive_c(n, dim=4096), 5) for n in (11, 21, 641)]
+        [0.03456, 0.01363, 0.00025]
     """
-    check_number(num_scales, "num_scales", low=2, integer=True)
-    check_number(initial_scales, "initial_scales", low=1, integer=True)
-    check_number(slope, "slope")
-    check_number(intercept, "intercept")
+    num_scales = check_number(num_scales, "num_scales", low=2, integer=True)
+    initial_scales = check_number(initial_scales, "initial_scales", low=1, integer=True)
+    slope = check_number(slope, "slope")
+    intercept = check_number(intercept, "intercept")
     first = initial_c(dim)
     if num_scales <= initial_scales + 1:
         return first
-    return math.exp(slope * math.log(num_scales - 1) + intercept)
+    exponent = slope * math.log(num_scales - 1) + intercept
+    if not -700 < exponent < 700:
+        raise ValueError(f"slope and intercept must give a positive finite c, got exp({exponent:g})")
+    return math.exp(exponent)
 
 
-def check_levels(sigma_min: float, sigma_max: float, rho: float) -> None:
-    """Refuse a grid that is not positive and increasing."""
-    check_number(sigma_min, "sigma_min", low=0, open_low=True)
-    check_number(sigma_max, "sigma_max", low=sigma_min, open_low=True)
-    check_number(rho, "rho", low=0, open_low=True)
+def check_levels(sigma_min: float, sigma_max: float, rho: float) -> tuple[float, float, float]:
+    """The three as plain numbers; a grid that is not positive and increasing is refused."""
+    sigma_min = float(check_number(sigma_min, "sigma_min", low=0, open_low=True))
+    sigma_max = float(check_number(sigma_max, "sigma_max", low=sigma_min, open_low=True))
+    rho = float(check_number(rho, "rho", low=0, open_low=True))
+    # Outside of these the powers of the grid leave float64, or all its levels are one.
+    lowest, highest = (math.log10(level) for level in (sigma_min, sigma_max))
+    if not max(abs(lowest), abs(highest)) / rho < 300 or not sigma_min ** (1 / rho) < sigma_max ** (1 / rho):
+        raise ValueError(f"rho must leave levels between sigma_min and sigma_max, got {rho}")
+    return sigma_min, sigma_max, rho
 
 
 def karras_sigmas(
@@ -67,18 +84,36 @@ def karras_sigmas(
 ) -> Float[Tensor, " num_scales"]:
     """Noise levels (sigma_min^(1/rho) + i / (N - 1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, increasing.
 
-    The ends are exact; everything is computed in float64.
+    The ends are exact up to the type; everything is computed in float64.
+
+    Args:
+        num_scales: Number of levels N.
+        sigma_min, sigma_max: The ends.
+        rho: 7 in the papers; larger values put more levels at small noise.
+        device: Where the levels are.
+        dtype: A floating type. A half type has too few digits for a fine grid, which is then refused.
 
     Raises:
-        TypeError, ValueError: ``num_scales`` < 2, levels that are not 0 < sigma_min < sigma_max, ``rho`` <= 0.
+        TypeError: ``num_scales`` is not an integer, ``dtype`` not floating.
+        ValueError: ``num_scales`` < 2, levels that are not 0 < sigma_min < sigma_max, ``rho`` <= 0, levels that are
+            equal or infinite in ``dtype``.
+
+    Example:
+        >>> karras_sigmas(5).tolist()
+        [0.0020000000949949026, 0.1660...
     """
-    check_number(num_scales, "num_scales", low=2, integer=True)
-    check_levels(sigma_min, sigma_max, rho)
+    num_scales = check_number(num_scales, "num_scales", low=2, integer=True)
+    sigma_min, sigma_max, rho = check_levels(sigma_min, sigma_max, rho)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating type, got {dtype!r}")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     ramp = torch.arange(num_scales, dtype=torch.float64) / (num_scales - 1)
     sigmas = (low + ramp * (high - low)) ** rho
     sigmas[0], sigmas[-1] = sigma_min, sigma_max
-    return sigmas.to(dtype).to(device)
+    rounded = sigmas.to(dtype)
+    if not (rounded.isfinite().all() and (rounded[:-1] < rounded[1:]).all() and rounded[0] > 0):
+        raise ValueError(f"dtype must tell all {num_scales} levels apart, got {dtype}; compute in float32 or float64")
+    return rounded.to(resolve_device("cpu" if device is None else device))
 
 
 def lognormal_index_probabilities(
@@ -94,12 +129,15 @@ def lognormal_index_probabilities(
     Raises:
         TypeError, ValueError: ``sigmas`` not a floating, positive, strictly increasing vector of at least two levels,
             ``p_std`` <= 0, or a law that gives the whole grid no mass.
+
+    Example:
+        >>> lognormal_index_probabilities(karras_sigmas(5)).round(decimals=2).tolist()
+        [0.62, 0.25, 0.11, 0.02]
     """
-    check_number(p_mean, "p_mean")
-    check_number(p_std, "p_std", low=0, open_low=True)
-    check_monotone(sigmas, "sigmas")
-    if not sigmas.is_floating_point():
-        raise TypeError(f"sigmas must have a floating type, got {sigmas.dtype}")
+    p_mean = check_number(p_mean, "p_mean")
+    p_std = check_number(p_std, "p_std", low=0, open_low=True)
+    check_tensor(sigmas, "sigmas", ndim=1, validate=True)
+    check_monotone(sigmas, "sigmas", validate=True)
     if len(sigmas) < 2:
         raise ValueError(f"sigmas must hold at least two levels, got {len(sigmas)}")
     levels = sigmas.detach().cpu().double()
@@ -128,14 +166,18 @@ def discretization_curriculum(step: int, total_steps: int, *, initial: int = 10,
         TypeError: not integers.
         ValueError: ``step`` out of range, ``initial`` < 1, ``final`` < ``initial``, ``total_steps`` too small for a
             step per stage.
+
+    Example:
+        >>> [discretization_curriculum(step, 700) for step in (0, 99, 100, 699)]
+        [11, 11, 21, 641]
     """
-    check_number(total_steps, "total_steps", low=1, integer=True)
-    check_number(step, "step", low=0, high=total_steps, integer=True)
-    check_number(initial, "initial", low=1, integer=True)
-    check_number(final, "final", low=initial, integer=True)
+    total_steps = check_number(total_steps, "total_steps", low=1, integer=True)
+    step = check_number(step, "step", low=0, high=total_steps, integer=True)
+    initial = check_number(initial, "initial", low=1, integer=True)
+    final = check_number(final, "final", low=initial, integer=True)
     length = math.floor(total_steps / (math.log2(final // initial) + 1))
     if length < 1:
         stages = math.ceil(math.log2(final // initial) + 1)
         raise ValueError(f"total_steps must be at least {stages}, one per stage, got {total_steps}")
-    doublings = min(int(step) // length, final.bit_length())
-    return int(min(initial * 2**doublings, final)) + 1
+    doublings = min(step // length, final.bit_length())
+    return min(initial * 2**doublings, final) + 1

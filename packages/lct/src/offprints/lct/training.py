@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from offprints.lct.coupling import ot_couple
-from offprints.lct.losses import NORMS, ROBUST, Norm, RobustName, robust_values, squared_norm
+from offprints.lct.losses import NORMS, ROBUST, Norm, RobustName, check_c, robust_values, squared_norm
+from offprints.lct.model import check_output
 from offprints.lct.schedules import (
     adaptive_c,
     check_levels,
@@ -24,6 +25,7 @@ from offprints.lct.schedules import (
 )
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import (
+    check_bool,
     check_choice,
     check_labels,
     check_number,
@@ -48,7 +50,7 @@ class LatentConsistencyOutput:
         sigma_next: sigma_{i+1}, ``[B]``.
         diffusion_mask: Which samples are early, bool ``[B]``.
         noise: z after coupling, ``[B, ...]``.
-        c: The robustness constant used.
+        c: The robustness constant used, a number or one for each sample, ``[B]``.
         num_scales: Number of levels N of the grid.
     """
 
@@ -62,7 +64,7 @@ class LatentConsistencyOutput:
     sigma_next: Float[Tensor, " batch"]
     diffusion_mask: Bool[Tensor, " batch"]
     noise: Float[Tensor, "batch *shape"]
-    c: float
+    c: float | Float[Tensor, " batch"]
     num_scales: int
 
 
@@ -82,18 +84,33 @@ class LatentConsistencyLoss(nn.Module):
         sigma_min, sigma_max, rho: The grid.
         p_mean, p_std: The index law.
         sigma_data: In the weight of the diffusion loss.
-        robust: The robust function; "pseudo_huber" is the baseline.
+        robust: The robust function; "pseudo_huber" is the baseline. A function ``(prediction, target, c) -> [B]`` is
+            a distance of your own (LPIPS, say); it then does without ``norm``.
         norm: What it is a function of, see :func:`cauchy_loss`.
-        c: A number, a function of N, or None for :func:`adaptive_c` at the data's dimension.
+        c: A number, a function of N, or None for :func:`adaptive_c` at the data's dimension. The function gives a
+            number, or one for each interval of the grid, ``[N - 1]``.
         diffusion_fraction: Share of the grid that counts as early: with j = N - 2 - i, those with
             j >= int((1 - fraction) N), as the official code rounds it. 0 for none.
         diffusion_weight: Of the diffusion loss; 0 leaves it out.
-        coupling: "ot" pairs noise and data of the batch by :func:`ot_couple`, "none" leaves them as drawn.
+        coupling: "ot" pairs noise and data of the batch by :func:`ot_couple`, within classes where ``forward`` is given
+            ``labels``; "none" leaves them as drawn.
         validate: Check values of tensors at once on an accelerator too; False leaves these checks out, except those of
             the coupling.
 
+    Under ``torch.compile`` the loss may be compiled as a whole: the two calls of the model are then compiled on their
+    own, so that the random streams can be put back between them (``fullgraph=True`` is refused by torch).
+
     Raises:
         TypeError, ValueError: see the arguments.
+
+    Example:
+        >>> class Network(torch.nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.tanh(x + t[:, None])
+        >>> loss_fn = LatentConsistencyLoss(total_steps=70, c=0.03)
+        >>> out = loss_fn(LatentConsistencyModel(Network()), torch.randn(16, 8), step=0)
+        >>> out.loss.shape, out.num_scales
+        (torch.Size([]), 11)
     """
 
     def __init__(
@@ -108,36 +125,35 @@ class LatentConsistencyLoss(nn.Module):
         p_mean: float = -1.1,
         p_std: float = 2.0,
         sigma_data: float = 0.5,
-        robust: RobustName = "cauchy",
+        robust: RobustName | Callable[[Tensor, Tensor, Any], Tensor] = "cauchy",
         norm: Norm = "mean",
-        c: float | Callable[[int], float] | None = None,
+        c: float | Callable[[int], float | Tensor] | None = None,
         diffusion_fraction: float = 0.25,
         diffusion_weight: float = 5.0,
         coupling: Literal["ot", "none"] = "ot",
         validate: bool = True,
     ) -> None:
         super().__init__()
+        total_steps = check_number(total_steps, "total_steps", low=1, integer=True)
+        initial_scales = check_number(initial_scales, "initial_scales", low=1, integer=True)
+        final_scales = check_number(final_scales, "final_scales", low=initial_scales, integer=True)
         discretization_curriculum(0, total_steps, initial=initial_scales, final=final_scales)
-        check_levels(sigma_min, sigma_max, rho)
-        check_number(p_mean, "p_mean")
-        check_number(p_std, "p_std", low=0, open_low=True)
-        check_number(sigma_data, "sigma_data", low=0, open_low=True)
-        check_choice(robust, "robust", tuple(ROBUST))
-        check_choice(norm, "norm", NORMS)
-        if c is not None and not callable(c):
-            check_number(c, "c", low=0, open_low=True)
-        check_number(diffusion_fraction, "diffusion_fraction", low=0, high=1)
-        check_number(diffusion_weight, "diffusion_weight", low=0)
-        check_choice(coupling, "coupling", ("ot", "none"))
         self.total_steps = total_steps
         self.initial_scales, self.final_scales = initial_scales, final_scales
-        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
-        self.p_mean, self.p_std = p_mean, p_std
-        self.sigma_data = sigma_data
-        self.robust, self.norm, self.c = robust, norm, c
-        self.diffusion_fraction, self.diffusion_weight = diffusion_fraction, diffusion_weight
+        self.sigma_min, self.sigma_max, self.rho = check_levels(sigma_min, sigma_max, rho)
+        self.p_mean = float(check_number(p_mean, "p_mean"))
+        self.p_std = float(check_number(p_std, "p_std", low=0, open_low=True))
+        self.sigma_data = float(check_number(sigma_data, "sigma_data", low=0, open_low=True))
+        if not callable(robust):
+            check_choice(robust, "robust", tuple(ROBUST))
+        check_choice(norm, "norm", NORMS)
+        self.robust, self.norm = robust, norm
+        self.c = c if c is None or callable(c) else check_c(c)
+        self.diffusion_fraction = float(check_number(diffusion_fraction, "diffusion_fraction", low=0, high=1))
+        self.diffusion_weight = float(check_number(diffusion_weight, "diffusion_weight", low=0))
+        check_choice(coupling, "coupling", ("ot", "none"))
         self.coupling = coupling
-        self.validate = validate
+        self.validate = check_bool(validate, "validate")
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self._warned = False
 
@@ -151,6 +167,7 @@ class LatentConsistencyLoss(nn.Module):
         indices: Int[Tensor, " batch"] | None = None,
         generator: torch.Generator | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
+        labels: Int[Tensor, " batch *attributes"] | None = None,
     ) -> LatentConsistencyOutput:
         """The loss of a batch.
 
@@ -163,17 +180,25 @@ class LatentConsistencyLoss(nn.Module):
             indices: i of each sample instead of a draw, increasing order, 0..N-2.
             generator: Of the draws, made on its device; seed it differently on each rank.
             model_kwargs: Passed to the model; rows stay with those of ``x``.
+            labels: What the model is conditioned on, integers ``[B]`` or ``[B, k]``: noise is then coupled within
+                groups of equal labels, so that it stays standard normal given the condition. Not passed to the
+                model. With conditions that are not labels (text) use ``coupling="none"``.
+
+        Warns:
+            UserWarning: ``coupling="ot"`` without ``labels``, and ``model_kwargs`` with a tensor of as many rows as
+                ``x``. Where that is no condition, ``labels=torch.zeros(len(x), dtype=torch.int64)`` says so.
 
         Raises:
-            TypeError: ``x`` or ``noise`` not floating, ``indices`` not integers.
-            ValueError: ``step`` or ``indices`` out of range, shapes that do not fit, an empty batch, NaN or infinity.
+            TypeError: ``x`` or ``noise`` not floating, ``indices`` or ``labels`` not integers.
+            ValueError: ``step`` or ``indices`` out of range, shapes that do not fit, an empty batch, NaN or infinity; a
+                model or distance whose result has another shape.
         """
         num_scales = discretization_curriculum(
             step, self.total_steps, initial=self.initial_scales, final=self.final_scales
         )
-        check_tensor(x, "x", validate=self.validate)
-        if x.ndim < 2:
-            raise ValueError(f"x must have a batch axis and at least one more, got shape {tuple(x.shape)}")
+        check_tensor(x, "x", min_ndim=2, validate=self.validate)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
         source = x.device if generator is None else generator.device
         if noise is None:
             noise = torch.randn(x.shape, generator=generator, device=source, dtype=x.dtype).to(x.device)
@@ -189,26 +214,34 @@ class LatentConsistencyLoss(nn.Module):
                 indices, "indices", length=len(x), num_classes=num_scales - 1, validate=self.validate
             )
             indices = checked.to(x.device)
+        kwargs = dict(model_kwargs or {})
         if self.coupling == "ot":
-            noise = ot_couple(x, noise)
+            if labels is None:
+                _warn_of_conditions(kwargs, len(x))
+            noise = ot_couple(x, noise, labels=labels)
         c = self._constant(num_scales, x[0].numel())
+        if isinstance(c, Tensor):
+            c = c.to(x.device)[indices]
 
         sigmas = self._table("sigmas", num_scales, x.device, working_dtype(x))
         sigma, sigma_next = sigmas[indices], sigmas[indices + 1]
-        kwargs = dict(model_kwargs or {})
-        with torch.no_grad(), _same_randomness(x.device):
-            target = model(_noisy(x, noise, sigma), sigma, **kwargs).detach()
-        prediction = model(_noisy(x, noise, sigma_next), sigma_next, **kwargs)
-        for output, name in ((prediction, "prediction"), (target, "target")):
-            if output.shape != x.shape:
-                raise ValueError(f"model must return the shape of x {tuple(x.shape)}, got {name} {tuple(output.shape)}")
+        target, prediction = _two_calls(
+            model, _noisy(x, noise, sigma), sigma, _noisy(x, noise, sigma_next), sigma_next, kwargs
+        )
 
-        each = robust_values(self.robust, prediction, target, c, self.norm)
+        if callable(self.robust):
+            each = self.robust(prediction, target, c)
+            if not isinstance(each, Tensor) or each.shape != (len(x),):
+                got = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+                raise ValueError(f"robust must return one number for each sample, ({len(x)},), got {got}")
+        else:
+            each = robust_values(self.robust, prediction, target, c, self.norm)
         consistency = (each / (sigma_next - sigma)).mean()
         early = num_scales - 2 - indices >= int((1 - self.diffusion_fraction) * num_scales)
         if self.diffusion_weight > 0 and self.diffusion_fraction > 0:
             weight = (sigma_next.square().reciprocal() + 1 / self.sigma_data**2) / x[0].numel()
-            errors = torch.where(early, weight * squared_norm(prediction, x), 0.0)
+            squares = squared_norm(prediction, x).to(weight.dtype)
+            errors = torch.where(early, weight * squares, 0.0)
             diffusion = errors.sum() / early.sum().clamp(min=1)
             loss = consistency + self.diffusion_weight * diffusion
         else:
@@ -241,7 +274,7 @@ class LatentConsistencyLoss(nn.Module):
             self._tables[key] = table.to(dtype).to(device)
         return self._tables[key]
 
-    def _constant(self, num_scales: int, dim: int) -> float:
+    def _constant(self, num_scales: int, dim: int) -> float | Tensor:
         if self.c is None:
             if not self._warned and self.final_scales > self.initial_scales:
                 second = adaptive_c(2 * self.initial_scales + 1, dim=dim, initial_scales=self.initial_scales)
@@ -255,14 +288,13 @@ class LatentConsistencyLoss(nn.Module):
                         stacklevel=3,
                     )
             return adaptive_c(num_scales, dim=dim, initial_scales=self.initial_scales)
-        c = self.c(num_scales) if callable(self.c) else self.c
-        check_number(c, "c", low=0, open_low=True)
-        return float(c)
+        return check_c(self.c(num_scales) if callable(self.c) else self.c, length=num_scales - 1)
 
     def extra_repr(self) -> str:
         """The settings that define the recipe."""
+        robust = getattr(self.robust, "__name__", self.robust)
         return (
-            f"robust={self.robust!r}, norm={self.norm!r}, coupling={self.coupling!r}, "
+            f"robust={robust!r}, norm={self.norm!r}, coupling={self.coupling!r}, "
             f"diffusion_weight={self.diffusion_weight}, scales={self.initial_scales}..{self.final_scales}"
         )
 
@@ -271,18 +303,39 @@ def _noisy(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return (x + sigma.view(-1, *[1] * (x.ndim - 1)) * noise).to(x.dtype)
 
 
-@contextmanager
-def _same_randomness(device: torch.device) -> Iterator[None]:
-    """The random streams that dropout draws from are put back at the end, so that the next call repeats them."""
-    if torch.compiler.is_compiling():
-        yield
-        return
-    cpu = torch.get_rng_state()
+def _warn_of_conditions(kwargs: Mapping[str, Any], length: int) -> None:
+    rows = [k for k, v in kwargs.items() if isinstance(v, Tensor) and v.ndim > 0 and len(v) == length]
+    if rows:
+        warnings.warn(
+            f"coupling='ot' pairs noise across the conditions in model_kwargs ({', '.join(rows)}): the noise that goes "
+            "with a condition is then not standard normal, and samples lose their condition; pass labels= to couple "
+            "within classes, or use coupling='none'",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+@partial(torch.compiler.disable, recursive=False)
+def _two_calls(
+    model: Callable[..., Any],
+    low: Tensor,
+    sigma: Tensor,
+    high: Tensor,
+    sigma_next: Tensor,
+    kwargs: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Target, without a graph, and prediction, with the same dropout masks: the random streams are put back between.
+
+    Not compiled itself, since a compiled graph has no streams to put back; what it calls is compiled.
+    """
+    device = low.device
     module = None if device.type == "cpu" else torch.get_device_module(device)
-    accelerator = None if module is None else module.get_rng_state(device)
+    cpu, accelerator = torch.get_rng_state(), None if module is None else module.get_rng_state(device)
     try:
-        yield
+        with torch.no_grad():
+            target = check_output(model(low, sigma, **kwargs), high, "model").detach()
     finally:
         torch.set_rng_state(cpu)
         if module is not None:
             module.set_rng_state(accelerator, device)
+    return target, check_output(model(high, sigma_next, **kwargs), low, "model")

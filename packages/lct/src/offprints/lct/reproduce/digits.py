@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from offprints.lct.conversion import replace_norms
 from offprints.lct.latents import LatentNormalizer
 from offprints.lct.model import LatentConsistencyModel
-from offprints.lct.norms import replace_norms
 from offprints.lct.reproduce.metrics import energy_distance, frechet_distance
 from offprints.lct.reproduce.recipes import Recipe
 from offprints.lct.sampling import TWO_STEP_SIGMAS, consistency_sample

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from offprints.lct.conversion import replace_norms
 from offprints.lct.latents import LatentNormalizer
 from offprints.lct.model import LatentConsistencyModel
-from offprints.lct.norms import replace_norms
 from offprints.lct.reproduce.metrics import frechet_distance, recall
 from offprints.lct.reproduce.networks import UNet
 from offprints.lct.reproduce.pictures import (
@@ -125,6 +125,7 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=settings.eps
     )
     loss_fn = recipe.loss(total_steps=total, final_scales=settings.final_scales, dim=latents[0].numel(), validate=False)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "float16")
     first = 0
     found = run.restore()
     if found is None or found[1]["key"] != key:
@@ -134,6 +135,7 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
     wrapped: nn.Module = model
     if ranks > 1:
         wrapped = DistributedDataParallel(model, device_ids=[run.device] if run.device.type == "cuda" else None)
@@ -148,8 +150,9 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         with autocast(run.precision, run.device):
             out = loss_fn(wrapped, x, step=step)
         optimizer.zero_grad(set_to_none=True)
-        out.loss.backward()
-        optimizer.step()
+        scaler.scale(out.loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - settings.ema)
         done = step + 1
@@ -167,6 +170,7 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
                     "model": model.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
                 },
             )
     return average
