@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,6 +68,17 @@ class LatentConsistencyOutput:
     num_scales: int
 
 
+class _Drawn(NamedTuple):
+    noise: Tensor
+    indices: Tensor
+    sigma: Tensor
+    sigma_next: Tensor
+    low: Tensor
+    high: Tensor
+    c: float | Tensor
+    num_scales: int
+
+
 class LatentConsistencyLoss(nn.Module):
     """Cauchy consistency loss, diffusion loss at early timesteps, OT coupling and adaptive c, each of which may be off.
 
@@ -97,8 +108,8 @@ class LatentConsistencyLoss(nn.Module):
         validate: Check values of tensors at once on an accelerator too; False leaves these checks out, except those of
             the coupling.
 
-    Under ``torch.compile`` the loss may be compiled as a whole: the two calls of the model are then compiled on their
-    own, so that the random streams can be put back between them (``fullgraph=True`` is refused by torch).
+    Where it is compiled as a whole by ``torch.compile``, the two calls of the model are compiled and the rest is not:
+    the random streams are put back between the calls, which one graph cannot do (torch refuses ``fullgraph=True``).
 
     Raises:
         TypeError, ValueError: see the arguments.
@@ -157,9 +168,10 @@ class LatentConsistencyLoss(nn.Module):
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self._warned = False
 
+    @partial(torch.compiler.disable, recursive=False)
     def forward(
         self,
-        model: Callable[..., Tensor],
+        model: Callable[..., Any],
         x: Float[Tensor, "batch *shape"],
         *,
         step: int,
@@ -193,6 +205,34 @@ class LatentConsistencyLoss(nn.Module):
             ValueError: ``step`` or ``indices`` out of range, shapes that do not fit, an empty batch, NaN or infinity; a
                 model or distance whose result has another shape.
         """
+        drawn = self._draw(x, step, noise, indices, generator, model_kwargs or {}, labels)
+        kwargs = dict(model_kwargs or {})
+        device = x.device
+        module = None if device.type == "cpu" else torch.get_device_module(device)
+        # Both calls see the same dropout masks: the random streams are put back between them.
+        cpu, accelerator = torch.get_rng_state(), None if module is None else module.get_rng_state(device)
+        try:
+            with torch.no_grad():
+                target = model(drawn.low, drawn.sigma, **kwargs)
+        finally:
+            torch.set_rng_state(cpu)
+            if module is not None:
+                module.set_rng_state(accelerator, device)
+        prediction = model(drawn.high, drawn.sigma_next, **kwargs)
+        return self._combine(x, drawn, target, prediction)
+
+    @torch.compiler.disable
+    def _draw(
+        self,
+        x: Tensor,
+        step: int,
+        noise: Tensor | None,
+        indices: Tensor | None,
+        generator: torch.Generator | None,
+        model_kwargs: Mapping[str, Any],
+        labels: Tensor | None,
+    ) -> _Drawn:
+        """Check the arguments; draw and couple the noise, draw the intervals."""
         num_scales = discretization_curriculum(
             step, self.total_steps, initial=self.initial_scales, final=self.final_scales
         )
@@ -214,10 +254,9 @@ class LatentConsistencyLoss(nn.Module):
                 indices, "indices", length=len(x), num_classes=num_scales - 1, validate=self.validate
             )
             indices = checked.to(x.device)
-        kwargs = dict(model_kwargs or {})
         if self.coupling == "ot":
             if labels is None:
-                _warn_of_conditions(kwargs, len(x))
+                _warn_of_conditions(model_kwargs, len(x))
             noise = ot_couple(x, noise, labels=labels)
         c = self._constant(num_scales, x[0].numel())
         if isinstance(c, Tensor):
@@ -225,10 +264,16 @@ class LatentConsistencyLoss(nn.Module):
 
         sigmas = self._table("sigmas", num_scales, x.device, working_dtype(x))
         sigma, sigma_next = sigmas[indices], sigmas[indices + 1]
-        target, prediction = _two_calls(
-            model, _noisy(x, noise, sigma), sigma, _noisy(x, noise, sigma_next), sigma_next, kwargs
-        )
+        column = (-1, *[1] * (x.ndim - 1))
+        low, high = ((x + s.view(column) * noise).to(x.dtype) for s in (sigma, sigma_next))
+        return _Drawn(noise, indices, sigma, sigma_next, low, high, c, num_scales)
 
+    @torch.compiler.disable
+    def _combine(self, x: Tensor, drawn: _Drawn, target: Any, prediction: Any) -> LatentConsistencyOutput:
+        """Both losses of what the model gave."""
+        target = check_output(target, x, "model").detach()
+        prediction = check_output(prediction, x, "model")
+        noise, indices, sigma, sigma_next, _, _, c, num_scales = drawn
         if callable(self.robust):
             each = self.robust(prediction, target, c)
             if not isinstance(each, Tensor) or each.shape != (len(x),):
@@ -285,7 +330,7 @@ class LatentConsistencyLoss(nn.Module):
                         f"{initial_c(dim):.3g} to {second:.3g} after the first stage; pass a fixed c, or "
                         f"c=lambda n: adaptive_c(n, dim=4096)",
                         UserWarning,
-                        stacklevel=3,
+                        stacklevel=6,
                     )
             return adaptive_c(num_scales, dim=dim, initial_scales=self.initial_scales)
         return check_c(self.c(num_scales) if callable(self.c) else self.c, length=num_scales - 1)
@@ -299,10 +344,6 @@ class LatentConsistencyLoss(nn.Module):
         )
 
 
-def _noisy(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    return (x + sigma.view(-1, *[1] * (x.ndim - 1)) * noise).to(x.dtype)
-
-
 def _warn_of_conditions(kwargs: Mapping[str, Any], length: int) -> None:
     rows = [k for k, v in kwargs.items() if isinstance(v, Tensor) and v.ndim > 0 and len(v) == length]
     if rows:
@@ -311,31 +352,5 @@ def _warn_of_conditions(kwargs: Mapping[str, Any], length: int) -> None:
             "with a condition is then not standard normal, and samples lose their condition; pass labels= to couple "
             "within classes, or use coupling='none'",
             UserWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
-
-
-@partial(torch.compiler.disable, recursive=False)
-def _two_calls(
-    model: Callable[..., Any],
-    low: Tensor,
-    sigma: Tensor,
-    high: Tensor,
-    sigma_next: Tensor,
-    kwargs: Mapping[str, Any],
-) -> tuple[Tensor, Tensor]:
-    """Target, without a graph, and prediction, with the same dropout masks: the random streams are put back between.
-
-    Not compiled itself, since a compiled graph has no streams to put back; what it calls is compiled.
-    """
-    device = low.device
-    module = None if device.type == "cpu" else torch.get_device_module(device)
-    cpu, accelerator = torch.get_rng_state(), None if module is None else module.get_rng_state(device)
-    try:
-        with torch.no_grad():
-            target = check_output(model(low, sigma, **kwargs), high, "model").detach()
-    finally:
-        torch.set_rng_state(cpu)
-        if module is not None:
-            module.set_rng_state(accelerator, device)
-    return target, check_output(model(high, sigma_next, **kwargs), low, "model")
