@@ -18,8 +18,10 @@ from offprints.betti_matching import (
     PairList,
     betti_matching_error,
     betti_matching_loss,
+    betti_number_error,
     compute_matching,
 )
+from offprints.betti_matching.baselines import wasserstein_loss
 from offprints.betti_matching.losses import dice_loss
 
 SHAPES = {1: (17,), 2: (8, 9), 3: (4, 3, 4)}
@@ -444,6 +446,20 @@ def test_nothing_is_matched_where_alpha_is_zero(value: float, monkeypatch: pytes
     monkeypatch.setattr("offprints.betti_matching.bars.match_voxels", None)
     torch.testing.assert_close(loss(logits, mask), dice_loss(logits.sigmoid(), mask))
     assert np.isnan(loss.last_betti)
+
+
+def test_what_cannot_be_transformed_says_so() -> None:
+    pred, target = images(3, 2, 1, 6, 6)
+    calls = (betti_matching_error, betti_number_error, wasserstein_loss)
+    for call in calls:
+        with pytest.raises(TypeError, match=r"pred must be an ordinary tensor.*part of the batch"):
+            torch.vmap(call)(pred, target)
+    with pytest.raises(TypeError, match="pred must be an ordinary tensor"):
+        torch.vmap(lambda f, g: compute_matching(f, g).shape)(pred[:, 0, 0], target[:, 0, 0])
+    mapped = torch.vmap(DiceBettiMatchingLoss(reduction="none"), in_dims=(1, None))(pred.movedim(0, 1), target[0])
+    torch.testing.assert_close(
+        mapped, torch.stack([DiceBettiMatchingLoss(reduction="none")(x, target[0]) for x in pred])
+    )
 
 
 def test_the_first_loss_of_a_process_does_not_load_the_compiler() -> None:

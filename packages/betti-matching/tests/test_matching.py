@@ -357,3 +357,15 @@ def test_coordinates_without_the_frame(ndim: int) -> None:
                 assert ((framed == image.max()) | (framed == -np.inf)).all()
     plain = compute_matching(pred, target)
     assert plain.unpadded() is plain
+
+
+@pytest.mark.parametrize("construction", ["V", "T"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_a_frame_of_background_changes_no_bar(ndim: int, construction: Any) -> None:
+    pred, target = np.random.default_rng(ndim).random((2, *(6,) * ndim))
+    plain = compute_matching(pred, target, construction=construction)
+    framed = compute_matching(np.pad(pred, 1), np.pad(target, 1), construction=construction)
+    for name in LISTS:
+        for a, b in zip(getattr(plain, name), getattr(framed, name), strict=True):
+            bars = [sorted(zip(x.birth_values.tolist(), x.death_values.tolist(), strict=True)) for x in (a, b)]
+            assert bars[0] == bars[1]

@@ -17,7 +17,7 @@ from offprints.betti_matching._terms import (
     sum_of_squares,
 )
 from offprints.betti_matching.bars import check_values
-from offprints.betti_matching.images import check_images
+from offprints.betti_matching.images import check_images, refuse_transformed
 from offprints.betti_matching.matching import VoxelPairs, compute_barcode
 from offprints.betti_matching.options import Construction, Filtration, MatchingOptions, check_dims
 from offprints.betti_matching.pairs import PairList
@@ -44,6 +44,8 @@ def wasserstein_loss(
     settings = MatchingOptions(filtration, construction, "union", relative, reduced)
     check_choice(reduction, "reduction", ("mean", "sum", "none"))
     check_images(pred, target, ("pred", "target"), floating=True)
+    for x, name in ((pred, "pred"), (target, "target")):
+        refuse_transformed(x, name)
     chosen = check_dims(dims, pred.ndim - 2) or ()
     p, t = in_working_precision(pred, target)
     shape = p.shape[2:]

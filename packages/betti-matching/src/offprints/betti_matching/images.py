@@ -49,6 +49,7 @@ def as_image(image: ArrayLike | Tensor, name: str, *, superlevel: bool) -> np.nd
 
 def _of_tensor(image: Tensor, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     masked = None
+    refuse_transformed(image, name)
     if _is_masked(image):
         kept: Tensor = image.get_mask()  # type: ignore[attr-defined]
         masked = ~kept.cpu().numpy()
@@ -59,6 +60,15 @@ def _of_tensor(image: Tensor, name: str) -> tuple[np.ndarray, np.ndarray | None]
     if image.is_floating_point() and image.dtype not in (torch.float16, torch.float32, torch.float64):
         image = image.float()
     return image.numpy(), masked
+
+
+def refuse_transformed(x: Tensor, name: str) -> None:
+    """Refuse a tensor inside `torch.func` transforms, whose values cannot be read."""
+    if isinstance(x, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise TypeError(
+            f"{name} must be an ordinary tensor, got one inside torch.vmap or torch.func: only betti_matching_loss and "
+            "its modules can be transformed; make the mapped axis part of the batch"
+        )
 
 
 def _is_masked(image: object) -> bool:

@@ -239,14 +239,21 @@ class BettiMatchingLoss(nn.Module):
 
         `ignore` is that of `betti_matching_loss`.
         """
-        p, y, seen, _ = self._prepare(input, target, ignore)
+        x, p, y, _ = self._prepare(input, target, ignore)
+        return in_output_precision(self._betti(x, p, y, input), input)
+
+    def _betti(self, x: Tensor, p: Tensor, y: Tensor, input: Tensor) -> Tensor:
+        seen = p.detach()
+        if self.from_logits:
+            # the probability of an infinite logit is finite: mark it, so that the matching does not overlook it
+            seen = seen.masked_fill(~x.detach().isfinite(), float("nan"))
         losses = image_losses(p, y, seen, self.options, "input", propagate=_propagates(self.options, input))
-        return in_output_precision(reduce(losses, self.reduction), input)
+        return reduce(losses, self.reduction)
 
     def _prepare(
         self, input: Tensor, target: Tensor, ignore: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Probabilities and targets of the channels that count, what the matching sees, and what is ignored."""
+        """Input, probabilities and targets of the channels that count, and what is ignored."""
         if self.to_onehot:
             target = _one_hot(target, input)
         check_images(input, target, ("input", "target"), floating=True, spatial_dims=self.options.spatial_dims)
@@ -263,11 +270,7 @@ class BettiMatchingLoss(nn.Module):
             ignore = ignore if ignore is None or ignore.shape[1] == 1 else ignore[:, 1:]
         if ignore is not None:
             p, y = _ignored(p, y, ignore)
-        seen = p.detach()
-        if self.from_logits:
-            # the probability of an infinite logit is finite: mark it, so that the matching does not overlook it
-            seen = seen.masked_fill(~x.detach().isfinite(), float("nan"))
-        return p, y, seen, ignore
+        return x, p, y, ignore
 
     def extra_repr(self) -> str:
         """The options."""
@@ -338,12 +341,9 @@ class DiceBettiMatchingLoss(BettiMatchingLoss):
         ignore: Bool[Tensor, "batch #channels *spatial"] | None = None,
     ) -> Float[Tensor, "*reduced"]:
         """The reduced sum of both terms for logits (or probabilities) `input`, ``[batch, channels, *spatial]``."""
-        p, y, seen, ignored = self._prepare(input, target, ignore)
+        x, p, y, ignored = self._prepare(input, target, ignore)
         alpha = check_number(self.alpha, "alpha", low=0.0)
-        betti = None
-        if alpha > 0:
-            losses = image_losses(p, y, seen, self.options, "input", propagate=_propagates(self.options, input))
-            betti = reduce(losses, self.reduction)
+        betti = self._betti(x, p, y, input) if alpha > 0 else None
         if self.base_loss is None:
             if betti is None:
                 _check_range(y)

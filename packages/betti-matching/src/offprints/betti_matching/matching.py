@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from offprints.betti_matching.images import as_image, check_threshold, foreground, is_exact
+from offprints.betti_matching.images import as_image, check_threshold, foreground, is_exact, refuse_transformed
 from offprints.betti_matching.options import (
     Comparison,
     Construction,
@@ -236,6 +236,7 @@ def _as_pairs(
     for images, name in ((preds, "preds"), (targets, "targets")):
         if not hasattr(images, "__len__") or isinstance(images, str) or getattr(images, "ndim", 1) == 0:
             raise TypeError(f"{name} must be a sequence, array or tensor of images, got {type(images).__name__}")
+        refuse_transformed(images, name)
     preds, targets = (x.detach().cpu() if isinstance(x, Tensor) else x for x in (preds, targets))
     if len(preds) != len(targets):
         raise ValueError(f"preds and targets must have the same length, got {len(preds)} and {len(targets)}")

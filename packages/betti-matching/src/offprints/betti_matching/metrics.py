@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from offprints.betti_matching.images import check_images, check_threshold, foreground
+from offprints.betti_matching.images import check_images, check_threshold, foreground, refuse_transformed
 from offprints.betti_matching.matching import betti_numbers, match_voxels, on_threads
 from offprints.betti_matching.options import (
     Comparison,
@@ -242,7 +242,8 @@ def _binarize(pred: Tensor, target: Tensor, options: ErrorOptions) -> np.ndarray
     """
     superlevel = options.filtration == "superlevel"
     codes = []
-    for x in (pred, target):
+    for x, name in ((pred, "pred"), (target, "target")):
+        refuse_transformed(x, name)
         inside = foreground(x.detach(), options.threshold, superlevel=superlevel)
         code = (inside if superlevel else ~inside).to(torch.uint8)
         codes.append(code + 2 * x.isnan().to(torch.uint8) if x.is_floating_point() else code)
