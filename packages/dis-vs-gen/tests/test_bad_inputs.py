@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from offprints.dis_vs_gen import (
@@ -45,11 +46,14 @@ def test_fit(fit: Any) -> None:
             (lambda: fit(X, Y[:11]), ValueError, "y"),
             (lambda: fit(X, Y[:, None]), ValueError, "y"),
             (lambda: fit(X, torch.zeros_like(Y)), ValueError, "y must hold at least 2 classes"),
-            (lambda: fit(X.long(), Y), TypeError, "X"),
-            (lambda: fit(X.numpy().astype(int), Y), TypeError, "X"),
-            (lambda: fit(X, Y.float()), TypeError, "y"),
-            (lambda: fit(X.numpy(), Y.numpy() * 0.5), TypeError, "y"),
-            (lambda: fit(X, Y == 1), TypeError, "y"),
+            (lambda: fit(X.to(torch.complex64), Y), TypeError, "X"),
+            (lambda: fit(sparse.coo_array(X.numpy()) if fit is assumption_statistics else {}, Y), TypeError, "X"),
+            (lambda: fit(X, Y + 0.5), ValueError, "y must hold classes"),
+            (lambda: fit(X.numpy(), Y.numpy() * 0.5), ValueError, "Unknown label type"),
+            (lambda: fit(X.numpy(), np.array([object()] * 12)), TypeError, "y"),
+            (lambda: fit(X.numpy(), np.array([None, 1, 2] * 4)), TypeError, "y"),
+            (lambda: fit(X.numpy(), np.where(Y.numpy() == 0, np.nan, 1.0)), ValueError, "y must be finite"),
+            (lambda: fit(X, Y.to(torch.complex64)), TypeError, "y"),
         ]
     )
 
@@ -87,7 +91,8 @@ def test_partial_fit() -> None:
         [
             (lambda: GaussianNaiveBayes().partial_fit(X, Y), ValueError, "classes"),
             (lambda: GaussianNaiveBayes().partial_fit(X, Y, classes=[0]), ValueError, "classes"),
-            (lambda: GaussianNaiveBayes().partial_fit(X, Y, classes=[0.0, 1.0, 2.0]), TypeError, "classes"),
+            (lambda: GaussianNaiveBayes().partial_fit(X, Y, classes=[0.5, 1.0, 2.0]), ValueError, "classes"),
+            (lambda: GaussianNaiveBayes().partial_fit(X, Y, classes=["a", "b"]), ValueError, "y must hold"),
             (lambda: GaussianNaiveBayes().partial_fit(X, Y, classes=[0, 1]), ValueError, "y"),
             (lambda: model.partial_fit(X, Y + 1), ValueError, "y must hold labels among"),
             (lambda: model.partial_fit(X, Y, classes=[0, 1, 3]), ValueError, "classes"),
@@ -152,7 +157,7 @@ def test_curves() -> None:
             (lambda: learning_curve(GaussianNaiveBayes, X, Y, X[:, :2], Y, [6]), ValueError, "features"),
             (lambda: learning_curve(GaussianNaiveBayes, X, Y, NAN, Y, [6]), ValueError, "X_test"),
             (lambda: learning_curve(GaussianNaiveBayes, X, Y, X, Y[:3], [6]), ValueError, "y_test"),
-            (lambda: learning_curve(GaussianNaiveBayes, X, Y.float(), X, Y, [6]), TypeError, "y"),
+            (lambda: learning_curve(GaussianNaiveBayes, X, Y + 0.5, X, Y, [6]), ValueError, "y"),
             (lambda: crossover(good, LearningCurve(sizes=[4], errors=torch.zeros(1, 1))), ValueError, "sizes"),
             (lambda: crossover(good, [0.1]), TypeError, "b must"),  # type: ignore[arg-type]
         ]

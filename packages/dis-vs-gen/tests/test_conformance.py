@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.utils import estimator_checks
 
 from offprints.dis_vs_gen import GaussianNaiveBayes, LogisticRegression, MinMaxScaler
 from offprints.shared.testing import check_estimator, check_streaming
@@ -18,7 +20,7 @@ X = (GENERATOR.normal(size=(60, 4)) + 0.3 * Y[:, None]).astype(np.float32)
 
 @pytest.mark.parametrize(
     "estimator",
-    [GaussianNaiveBayes(), GaussianNaiveBayes(shared_variance=False), LogisticRegression()],
+    [GaussianNaiveBayes(), GaussianNaiveBayes(shared_variance=False), LogisticRegression(tol=1e-10)],
     ids=str,
 )
 def test_classifiers(estimator: Any) -> None:
@@ -70,3 +72,14 @@ def test_machines(two_processes: Any) -> None:
     for merged in two_processes(machine, features, labels):
         for got, expected in zip(merged, (whole.class_count_, whole.theta_, whole.var_), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", [GaussianNaiveBayes(), LogisticRegression(tol=1e-10), MinMaxScaler()], ids=str)
+def test_all_of_scikit_learns_checks(estimator: Any) -> None:
+    """None is left out but those named here, each with its reason."""
+    expected: dict[str, str] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # convergence on data made to be awkward; checks that do not apply
+        results = estimator_checks.check_estimator(estimator, expected_failed_checks={}, on_fail=None, on_skip=None)
+    failed = {r["check_name"]: str(r["exception"]) for r in results if r["status"] == "failed"}
+    assert {name: why for name, why in failed.items() if name not in expected} == {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
+from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor, should_check
 
 T = TypeVar("T")
 
@@ -107,7 +107,14 @@ def on_main(function: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # set wherever there is no error
 
 
-def _batch_moments(x: Tensor, labels: Tensor, groups: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _positive(count: Tensor) -> Tensor:
+    """The counts to divide by: 1 where nothing was counted."""
+    return torch.where(count > 0, count, 1)
+
+
+def _batch_moments(
+    x: Tensor, labels: Tensor, weights: Tensor | None, groups: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and sum of squared deviations of each group of one batch ``[N, D]``.
 
     Rows are gathered by group, in runs of ``run`` rows of one group. The first row of the group is taken from each:
@@ -133,11 +140,19 @@ def _batch_moments(x: Tensor, labels: Tensor, groups: int, dtype: torch.dtype) -
     for part, group in zip(rows.split(block), of_run.split(block), strict=True):
         deviation = x.index_select(0, part.flatten()).to(dtype).view(*part.shape, -1)
         deviation = deviation.sub_(first.index_select(0, group).unsqueeze(1))
-        total.index_add_(0, group, deviation.sum(1))
-        squares.index_add_(0, group, deviation.square_().sum(1))
-    mean = total / count.clamp(min=1).unsqueeze(1)
-    first = torch.where((count > 0).unsqueeze(1), first, 0)
-    return count.to(dtype), first + mean, squares.sub_(mean * total).clamp_(min=0)
+        if weights is None:
+            total.index_add_(0, group, deviation.sum(1))
+            squares.index_add_(0, group, deviation.square_().sum(1))
+        else:
+            weighted = deviation * weights[part].unsqueeze(-1)
+            total.index_add_(0, group, weighted.sum(1))
+            squares.index_add_(0, group, weighted.mul_(deviation).sum(1))
+    weight = count.to(dtype)
+    if weights is not None:
+        weight = torch.zeros_like(weight).index_add_(0, labels, weights)
+    mean = total / _positive(weight).unsqueeze(1)
+    first = torch.where((weight > 0).unsqueeze(1), first, 0)
+    return weight, first + mean, squares.sub_(mean * total).clamp_(min=0)
 
 
 class GroupMoments:
@@ -147,7 +162,7 @@ class GroupMoments:
     is lost to large means; there is no loop over groups, and no copy of the batch in ``dtype``.
 
     Attributes:
-        count: Samples per group, ``[groups]``, in ``dtype`` as the others.
+        count: Samples per group, or the sum of their weights, ``[groups]``, in ``dtype`` as the others.
         mean: ``[groups, *shape]``; 0 where there is no sample.
         m2: Sums of squared deviations from the mean, ``[groups, *shape]``.
 
@@ -197,12 +212,14 @@ class GroupMoments:
         self.count, self.mean, self.m2 = self.count.to(device), self.mean.to(device), self.m2.to(device)
 
     @torch.no_grad()
-    def update(self, x: Tensor, groups: Tensor | None = None) -> None:
+    def update(self, x: Tensor, groups: Tensor | None = None, *, weights: Tensor | None = None) -> None:
         """Add samples ``[N, *shape]`` with their groups ``[N]`` (default: all in group 0). An empty batch adds nothing.
+
+        A sample with the weight 2 counts as two, one with 0 as none; ``weights`` are ``[N]``, default all 1.
 
         Raises:
             TypeError: ``x`` not a floating tensor, ``groups`` not of an integer type.
-            ValueError: shapes that do not fit, a group out of range, NaN or infinite values.
+            ValueError: shapes that do not fit, a group out of range, NaN or infinite values, a negative weight.
         """
         check_tensor(x, "x", shape=(None, *self.shape), allow_empty=True)
         if len(x) == 0:
@@ -221,12 +238,17 @@ class GroupMoments:
         if self.num_groups is None:
             self._grow(int(labels.max()) + 1)
         x, labels = x.to(self.mean.device), labels.to(self.mean.device)
-        count, mean, m2 = _batch_moments(x.reshape(len(x), -1), labels, len(self.count), self.mean.dtype)
+        if weights is not None:
+            check_tensor(weights, "weights", shape=(len(x),))
+            if should_check(weights) and bool((weights < 0).any()):
+                raise ValueError(f"weights must not be negative, got {weights.min().item()}")
+            weights = weights.to(self.mean)
+        count, mean, m2 = _batch_moments(x.reshape(len(x), -1), labels, weights, len(self.count), self.mean.dtype)
         self._merge(count, mean.view_as(self.mean), m2.view_as(self.m2))
 
     def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
         total = self.count + count
-        share = self._columns(count / total.clamp(min=1))
+        share = self._columns(count / _positive(total))
         delta = mean - self.mean
         self.m2 = self.m2 + m2 + delta.square() * self._columns(self.count) * share
         self.mean = self.mean + delta * share
@@ -271,11 +293,11 @@ class GroupMoments:
         weight = self._columns(self.count)
         total, center = self.count.clone(), self.mean * weight
         all_reduce_(total, center, group=group)
-        center = center / self._columns(total.clamp(min=1))
+        center = center / self._columns(_positive(total))
         shift = self.mean - center
         correction, m2 = shift * weight, self.m2 + shift.square() * weight
         all_reduce_(correction, m2, group=group)
-        correction = correction / self._columns(total.clamp(min=1))
+        correction = correction / self._columns(_positive(total))
         self.count, self.mean = total, center + correction
         self.m2 = m2 - correction.square() * self._columns(total)
         return self

@@ -1,20 +1,29 @@
 """Revisiting discriminative vs. generative classifiers: theory and implications (arXiv 2302.02334)."""
 
+from __future__ import annotations
+
+import importlib as _importlib
+from typing import TYPE_CHECKING
+
 from offprints.dis_vs_gen.assumptions import AssumptionStatistics, assumption_statistics
 from offprints.dis_vs_gen.bounds import logistic_h_consistency_bound
 from offprints.dis_vs_gen.curves import LearningCurve, crossover, learning_curve
 from offprints.dis_vs_gen.features import extract_features
-from offprints.dis_vs_gen.logistic import LogisticRegression
-from offprints.dis_vs_gen.naive_bayes import GaussianNaiveBayes
-from offprints.dis_vs_gen.scaling import MinMaxScaler
 from offprints.dis_vs_gen.simulation import bayes_error_two_gaussians, gaussian_mixture, samples_to_bayes
-from offprints.shared.estimators import NotFittedError
+
+if TYPE_CHECKING:
+    from offprints.dis_vs_gen.logistic import LogisticRegression
+    from offprints.dis_vs_gen.naive_bayes import GaussianNaiveBayes
+    from offprints.dis_vs_gen.scaling import MinMaxScaler
+    from offprints.dis_vs_gen.sweep import LogisticRegressionCV
+    from offprints.shared.estimators import NotFittedError
 
 __all__ = [
     "AssumptionStatistics",
     "GaussianNaiveBayes",
     "LearningCurve",
     "LogisticRegression",
+    "LogisticRegressionCV",
     "MinMaxScaler",
     "NotFittedError",
     "assumption_statistics",
@@ -26,3 +35,24 @@ __all__ = [
     "logistic_h_consistency_bound",
     "samples_to_bayes",
 ]
+
+# What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
+_LAZY = {
+    "GaussianNaiveBayes": "offprints.dis_vs_gen.naive_bayes",
+    "LogisticRegression": "offprints.dis_vs_gen.logistic",
+    "LogisticRegressionCV": "offprints.dis_vs_gen.sweep",
+    "MinMaxScaler": "offprints.dis_vs_gen.scaling",
+    "NotFittedError": "offprints.shared.estimators",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        value = getattr(_importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

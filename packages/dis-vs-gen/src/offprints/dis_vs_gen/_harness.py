@@ -12,11 +12,12 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from offprints.dis_vs_gen._inputs import row_blocks
+from offprints.dis_vs_gen._labels import Classes, as_labels
 from offprints.dis_vs_gen._rule import pooled_variance
 from offprints.dis_vs_gen._solver import solve
 from offprints.dis_vs_gen.logistic import LogisticRegression, compute_type
 from offprints.dis_vs_gen.naive_bayes import GaussianNaiveBayes
-from offprints.dis_vs_gen.scaling import minimum_and_range
+from offprints.dis_vs_gen.scaling import minimum_and_range, scaled
 from offprints.shared.distributed import GroupMoments
 
 DRAWS = 100
@@ -46,13 +47,16 @@ def subset_errors(
     y_test: Tensor,
     m: int,
     *,
-    classes: Tensor,
+    classes: np.ndarray,
     repeats: int,
     scale: bool,
     seed: int,
     arrays: bool,
 ) -> list[Tensor]:
-    """Test errors ``[repeats]`` of each estimator; ``index`` are the classes of X, ``y_test`` labels."""
+    """Test errors ``[repeats]`` of each estimator.
+
+    ``index`` ``[n]`` and ``y_test`` number the labels of ``classes`` ``[K]``; a test label that is none of them is -1.
+    """
     on_cpu = index.cpu().numpy()
     rows = np.stack([draw_subset(on_cpu, len(classes), m, (seed, m, repeat)) for repeat in range(repeats)])
     errors: list[list[Tensor]] = [[] for _ in makers]
@@ -62,14 +66,15 @@ def subset_errors(
         subset, labels = X[chosen], index[chosen]
         low, width = minimum_and_range(subset) if scale else (None, None)
         if low is not None and width is not None:
-            subset = (subset - low.unsqueeze(1)).div_(width.unsqueeze(1))
+            high = subset.amax(1, keepdim=True).to(low.dtype)
+            subset = scaled(subset, low.unsqueeze(1), width.unsqueeze(1), high)
         for maker, found in zip(makers, errors, strict=True):
             estimator = maker()
             rule = linear_rules(estimator, subset, labels, len(classes))
             if rule is None:
                 found.append(_one_by_one(maker, subset, labels, X_test, y_test, low, width, classes, arrays))
             else:
-                found.append(_errors_of(_on_unscaled(rule, low, width), X_test, y_test, classes))
+                found.append(_errors_of(_on_unscaled(rule, low, width), X_test, y_test))
     return [torch.cat(found) for found in errors]
 
 
@@ -77,7 +82,7 @@ def linear_rules(estimator: Any, X: Tensor, index: Tensor, n_classes: int) -> Af
     """The rules fitted to subsets X ``[R, m, d]`` at once; None for an estimator that has no batched form."""
     if type(estimator) is GaussianNaiveBayes and estimator.shared_variance:
         return _naive_bayes(estimator, X, index, n_classes)
-    if type(estimator) is LogisticRegression:
+    if type(estimator) is LogisticRegression and estimator.class_weight is None:
         C = torch.full((len(X),), float(estimator.C), dtype=torch.float64)
         return logistic_rules(estimator, X, index, n_classes, C)
     return None
@@ -94,7 +99,7 @@ def _naive_bayes(estimator: GaussianNaiveBayes, X: Tensor, index: Tensor, n_clas
     variance = pooled_variance(count, variances).unsqueeze(1) + estimator.var_smoothing
     if bool((variance == 0).any()):
         raise ValueError("var_smoothing must be positive where a feature has no variance in a subset")
-    priors = estimator._check_parameters(n_classes)
+    priors = estimator._check_parameters(n_classes).priors
     prior = count / m if priors is None else priors.to(count.device).expand_as(count)
     reference = theta[:, :1]
     center = reference + ((count / m).unsqueeze(1) @ (theta - reference))
@@ -135,18 +140,21 @@ def _on_unscaled(rule: Affine, low: Tensor | None, width: Tensor | None) -> Affi
     return weight, rule[1] - (weight @ low.unsqueeze(2).to(weight)).squeeze(2)
 
 
-def _errors_of(rule: Affine, X_test: Tensor, y_test: Tensor, classes: Tensor) -> Tensor:
+def _errors_of(rule: Affine, X_test: Tensor, y_test: Tensor) -> Tensor:
     """Errors ``[R]`` of linear rules."""
     weight, bias = rule
     repeats, n_classes, width = weight.shape
-    X_test, y_test, classes = (value.to(weight.device) for value in (X_test, y_test, classes))
+    X_test, y_test = X_test.to(weight.device), y_test.to(weight.device)
     origin = X_test[0].double()
     offset = (bias + weight @ origin).view(-1)
     flat = weight.reshape(-1, width).T
     wrong = torch.zeros(repeats, dtype=torch.int64, device=weight.device)
-    for block, labels in zip(row_blocks(X_test), y_test.split(len(row_blocks(X_test)[0])), strict=True):
+    start = 0
+    for block in row_blocks(X_test):
+        labels = y_test[start : start + len(block)]
         scores = torch.addmm(offset, block.double() - origin, flat).view(-1, repeats, n_classes)
-        wrong += (classes[scores.argmax(2)] != labels.unsqueeze(1)).sum(0)
+        wrong += (scores.argmax(2) != labels.unsqueeze(1)).sum(0)
+        start += len(block)
     return (wrong.double() / len(y_test)).cpu()
 
 
@@ -158,16 +166,18 @@ def _one_by_one(
     y_test: Tensor,
     low: Tensor | None,
     width: Tensor | None,
-    classes: Tensor,
+    classes: np.ndarray,
     arrays: bool,
 ) -> Tensor:
     """Errors ``[R]`` of estimators made anew for every subset."""
     errors = []
+    labels = Classes(classes)
+    expected = y_test.cpu().numpy()
     for repeat, X in enumerate(subsets):
         test = X_test if low is None or width is None else (X_test - low[repeat]) / width[repeat]
-        given: list[Any] = [X, classes[index[repeat]], test]
-        if arrays:
-            given = [value.cpu().numpy() for value in given]
-        predicted = torch.as_tensor(maker().fit(given[0], given[1]).predict(given[2]))
-        errors.append((predicted.to(y_test.device) != y_test).double().mean().cpu())
-    return torch.stack(errors)
+        table = X.cpu().numpy() if arrays else X
+        test = test.cpu().numpy() if arrays else test
+        estimator = maker().fit(table, labels.shown(index[repeat], None if arrays else X))
+        predicted, known = labels.find(as_labels(estimator.predict(test), "what the estimator predicts", len(test)))
+        errors.append(float(np.mean((predicted != expected) | ~known)))
+    return torch.tensor(errors, dtype=torch.float64)

@@ -52,7 +52,7 @@ def make_rule(
     prior = share if priors is None else priors.to(count.device)
     if not bool((seen & (prior > 0)).any()):
         raise ValueError("priors must be positive for a class that has samples")
-    variances = m2 / count.clamp(min=1).unsqueeze(1)
+    variances = m2 / torch.where(seen, count, 1).unsqueeze(1)
     variance = (pooled_variance(count, variances) if shared else variances) + var_smoothing
     flat = (variance == var_smoothing) & (torch.ones_like(seen[:1]) if shared else seen.unsqueeze(1))
     if var_smoothing == 0 and bool(flat.any()):

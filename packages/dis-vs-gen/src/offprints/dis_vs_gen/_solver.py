@@ -10,12 +10,14 @@ steps run in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 HISTORY = 10
 TRIALS = 25
+DECREASE = 0.01  # of the objective, relative, in units of the tolerance
 VARIANCE_ROWS = 2000
 
 
@@ -31,12 +33,51 @@ class Solution:
     gradient: Tensor
 
 
+class SparseRows:
+    """One problem's rows in a CSR matrix ``[m, d]`` behind the three products that the solver needs of X."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix
+        self.shape = (1, *matrix.shape)
+        self.device = torch.device("cpu")
+        self.dtype = torch.from_numpy(matrix.data[:0]).dtype
+
+    def to(self, dtype: torch.dtype) -> SparseRows:
+        """The same in another type."""
+        return self if dtype == self.dtype else SparseRows(self.matrix.astype(str(dtype).removeprefix("torch.")))
+
+    def times(self, weight: Tensor) -> Tensor:
+        """``[1, m, rows]``, of weights ``[1, rows, d]``."""
+        return torch.from_numpy(self.matrix @ weight[0].T.contiguous().numpy()).unsqueeze(0)
+
+    def pulled(self, residual: Tensor) -> Tensor:
+        """``[1, rows, d]``, of residuals ``[1, rows, m]``."""
+        return torch.from_numpy(self.matrix.T @ residual[0].T.contiguous().numpy()).T.unsqueeze(0)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance ``[1, d]`` of the features, float64."""
+        wide = self.matrix.astype("float64")
+        mean = torch.as_tensor(wide.mean(0)).view(1, -1)
+        square = torch.as_tensor(wide.multiply(wide).mean(0)).view(1, -1)
+        return mean, (square - mean.square()).clamp_(min=0)
+
+
+def _times(X: Tensor | SparseRows, weight: Tensor) -> Tensor:
+    # Few columns on the right are multiplied faster than few rows on the left.
+    return torch.bmm(X, weight.mT) if isinstance(X, Tensor) else X.times(weight)
+
+
+def _pulled(X: Tensor | SparseRows, residual: Tensor) -> Tensor:
+    return residual @ X if isinstance(X, Tensor) else X.pulled(residual)
+
+
 @dataclass
 class _Problems:
     """Data of the problems: X ``[B, m, d]``, y ``[B, m]``, the features' mean, the metric, the regularization."""
 
-    X: Tensor
+    X: Tensor | SparseRows
     y: Tensor
+    weights: Tensor | None  # [B, m], of mean 1
     mean: Tensor  # [B, d], zero without intercept
     metric: Tensor  # [B, 1, d + 1]
     strength: Tensor  # [B, 1, 1], 1 / (C m)
@@ -45,15 +86,24 @@ class _Problems:
 
     def select(self, index: Tensor) -> _Problems:
         """Some of the problems."""
-        parts = {name: getattr(self, name)[index] for name in ("X", "y", "mean", "metric", "strength")}
-        return replace(self, **parts)
+        parts = {name: getattr(self, name)[index] for name in ("y", "mean", "metric", "strength")}
+        weights = None if self.weights is None else self.weights[index]
+        X = self.X
+        if isinstance(X, Tensor):  # problems of the same data share its memory
+            X = X[:1].expand(len(index), -1, -1) if X.stride(0) == 0 else X[index]
+        return replace(self, X=X, weights=weights, **parts)
+
+    def weighed(self, values: Tensor) -> Tensor:
+        """Values ``[B, m]`` or ``[B, rows, m]`` by the samples' weights."""
+        if self.weights is None:
+            return values
+        return values * (self.weights if values.ndim == 2 else self.weights.unsqueeze(1)).to(values.dtype)
 
     def logits(self, theta: Tensor) -> Tensor:
         """``[B, rows, m]``: samples last, so that sums over few classes run along contiguous memory."""
         weight = theta[..., :-1]
         offset = theta[..., -1] - (weight @ self.mean.unsqueeze(-1)).squeeze(-1)
-        # Few columns on the right are multiplied faster than few rows on the left.
-        product = torch.bmm(self.X, weight.to(self.X.dtype).mT)
+        product = _times(self.X, weight.to(self.X.dtype))
         return product.mT.contiguous().add_(offset.unsqueeze(-1).to(self.X.dtype))
 
     def terms(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +118,7 @@ class _Problems:
             normalizer = exponential.sum(1, keepdim=True)
             probability = exponential.div_(normalizer)
             total = (normalizer.log_() + top).squeeze(1)
-        return (total - own).mean(1, dtype=torch.float64), probability
+        return self.weighed(total - own).mean(1, dtype=torch.float64), probability
 
     def along(self, probability: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """First and second derivative ``[B]`` of the mean log-loss along a direction of the logits."""
@@ -80,7 +130,8 @@ class _Problems:
         else:
             own = direction.gather(1, self.y.unsqueeze(1)).squeeze(1)
             second = weighted.mul_(direction).sum(1) - mean.square()
-        return (mean - own).mean(1, dtype=torch.float64), second.mean(1, dtype=torch.float64)
+        first = self.weighed(mean - own).mean(1, dtype=torch.float64)
+        return first, self.weighed(second).mean(1, dtype=torch.float64)
 
     def gradient(self, theta: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient ``[B, rows, d + 1]`` in the centered parameters, and its largest entry ``[B]`` in the user's."""
@@ -90,7 +141,8 @@ class _Problems:
             ones = probability.new_full((), -1.0).expand(self.y.unsqueeze(1).shape)
             residual = probability.scatter_add(1, self.y.unsqueeze(1), ones)
         m = self.y.shape[1]
-        plain = (residual @ self.X).double() / m + self.strength * theta[..., :-1]
+        residual = self.weighed(residual)
+        plain = _pulled(self.X, residual).double() / m + self.strength * theta[..., :-1]
         total = residual.mean(-1, keepdim=True, dtype=torch.float64) * float(self.intercept)
         largest = torch.maximum(plain.abs().amax((1, 2)), total.abs().amax((1, 2)))
         if self.rows > 1:  # a common intercept changes nothing: rounding must not carry it away
@@ -99,19 +151,37 @@ class _Problems:
 
 
 def solve(
-    X: Tensor, y: Tensor, C: Tensor, *, n_classes: int, fit_intercept: bool, max_iter: int, tol: float
+    X: Tensor | SparseRows,
+    y: Tensor,
+    C: Tensor,
+    *,
+    n_classes: int,
+    fit_intercept: bool,
+    max_iter: int,
+    tol: float,
+    weights: Tensor | None = None,
 ) -> Solution:
-    """Fit problems X ``[B, m, d]`` (float32 or float64), labels y ``[B, m]`` in [0, n_classes), C ``[B]``."""
+    """Fit problems X ``[B, m, d]`` (float32 or float64), labels y ``[B, m]`` in [0, n_classes), C ``[B]``.
+
+    With weights ``[B, m]`` the mean log-loss is the weighted mean, and m in the penalty the sum of the weights. An
+    infinite C leaves the penalty out.
+    """
     batch, m, d = X.shape
     rows = 1 if n_classes == 2 else n_classes
-    mean, variance = _moments(X)
+    mean, variance = (value.expand(batch, -1) for value in _moments(X))
     curvature = (1 / n_classes) * (1 - 1 / n_classes)
-    strength = (1 / (C.to(X.device, torch.float64) * m)).view(-1, 1, 1)
+    total = torch.full((batch,), float(m), dtype=torch.float64, device=X.device)
+    if weights is not None:
+        total = weights.sum(1)
+        weights = weights * (m / total).unsqueeze(1)
+    strength = (1 / (C.to(X.device, torch.float64) * total)).view(-1, 1, 1)
     if not fit_intercept:
         mean, variance = torch.zeros_like(mean), variance + mean.square()
     metric = curvature * torch.nn.functional.pad(variance, (0, 1), value=1.0).unsqueeze(1)
     metric[..., :-1] += strength
-    problems = _Problems(X, y, mean, metric, strength, rows, fit_intercept)
+    # A feature that never varies has no curvature where nothing is penalized: it stays at 0.
+    metric = torch.where(metric > 0, metric, 1)
+    problems = _Problems(X, y, weights, mean, metric, strength, rows, fit_intercept)
     theta = torch.zeros(batch, rows, d + 1, dtype=torch.float64, device=X.device)
     solution = Solution(
         weight=theta[..., :-1],
@@ -132,13 +202,18 @@ def solve(
     return solution
 
 
-def _moments(X: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(X: Tensor | SparseRows) -> tuple[Tensor, Tensor]:
     """Mean ``[B, d]`` of the features, and their variance, of at most some thousand rows: it only sets the metric."""
+    if isinstance(X, SparseRows):
+        return X.moments()
     m = X.shape[1]
-    mean = (X.new_full((len(X), 1, m), 1 / m) @ X).squeeze(1)
+    if X.stride(0) == 0:  # the same data for every problem
+        X = X[:1]
+    mean = (X.new_full((len(X), 1, m), 1 / m) @ X).squeeze(1).double()
     if m > VARIANCE_ROWS:
         X = X[:, torch.randint(m, (VARIANCE_ROWS,), generator=torch.Generator().manual_seed(0)).to(X.device)]
-    return mean.double(), (X - mean.unsqueeze(1)).square_().mean(1).double()
+    # The squares of large float32 values need float64.
+    return mean, (X.double() - mean.unsqueeze(1)).square_().mean(1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -187,11 +262,13 @@ def _descend(
     gradient, largest = problems.gradient(theta, probability)
     stalled = torch.zeros_like(largest, dtype=torch.bool)
     while True:
-        if bool((largest <= tol).any()):  # logits were updated step by step: believe fresh ones only
+        close = _close(problems, memory, gradient, largest, loss, tol)
+        if bool(close.any()):  # logits were updated step by step: believe fresh ones only
             logits = problems.logits(theta)
             loss, probability = problems.terms(logits)
             gradient, largest = problems.gradient(theta, probability)
-        done = (largest <= tol) | stalled | (solution.n_iter[indices] >= max_iter)
+            close = _close(problems, memory, gradient, largest, loss, tol)
+        done = close | stalled | (solution.n_iter[indices] >= max_iter)
         thetas[indices] = theta
         solution.gradient[indices], solution.converged[indices] = largest, largest <= tol
         if bool(done.all()):
@@ -214,6 +291,18 @@ def _descend(
         memory.add(step, gradient - before, problems.metric)
         stalled = stalled | (~found & ~done)
         solution.n_iter[indices] += ~done
+
+
+def _close(problems: _Problems, memory: _Memory, gradient: Tensor, largest: Tensor, loss: Tensor, tol: float) -> Tensor:
+    """Which problems are solved: a gradient of at most ``tol``, and nothing to be gained by the next step.
+
+    The gradient alone does not tell: in many rows or weak directions it is small where the objective is not yet.
+    """
+    small = largest <= tol
+    if not bool(small.any()):
+        return small
+    gain = -_dot(memory.direction(gradient, problems.metric), gradient).view(-1) / 2
+    return small & (gain <= DECREASE * tol * loss.clamp(min=1e-3))
 
 
 def _search(

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import training_data
+from offprints.dis_vs_gen._inputs import as_table
+from offprints.dis_vs_gen._labels import Classes, as_labels
 from offprints.dis_vs_gen._rule import make_rule
 from offprints.shared.distributed import GroupMoments
 from offprints.shared.validation import check_number
@@ -41,7 +42,11 @@ def assumption_statistics(
         TypeError, ValueError: as ``GaussianNaiveBayes.fit``.
     """
     check_number(var_smoothing, "var_smoothing", low=0)
-    features, classes, index = training_data(X, y)
+    features = as_table(X)
+    classes, index = Classes.of(as_labels(y, "y", len(features)))
+    if len(classes) < 2:
+        raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
+    index = index.to(features.device)
     moments = GroupMoments(len(classes), features.shape[1:])
     moments.update(features, index)
     rule = make_rule(moments.count, moments.mean, moments.m2, priors=None, var_smoothing=var_smoothing, shared=True)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offprints.dis_vs_gen._harness import subset_errors
-from offprints.dis_vs_gen._inputs import as_labels, as_table, training_data
-from offprints.shared.validation import check_number
+from offprints.dis_vs_gen._inputs import as_table
+from offprints.dis_vs_gen._labels import Classes, as_labels
+from offprints.shared.validation import check_bool, check_number
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,19 @@ def learning_curve(
         ValueError: shapes, NaN, fewer than two classes as in the estimators; no size, or one below the number of
             classes or above ``len(y)``; ``repeats`` < 1; a negative ``seed``.
     """
-    features, classes, index = training_data(X, y)
+    from offprints.dis_vs_gen._harness import subset_errors  # with scikit-learn, which takes long to import
+
+    features = as_table(X)
+    classes, index = Classes.of(as_labels(y, "y", len(features)))
+    if len(classes) < 2:
+        raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
     test = as_table(X_test, "X_test", device=features.device)
     if test.shape[1] != features.shape[1]:
         raise ValueError(f"X_test must have the {features.shape[1]} features of X, got {test.shape[1]}")
-    labels = as_labels(y_test, "y_test", len(test), features.device)
+    numbers, known = classes.find(as_labels(y_test, "y_test", len(test)))
+    labels = torch.from_numpy(np.where(known, numbers, -1)).to(features.device)
+    index = index.to(features.device)
+    check_bool(scale, "scale")
     wanted = list(sizes)
     if not wanted:
         raise ValueError("sizes must not be empty")
@@ -79,8 +88,8 @@ def learning_curve(
     check_number(seed, "seed", low=0, integer=True)
     columns = [
         subset_errors(
-            [make_estimator], features, index, test, labels, int(m), classes=classes, repeats=repeats, scale=scale,
-            seed=seed, arrays=not isinstance(X, Tensor),
+            [make_estimator], features, index, test, labels, int(m), classes=classes.values, repeats=repeats,
+            scale=scale, seed=seed, arrays=not isinstance(X, Tensor),
         )[0]
         for m in wanted
     ]  # fmt: skip

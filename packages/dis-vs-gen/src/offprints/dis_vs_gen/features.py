@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from offprints.shared.device import resolve_device, working_dtype
-from offprints.shared.validation import check_labels, check_tensor
+from offprints.shared.device import evaluating, resolve_device, working_dtype
+from offprints.shared.validation import check_bool, check_labels, check_tensor
 
 
 def extract_features(
@@ -28,10 +28,12 @@ def extract_features(
 
     Args:
         model: Any module of one input.
-        loader: Batches ``(inputs, labels, ...)``.
+        loader: Batches ``(inputs, labels, ...)``, or mappings with the keys ``labels`` (or ``label``) and the model's
+            keyword arguments, as of transformers.
         layer: Name of a submodule whose input is the feature, such as ``"fc"`` of torchvision's ResNets or ``"head"``
             of timm's vision transformers; default: the model's output. More than two axes are flattened.
-        device: Where the model runs; default: where it is.
+        device: Where the model and its inputs go for this; by default the model is not moved, and inputs go to the
+            device of its first parameter.
         amp: Run under autocast, in torch's default half type of the device.
 
     Raises:
@@ -43,39 +45,72 @@ def extract_features(
     if layer is not None and (layer == "" or layer not in parts):
         known = ", ".join(name for name in parts if name) or "none"
         raise ValueError(f"layer must name a module of the model ({known}), got {layer!r}")
+    check_bool(amp, "amp")
     held = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     target = held if device is None else resolve_device(device)
-    modes = {part: part.training for part in parts.values()}
     caught: list[Any] = []
-    hook = None if layer is None else parts[layer].register_forward_pre_hook(lambda _, inputs: caught.append(inputs))
+    hook = None if layer is None else parts[layer].register_forward_pre_hook(_catcher(caught), with_kwargs=True)
     features, labels = [], []
     try:
-        model.to(target).eval()
+        if device is not None and target != held:
+            model.to(target)
         context = torch.autocast(target.type) if amp else nullcontext()
-        with torch.no_grad(), context:
+        with evaluating(model), context:
             for batch in loader:
                 caught.clear()
-                output = model(batch[0].to(target))
-                found = output if layer is None else _input_of(layer, caught)
-                features.append(_checked(found, len(batch[0]), "the model's output" if layer is None else layer))
-                target_labels = batch[1] if isinstance(batch[1], Tensor) else torch.as_tensor(batch[1])
-                labels.append(check_labels(target_labels, "labels", length=len(batch[0])).cpu())
+                inputs, keywords, given = _split(batch, target)
+                output = model(*inputs, **keywords)
+                rows = len((*inputs, *keywords.values())[0])
+                found = _output_of(output) if layer is None else _input_of(layer, caught)
+                features.append(_checked(found, rows, "the model's output" if layer is None else layer))
+                target_labels = given if isinstance(given, Tensor) else torch.as_tensor(given)
+                labels.append(check_labels(target_labels, "labels", length=rows).cpu())
     finally:
         if hook is not None:
             hook.remove()
-        for part, mode in modes.items():
-            part.training = mode
-        if target != held:
+        if device is not None and target != held:
             model.to(held)
     if not features:
         raise ValueError("loader must yield at least one batch")
     return torch.cat(features), torch.cat(labels)
 
 
+def _split(batch: Any, device: torch.device) -> tuple[list[Any], dict[str, Any], Any]:
+    """Positional inputs, keyword inputs and labels of a batch."""
+    if isinstance(batch, Mapping):
+        keywords = {name: _moved(value, device) for name, value in batch.items() if name not in ("labels", "label")}
+        given = batch.get("labels", batch.get("label"))
+        if given is None or not keywords:
+            raise ValueError(f"loader must yield mappings with inputs and the key 'labels', got {list(batch)}")
+        return [], keywords, given
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise TypeError(f"loader must yield (inputs, labels) or mappings, got {type(batch).__name__}")
+    return [_moved(batch[0], device)], {}, batch[1]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _catcher(caught: list[Any]) -> Any:
+    """A hook that keeps a copy of a layer's first input: the model may go on to change it in place."""
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        first = next(iter((*inputs, *keywords.values())), None)
+        caught.append(first.clone() if isinstance(first, Tensor) else first)
+
+    return hook
+
+
+def _output_of(output: Any) -> Any:
+    """The tensor in an output of transformers or timm, whose first field is it."""
+    return next(iter(output.values())) if isinstance(output, Mapping) and output else output
+
+
 def _input_of(layer: str, caught: list[Any]) -> Any:
-    if not caught or not caught[-1]:
-        raise ValueError(f"layer {layer!r} got no positional input: the model did not run it")
-    return caught[-1][0]
+    if not caught or caught[-1] is None:
+        raise ValueError(f"layer {layer!r} got no input: the model did not run it")
+    return caught[-1]
 
 
 def _checked(feature: Any, rows: int, name: str) -> Tensor:
@@ -83,5 +118,5 @@ def _checked(feature: Any, rows: int, name: str) -> Tensor:
     check_tensor(feature, f"the feature ({name})", validate=True)
     if feature.ndim < 2 or len(feature) != rows:
         raise ValueError(f"the feature ({name}) must have {rows} rows, got shape {tuple(feature.shape)}")
-    at_least = working_dtype(feature)
-    return feature.flatten(1).to(device="cpu", dtype=at_least)
+    # A copy: the model may own this memory and change it with the next batch.
+    return feature.flatten(1).to(device="cpu", dtype=working_dtype(feature), copy=True)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from offprints.dis_vs_gen._inputs import LearnedAttributes, as_labels, as_table, check_width, training_data
-from offprints.dis_vs_gen._solver import solve
+from offprints.dis_vs_gen._inputs import LearnedAttributes, as_table, as_weights, is_sparse
+from offprints.dis_vs_gen._labels import Classes, as_labels
+from offprints.dis_vs_gen._solver import Solution, SparseRows, solve
+from offprints.dis_vs_gen.naive_bayes import accuracy
 from offprints.shared.estimators import check_fitted, like_input
-from offprints.shared.validation import check_number
+from offprints.shared.validation import check_bool, check_number
+
+USUAL = 20  # binary digits: features between 2^-20 and 2^20 are taken as they are
 
 
 def compute_type(dtype: torch.dtype) -> torch.dtype:
@@ -22,88 +29,203 @@ def compute_type(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
+def exponent_of(X: Any) -> int:
+    """0, or the power of two that brings features of unusual size near 1: their squares would leave float32."""
+    largest = float(abs(X).max()) if is_sparse(X) else float(X.abs().max())
+    exponent = 0 if largest == 0 else math.frexp(largest)[1]
+    return min(max(exponent, -100), 1000) if abs(exponent) > USUAL else 0
+
+
 class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
     """Multinomial logistic regression (one sigmoid row for two classes).
 
     Minimizes ``mean log-loss + ||W||^2 / (2 C m)`` with a free intercept, the objective of scikit-learn's
-    ``LogisticRegression(C=C)``, until the largest entry of its gradient is at most ``tol``. NumPy arrays or tensors;
-    products run in the type of X (at least float32), sums and the result are float64.
+    ``LogisticRegression(C=C)``, until the largest entry of its gradient is at most ``tol`` and the next step would
+    lower the loss by less than a hundredth of ``tol``, relatively. Arrays, data frames, sparse matrices or tensors;
+    labels are integers, strings or booleans and keep their type. Products run in the type of X (at least float32),
+    sums and the result are float64. Features that all lie below 2^-20 or reach beyond 2^20 are measured in units of the
+    largest, in the gradient too.
 
     Args:
-        C: Inverse of the regularization strength.
+        C: Inverse of the regularization strength; ``math.inf`` for none.
         fit_intercept: Whether there is an intercept.
         max_iter: Largest number of L-BFGS steps; if they do not suffice, a ConvergenceWarning.
         tol: Tolerance of the gradient.
+        class_weight: Weight of each class by label, ``"balanced"`` for ``m / (K n_k)``, or None for 1.
 
     Attributes:
-        classes_: Sorted labels ``[K]``.
+        classes_: Sorted labels ``[K]``, in their own type.
         coef_: ``[K, d]``, or ``[1, d]`` for two classes.
         intercept_: ``[K]``, or ``[1]``.
         n_iter_: Steps made.
         n_features_in_: d.
+        feature_names_in_: Names of the columns ``[d]``, where X was a data frame.
 
     Parameters are checked in ``fit``, as in scikit-learn.
 
     Raises:
         TypeError: a parameter of the wrong kind.
         ValueError: ``C`` <= 0, ``max_iter`` < 1, ``tol`` <= 0.
+
+    Example:
+        ```python
+        X, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+        lr = LogisticRegression(C=10.0).fit(X, y)
+        lr.predict_proba(torch.tensor([[4.0]]))  # [1, 2]
+        ```
     """
 
     _learned = ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_")
 
-    def __init__(self, *, C: float = 1.0, fit_intercept: bool = True, max_iter: int = 1000, tol: float = 1e-6) -> None:
+    def __init__(
+        self,
+        *,
+        C: float = 1.0,
+        fit_intercept: bool = True,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        class_weight: Mapping[Any, float] | str | None = None,
+    ) -> None:
         self.C = C
         self.fit_intercept = fit_intercept
         self.max_iter = max_iter
         self.tol = tol
+        self.class_weight = class_weight
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def _check_parameters(self) -> None:
-        check_number(self.C, "C", low=0, open_low=True)
+        self._check_strength()
         check_number(self.max_iter, "max_iter", low=1, integer=True)
         check_number(self.tol, "tol", low=0, open_low=True)
-        if not isinstance(self.fit_intercept, bool):
-            raise TypeError(f"fit_intercept must be a bool, got {self.fit_intercept!r}")
+        check_bool(self.fit_intercept, "fit_intercept")
 
-    def fit(self, X: Float[Any, "n d"], y: Int[Any, " n"]) -> Self:
+    def _check_strength(self) -> None:
+        check_number(self.C, "C", low=0, open_low=True, high=math.inf)
+
+    def fit(self, X: Float[Any, "n d"], y: Any, sample_weight: Any = None) -> Self:
         """Fit from zero.
 
+        Args:
+            X: Features.
+            y: Labels ``[n]``.
+            sample_weight: ``[n]``; a sample with the weight 2 counts as two.
+
         Raises:
-            TypeError: X not floating, y not of an integer type.
-            ValueError: X not 2-D, empty, NaN or infinite; y of another length; fewer than two classes.
+            TypeError: X not numbers, y not labels.
+            ValueError: X not 2-D, empty, NaN or infinite; y of another length; fewer than two classes; a negative
+                weight.
         """
         self._check_parameters()
-        features, classes, index = training_data(X, y)
-        if features.device.type == "mps":  # which has no float64
-            features, classes, index = features.cpu(), classes.cpu(), index.cpu()
-        found = solve(
-            features.to(compute_type(features.dtype)).unsqueeze(0),
-            index.unsqueeze(0),
-            torch.tensor([self.C], dtype=torch.float64),
-            n_classes=len(classes),
-            fit_intercept=self.fit_intercept,
-            max_iter=self.max_iter,
-            tol=self.tol,
+        features, labels, weights = self._training_data(X, y, sample_weight)
+        classes, index = Classes.of(labels)
+        found = self._solve(features, index, weights, [float(self.C)], len(classes))
+        self._learn(X, classes, found, 0)
+        return self
+
+    def _training_data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, np.ndarray, Tensor | None]:
+        features = as_table(X, estimator=self, reset=True, sparse=True)
+        if isinstance(features, Tensor) and features.device.type == "mps":  # which has no float64
+            features = features.cpu()
+        labels = as_labels(y, "y", features.shape[0])
+        classes, index = Classes.of(labels)
+        if len(classes) < 2:
+            raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
+        device = features.device if isinstance(features, Tensor) else torch.device("cpu")
+        weights = as_weights(sample_weight, len(labels), device)
+        if self.class_weight is not None:
+            from sklearn.utils.class_weight import compute_class_weight
+
+            if not isinstance(self.class_weight, Mapping) and self.class_weight != "balanced":
+                raise ValueError(f"class_weight must be a mapping, 'balanced' or None, got {self.class_weight!r}")
+            chosen = self.class_weight if self.class_weight == "balanced" else dict(self.class_weight)
+            of_class = torch.from_numpy(
+                np.asarray(
+                    compute_class_weight(
+                        chosen, classes=classes.values, y=labels,
+                        sample_weight=None if weights is None else weights.cpu().numpy(),
+                    ),
+                    dtype=np.float64,
+                )
+            )  # fmt: skip
+            if not bool((of_class >= 0).all()):
+                raise ValueError(f"class_weight must not be negative, got {float(of_class.min())}")
+            of_sample = of_class[index].to(device)
+            weights = of_sample if weights is None else weights * of_sample
+        return features, labels, weights
+
+    def _solve(self, features: Any, index: Tensor, weights: Tensor | None, Cs: list[float], n_classes: int) -> Solution:
+        """The regressions for every C on the same data."""
+        dtype = compute_type(features.dtype) if isinstance(features, Tensor) else None
+        exponent = exponent_of(features)
+        unit = 2.0**exponent
+        if isinstance(features, Tensor):
+            if exponent:
+                features = features.double() * 2.0**-exponent
+            rows: Tensor | SparseRows = features.to(dtype).unsqueeze(0).expand(len(Cs), -1, -1)
+        else:
+            rows = SparseRows(features / unit if exponent else features)
+            if len(Cs) > 1:
+                found = [self._solve(features, index, weights, [C], n_classes) for C in Cs]
+                names = ("weight", "intercept", "n_iter", "converged", "gradient")
+                return Solution(*(torch.cat([getattr(one, name) for one in found]) for name in names))
+        strengths = torch.tensor(Cs, dtype=torch.float64) * unit * unit  # W x = (W 2^e) (x 2^-e)
+        if exponent < 0 and bool(strengths.isfinite().any()):
+            warnings.warn(
+                f"X is so small (largest magnitude below {unit:.1g}) that a penalty with C={min(Cs):g} leaves next to "
+                "nothing of the weights: scale the features (MinMaxScaler)",
+                stacklevel=3,
+            )
+        found_all = solve(
+            rows,
+            index.to(rows.device).unsqueeze(0).expand(len(Cs), -1),
+            strengths,
+            n_classes=n_classes,
+            fit_intercept=bool(self.fit_intercept),
+            max_iter=int(self.max_iter),
+            tol=float(self.tol),
+            weights=None if weights is None else weights.unsqueeze(0).expand(len(Cs), -1),
         )
-        if not bool(found.converged):
-            steps, gradient = int(found.n_iter), float(found.gradient)
+        if exponent:
+            found_all.weight = found_all.weight / unit
+        return found_all
+
+    def _learn(self, X: Any, classes: Classes, found: Solution, place: int) -> None:
+        if not bool(found.converged[place]):
+            steps, gradient = int(found.n_iter[place]), float(found.gradient[place])
             reason = f"max_iter={self.max_iter}" if steps >= self.max_iter else "the precision of float64"
             warnings.warn(
                 f"no convergence after {steps} steps ({reason}): gradient {gradient:.2g}, tol={self.tol:g}",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        self._classes, self._weight, self._intercept = classes, found.weight[0], found.intercept[0]
-        learned = (self._classes, self._weight, self._intercept)
-        self.classes_, self.coef_, self.intercept_ = (like_input(value.clone(), X) for value in learned)
-        self.n_iter_ = int(found.n_iter)
-        self.n_features_in_ = features.shape[1]
-        return self
+        self._labels, self._weight, self._intercept = classes, found.weight[place], found.intercept[place]
+        numbers = torch.arange(len(classes), device=self._weight.device)
+        self.classes_ = classes.shown(numbers, X)
+        self.coef_, self.intercept_ = (like_input(value.clone(), X) for value in (self._weight, self._intercept))
+        self.n_iter_ = int(found.n_iter[place])
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return state | {"_labels": self._labels.values} if "_labels" in state else state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        state = dict(state)
+        if "_labels" in state:
+            state["_labels"] = Classes(state["_labels"])
+        super().__setstate__(state)
 
     def _logits(self, X: Any) -> Tensor:
         check_fitted(self, "coef_")
-        features = as_table(X, device=self._weight.device)
-        check_width(features, self)
+        features = as_table(X, estimator=self, device=self._weight.device, sparse=True)
+        if not isinstance(features, Tensor):
+            return torch.from_numpy(features @ self._weight.T.cpu().numpy()).double() + self._intercept.cpu()
         dtype = compute_type(features.dtype)
+        if exponent_of(self._weight):  # weights for features of unusual size may leave float32
+            dtype = torch.float64
         return nn.functional.linear(features.to(dtype), self._weight.to(dtype), self._intercept.to(dtype)).double()
 
     def _scores(self, X: Any) -> Tensor:
@@ -116,10 +238,10 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         logits = self._logits(X)
         return like_input(logits.squeeze(1) if logits.shape[1] == 1 else logits, X)
 
-    def predict(self, X: Float[Any, "n d"]) -> Int[Any, " n"]:
-        """The label of the highest score."""
+    def predict(self, X: Float[Any, "n d"]) -> Any:
+        """The label of the highest score, in the labels' own type ``[n]``."""
         index = self._scores(X).argmax(1)
-        return like_input(self._classes[index], X)
+        return self._labels.shown(index, X)
 
     def predict_log_proba(self, X: Float[Any, "n d"]) -> Float[Any, "n K"]:
         """log p(k | x), float64."""
@@ -129,11 +251,11 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         """p(k | x), float64."""
         return like_input(self._scores(X).softmax(1), X)
 
-    def score(self, X: Float[Any, "n d"], y: Int[Any, " n"]) -> float:
-        """Share of right predictions."""
+    def score(self, X: Float[Any, "n d"], y: Any, sample_weight: Any = None) -> float:
+        """Share of right predictions, by weight; a label that fit has not seen is always wrong."""
         scores = self._scores(X)
-        labels = as_labels(y, "y", len(scores), scores.device)
-        return float((self._classes[scores.argmax(1)] == labels).double().mean())
+        labels = as_labels(y, "y", len(scores))
+        return accuracy(self._labels, scores.argmax(1), labels, sample_weight)
 
     def to_linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
         """The rule as a layer with K outputs: ``classes_[layer(X).argmax(1)]`` is ``predict(X)``.
@@ -141,7 +263,7 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         For two classes the first output is 0.
         """
         check_fitted(self, "coef_")
-        layer = nn.Linear(self.n_features_in_, len(self._classes), device=self._weight.device, dtype=dtype)
+        layer = nn.Linear(self.n_features_in_, len(self._labels), device=self._weight.device, dtype=dtype)
         with torch.no_grad():
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

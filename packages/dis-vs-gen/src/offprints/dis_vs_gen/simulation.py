@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offprints.dis_vs_gen._harness import subset_errors
 from offprints.shared.device import make_generator
 from offprints.shared.validation import (
     check_choice,
@@ -158,13 +157,15 @@ def samples_to_bayes(
     pool = 100 * n_features if max_samples is None else max_samples
     check_number(pool, "max_samples", low=2 * n_classes, integer=True)
     check_number(seed, "seed", low=0, integer=True)
+    from offprints.dis_vs_gen._harness import subset_errors  # with scikit-learn, which takes long to import
+
     generator = make_generator(seed)
     X, y = gaussian_mixture(n_features, n_classes, pool, generator=generator, dtype=torch.float32)
     X_test, y_test = gaussian_mixture(n_features, n_classes, n_test, generator=generator, dtype=torch.float32)
     target = bayes_error(n_features, n_classes) + margin
     for m in range(2 * n_classes, pool + 1, math.ceil(math.log(n_features))):
         (errors,) = subset_errors(
-            [make_estimator], X, y, X_test, y_test, m, classes=torch.arange(n_classes), repeats=repeats, scale=False,
+            [make_estimator], X, y, X_test, y_test, m, classes=np.arange(n_classes), repeats=repeats, scale=False,
             seed=seed, arrays=False,
         )  # fmt: skip
         if float(errors.mean()) < target:

@@ -287,7 +287,7 @@ class _Case:
             spoiled[name].flat[0] = value
         cases: list[tuple[str, Any, type[Exception]]] = [(name, bad, ValueError) for name, bad in spoiled.items()]
         cases += [("no rows", x[:0], ValueError), ("one axis", x.ravel(), ValueError)]
-        cases += [("integers", x.astype(np.int64), TypeError)]
+        self._check_integers(x)
         fitted = self.fitted()
         for name, bad, error in cases:
             expect_error(error, f"fit with {name} in X", self.new().fit, *_with_x(self.numpy, bad))
@@ -307,6 +307,17 @@ class _Case:
                 wrong += [("with NaN", np.full_like(y, np.nan), ValueError)]
             for name, bad, errors in wrong:
                 expect_error(errors, f"fit with y {name}", self.new().fit, x, bad, *self.numpy[2:])
+
+    def _check_integers(self, x: np.ndarray) -> None:
+        """Integers in X are refused, or taken for the numbers that they are."""
+        whole = np.rint(x * 8)
+        try:
+            found = self.results(self.new().fit(*clone(_with_x(self.numpy, whole.astype(np.int64)))))
+        except TypeError:
+            return
+        self.near(
+            found, self.results(self.fitted(_with_x(self.numpy, whole.astype(np.float64)))), "fit with integers in X"
+        )
 
     def check_rejected_fit(self) -> None:
         estimator = self.fitted()
