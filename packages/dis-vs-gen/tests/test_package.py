@@ -4,7 +4,8 @@ from offprints.shared.testing import check_package
 
 PUBLIC = """
 GaussianNaiveBayes LogisticRegression LogisticRegressionCV MinMaxScaler NotFittedError gaussian_mixture
-bayes_error_two_gaussians samples_to_bayes LearningCurve learning_curve crossover AssumptionStatistics assumption_statistics
+bayes_error_two_gaussians samples_to_bayes LearningCurve learning_curve crossover AssumptionStatistics
+assumption_statistics
 logistic_h_consistency_bound extract_features
 """
 

@@ -128,7 +128,7 @@ def _check_width(estimator: Any, width: int, reset: bool) -> None:
 def _validated(X: Any, name: str, estimator: Any, reset: bool) -> Any:
     from sklearn.utils.validation import check_array, validate_data
 
-    if X is None or isinstance(X, (str, bytes, Mapping, set)):
+    if X is None or isinstance(X, (str, bytes, set)) or (isinstance(X, Mapping) and not is_sparse(X)):
         raise TypeError(f"{name} must be a table of numbers, got {type(X).__name__}")
     if isinstance(X, np.ma.MaskedArray):
         if np.ma.is_masked(X):
