@@ -9,15 +9,9 @@ assumption_statistics
 logistic_h_consistency_bound extract_features
 """
 
-NOT_YET = {
-    "reference": "not yet: to be written",
-    "the paper in the code": "not yet: to be written",
-    "examples": "not yet: to be written",
-}
-
 
 def test_package() -> None:
-    check_package("dis-vs-gen", public=PUBLIC.split(), imports=("sklearn",), skip=NOT_YET)
+    check_package("dis-vs-gen", public=PUBLIC.split())
 
 
 def test_readme(readme_example) -> None:

@@ -24,6 +24,11 @@ class AssumptionStatistics:
         alpha: Variance of D over d ``[K, K, K]``; the theory needs it bounded.
         beta: Absolute mean of D over d ``[K, K, K]``; the theory needs it bounded away from 0 where k1 differs from k2.
         variance: Shared variance of the features ``[d]``.
+
+    Example:
+        >>> X, y = gaussian_mixture(8, 2, 400)
+        >>> assumption_statistics(X, y).variance.shape
+        torch.Size([8])
     """
 
     alpha: Tensor
@@ -40,6 +45,12 @@ def assumption_statistics(
 
     Raises:
         TypeError, ValueError: as ``GaussianNaiveBayes.fit``.
+
+    Example:
+        >>> X, y = gaussian_mixture(8, 2, 400)
+        >>> found = assumption_statistics(MinMaxScaler().fit_transform(X), y)
+        >>> found.alpha.shape, bool(found.beta[0, 0, 1] > 0)
+        (torch.Size([2, 2, 2]), True)
     """
     check_number(var_smoothing, "var_smoothing", low=0)
     features = as_table(X)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.shared.validation import check_number, check_tensor
+from offprints.shared.validation import check_bool, check_number, check_tensor
 
 
 def logistic_h_consistency_bound(
@@ -30,7 +30,14 @@ def logistic_h_consistency_bound(
     Raises:
         TypeError: ``excess`` is neither a number nor a floating tensor.
         ValueError: a negative, NaN or infinite argument; an empty tensor.
+
+    Example:
+        >>> logistic_h_consistency_bound(torch.tensor([0.02, 0.5]))
+        tensor([0.2000, 1.0000])
+        >>> logistic_h_consistency_bound(0.02, exact=True).item() < 0.2
+        True
     """
+    check_bool(exact, "exact")
     check_number(gap, "gap", low=0)
     check_number(zero_one_gap, "zero_one_gap", low=0)
     if not isinstance(excess, Tensor):

@@ -23,6 +23,11 @@ class LearningCurve:
     Attributes:
         sizes: Numbers of training samples m.
         errors: Test errors in [0, 1], float64 ``[repeats, len(sizes)]``.
+
+    Example:
+        >>> curve = LearningCurve(sizes=[10, 100], errors=torch.tensor([[0.2, 0.1], [0.4, 0.1]]))
+        >>> curve.errors.mean(0)
+        tensor([0.3000, 0.1000])
     """
 
     sizes: list[int]
@@ -65,6 +70,12 @@ def learning_curve(
         TypeError: features not floating, labels not integers.
         ValueError: shapes, NaN, fewer than two classes as in the estimators; no size, or one below the number of
             classes or above ``len(y)``; ``repeats`` < 1; a negative ``seed``.
+
+    Example:
+        >>> X, y = gaussian_mixture(8, 2, 400)
+        >>> curve = learning_curve(GaussianNaiveBayes, X[:200], y[:200], X[200:], y[200:], sizes=[4, 50], repeats=3)
+        >>> curve.errors.shape
+        torch.Size([3, 2])
     """
     from offprints.dis_vs_gen._harness import subset_errors  # with scikit-learn, which takes long to import
 
@@ -104,6 +115,12 @@ def crossover(a: LearningCurve, b: LearningCurve) -> int | None:
     Raises:
         TypeError: not two learning curves.
         ValueError: of different sizes.
+
+    Example:
+        >>> few = LearningCurve(sizes=[10, 100, 1000], errors=torch.tensor([[0.1, 0.1, 0.1]]))
+        >>> many = LearningCurve(sizes=[10, 100, 1000], errors=torch.tensor([[0.3, 0.08, 0.02]]))
+        >>> crossover(few, many)
+        100
     """
     for name, curve in (("a", a), ("b", b)):
         if not isinstance(curve, LearningCurve):

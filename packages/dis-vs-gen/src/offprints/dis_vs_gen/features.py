@@ -40,6 +40,13 @@ def extract_features(
         TypeError: the feature is not one floating tensor; labels not of an integer type.
         ValueError: no such ``layer``, or one that the model did not run; an empty loader; NaN or infinite features;
             labels of another length.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+        >>> loader = [(torch.randn(5, 8), torch.arange(5) % 3), (torch.randn(2, 8), torch.arange(2))]
+        >>> features, labels = extract_features(model, loader, layer="2")  # what goes into the last layer
+        >>> features.shape, labels
+        (torch.Size([7, 4]), tensor([0, 1, 2, 0, 1, 0, 1]))
     """
     parts = dict(model.named_modules())
     if layer is not None and (layer == "" or layer not in parts):

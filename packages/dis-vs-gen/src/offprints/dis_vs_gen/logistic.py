@@ -68,11 +68,10 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         ValueError: ``C`` <= 0, ``max_iter`` < 1, ``tol`` <= 0.
 
     Example:
-        ```python
-        X, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
-        lr = LogisticRegression(C=10.0).fit(X, y)
-        lr.predict_proba(torch.tensor([[4.0]]))  # [1, 2]
-        ```
+        >>> X, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+        >>> lr = LogisticRegression(C=10.0).fit(X, y)
+        >>> lr.predict(torch.tensor([[0.4], [4.4]]))
+        tensor([0, 1])
     """
 
     _learned = ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_")

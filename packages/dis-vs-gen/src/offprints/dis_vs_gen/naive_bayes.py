@@ -71,12 +71,12 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
         ValueError: ``var_smoothing`` < 0; ``priors`` negative or not summing to 1 within 1e-6.
 
     Example:
-        ```python
-        X, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
-        nb = GaussianNaiveBayes().fit(X, y)
-        nb.predict(torch.tensor([[0.4], [4.4]]))  # tensor([0, 1])
-        nb.to_linear()  # the same rule as an nn.Linear
-        ```
+        >>> X, y = torch.tensor([[0.0], [1.0], [4.0], [5.0]]), torch.tensor([0, 0, 1, 1])
+        >>> nb = GaussianNaiveBayes().fit(X, y)
+        >>> nb.predict(torch.tensor([[0.4], [4.4]]))
+        tensor([0, 1])
+        >>> nb.to_linear()  # the same rule as a layer
+        Linear(in_features=1, out_features=2, bias=True)
     """
 
     _learned = ("classes_", "n_features_in_")

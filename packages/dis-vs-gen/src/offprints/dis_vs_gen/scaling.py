@@ -48,10 +48,9 @@ class MinMaxScaler(LearnedAttributes, OneToOneFeatureMixin, TransformerMixin, Ba
         feature_names_in_: Names of the columns ``[d]``, where X was a data frame.
 
     Example:
-        ```python
-        scaler = MinMaxScaler().fit(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
-        scaler.transform(torch.tensor([[2.0, 20.0]]))  # tensor([[0.5, 0.5]])
-        ```
+        >>> scaler = MinMaxScaler().fit(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+        >>> scaler.transform(torch.tensor([[2.0, 20.0]]))
+        tensor([[0.5000, 0.5000]])
     """
 
     _learned = ("data_min_", "data_range_", "n_features_in_")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from offprints.shared.device import make_generator
 from offprints.shared.validation import (
+    check_bool,
     check_choice,
     check_number,
     check_same_shape,
@@ -59,11 +60,17 @@ def gaussian_mixture(
     Raises:
         TypeError: ``dtype`` is not floating, a size not an integer.
         ValueError: fewer than 2 features or classes, no sample, an unknown mode.
+
+    Example:
+        >>> X, y = gaussian_mixture(20, 2, 6, generator=torch.Generator().manual_seed(0))
+        >>> X.shape, y
+        (torch.Size([6, 20]), tensor([0, 1, 0, 1, 0, 1]))
     """
     _check_sizes(n_features, n_classes)
     check_number(n_samples, "n_samples", low=1, integer=True)
     check_choice(mode, "mode", ("easy", "hard"))
-    if not dtype.is_floating_point:
+    check_bool(rescale, "rescale")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating type, got {dtype}")
     device = torch.device("cpu") if generator is None else generator.device
     half = n_features // 2
@@ -96,6 +103,10 @@ def bayes_error_two_gaussians(
     Raises:
         TypeError: not floating tensors.
         ValueError: not 1-D, of different shapes, not finite, a variance that is not positive.
+
+    Example:
+        >>> round(bayes_error_two_gaussians(-torch.ones(1), torch.ones(1), torch.ones(1)), 4)
+        0.1587
     """
     for name, value in (("mean0", mean0), ("mean1", mean1), ("variance", variance)):
         check_tensor(value, name, ndim=1)
@@ -149,6 +160,12 @@ def samples_to_bayes(
     Raises:
         TypeError, ValueError: an argument out of range.
         RuntimeError: not reached with the whole pool.
+
+    Example:
+        >>> few = samples_to_bayes(GaussianNaiveBayes, 20, n_test=2000)
+        >>> many = samples_to_bayes(lambda: LogisticRegression(tol=1e-4), 20, n_test=2000)
+        >>> few < many
+        True
     """
     _check_sizes(n_features, n_classes)
     check_number(margin, "margin", low=0, open_low=True)

@@ -35,11 +35,10 @@ class LogisticRegressionCV(LogisticRegression):
     The others are those of `LogisticRegression`.
 
     Example:
-        ```python
-        X, y = torch.randn(60, 4), torch.arange(60) % 3
-        lr = LogisticRegressionCV(Cs=[0.1, 1.0, 10.0], cv=3).fit(X, y)
-        lr.C_, lr.scores_.mean(0)
-        ```
+        >>> X, y = torch.randn(60, 4), torch.arange(60) % 3
+        >>> lr = LogisticRegressionCV(Cs=[0.1, 1.0, 10.0], cv=3).fit(X + y[:, None], y)
+        >>> lr.scores_.shape
+        (3, 3)
     """
 
     _learned = (*LogisticRegression._learned, "C_", "Cs_", "scores_")

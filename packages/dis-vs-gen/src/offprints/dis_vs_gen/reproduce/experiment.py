@@ -122,6 +122,8 @@ def simulation(config: Config, run: Run, K: int) -> None:
         "<=",
         2.5,
         paper_value="O(log n)",
+        control=mean[LR][last] / mean[LR][first],
+        control_name="discriminative instead of generative",
     )
     run.claim(
         f"lr-grows{suffix}",
@@ -130,6 +132,8 @@ def simulation(config: Config, run: Run, K: int) -> None:
         ">=",
         3.0,
         paper_value="O(n)",
+        control=mean[NB][last] / mean[NB][first],
+        control_name="generative instead of discriminative",
     )
     run.claim(
         f"nb-fewer{suffix}",
@@ -138,6 +142,8 @@ def simulation(config: Config, run: Run, K: int) -> None:
         ">=",
         10.0,
         paper_value="n / log n in order",
+        control=mean[LR][first] / mean[NB][first],
+        control_name=f"few dimensions, n = {first}",
     )
     run.table(
         f"simulation, {K} classes: samples needed",
@@ -235,7 +241,7 @@ def two_regimes(config: Config, run: Run) -> None:
     crossings = {title: crossover(curves[NB], curves[LR]) for title, curves in panels.items()}
     for title, few, many, few_bar, many_bar in (
         ("Wine", config.wine_sizes[1], config.wine_sizes[-1], 0.03, 0.008),
-        ("Features of a network, digits", config.digit_sizes[0], config.digit_sizes[-1], None, 0.005),
+        ("Features of a network, digits", config.digit_sizes[0], config.digit_sizes[-1], None, 0.002),
     ):
         mean = {name: dict(zip(c.sizes, c.errors.mean(0).tolist(), strict=True)) for name, c in panels[title].items()}
         identifier = title.split(",")[0].split()[0].lower()
@@ -245,7 +251,11 @@ def two_regimes(config: Config, run: Run) -> None:
         if few_bar is None:  # a lead that depends on the network too much
             run.report_value(f"{identifier}-few", words, lead, paper_value=paper)
         else:
-            run.claim(f"{identifier}-few", words, lead, ">=", few_bar, paper_value=paper)
+            late = mean[LR][many] - mean[NB][many]
+            name = f"many labels, m = {many}"
+            run.claim(
+                f"{identifier}-few", words, lead, ">=", few_bar, paper_value=paper, control=late, control_name=name
+            )
         run.claim(
             f"{identifier}-many",
             f"{title}, m = {many}: error of naive Bayes less that of logistic regression",
@@ -253,6 +263,8 @@ def two_regimes(config: Config, run: Run) -> None:
             ">=",
             many_bar,
             paper_value="logistic regression better with many",
+            control=-lead,
+            control_name=f"few labels, m = {few}",
         )
         run.report_value(
             f"{identifier}-crossover", f"{title}: from which m logistic regression is better", told(crossings[title])
