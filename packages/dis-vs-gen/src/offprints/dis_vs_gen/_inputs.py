@@ -89,6 +89,13 @@ def as_table(
     """
     if is_sparse(X) and not sparse:
         raise TypeError(f"{name} must be dense, sparse input is not supported: convert it with toarray()")
+    if isinstance(X, (list, tuple)):
+        try:
+            X = np.asarray(X)
+        except ValueError:
+            raise ValueError(f"{name} must have rows of equal length") from None
+    if X is None or isinstance(X, (str, bytes, set, bool, int, float, complex, np.generic)):
+        raise TypeError(f"{name} must be a table of numbers, got {type(X).__name__}")
     shape = tuple(getattr(X, "shape", ()))
     if len(shape) == 1:
         raise ValueError(
@@ -128,7 +135,7 @@ def _check_width(estimator: Any, width: int, reset: bool) -> None:
 def _validated(X: Any, name: str, estimator: Any, reset: bool) -> Any:
     from sklearn.utils.validation import check_array, validate_data
 
-    if X is None or isinstance(X, (str, bytes, set)) or (isinstance(X, Mapping) and not is_sparse(X)):
+    if isinstance(X, Mapping) and not is_sparse(X):
         raise TypeError(f"{name} must be a table of numbers, got {type(X).__name__}")
     if isinstance(X, np.ma.MaskedArray):
         if np.ma.is_masked(X):
