@@ -175,9 +175,10 @@ def _one_by_one(
     expected = y_test.cpu().numpy()
     for repeat, X in enumerate(subsets):
         test = X_test if low is None or width is None else (X_test - low[repeat]) / width[repeat]
-        table = X.cpu().numpy() if arrays else X
-        test = test.cpu().numpy() if arrays else test
+        table, queries = ((data.cpu().numpy() if arrays else data) for data in (X, test))
         estimator = maker().fit(table, labels.shown(index[repeat], None if arrays else X))
-        predicted, known = labels.find(as_labels(estimator.predict(test), "what the estimator predicts", len(test)))
+        predicted, known = labels.find(
+            as_labels(estimator.predict(queries), "what the estimator predicts", len(queries))
+        )
         errors.append(float(np.mean((predicted != expected) | ~known)))
     return torch.tensor(errors, dtype=torch.float64)

@@ -19,6 +19,7 @@ class LearnedAttributes:
     """Says that fit is missing where a learned attribute is read before it; keeps tensors out of stored states."""
 
     _learned: ClassVar[tuple[str, ...]] = ()
+    n_features_in_: int
 
     def __getattr__(self, name: str) -> Any:
         if name in self._learned:

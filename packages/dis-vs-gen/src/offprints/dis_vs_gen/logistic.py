@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         tensor([0, 1])
     """
 
-    _learned = ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_")
+    _learned: ClassVar[tuple[str, ...]] = ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_")
 
     def __init__(
         self,
@@ -138,9 +138,9 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         if self.class_weight is not None:
             from sklearn.utils.class_weight import compute_class_weight
 
-            if not isinstance(self.class_weight, Mapping) and self.class_weight != "balanced":
-                raise ValueError(f"class_weight must be a mapping, 'balanced' or None, got {self.class_weight!r}")
-            chosen = self.class_weight if self.class_weight == "balanced" else dict(self.class_weight)
+            chosen: Any = dict(self.class_weight) if isinstance(self.class_weight, Mapping) else self.class_weight
+            if not isinstance(chosen, dict) and chosen != "balanced":
+                raise ValueError(f"class_weight must be a mapping, 'balanced' or None, got {chosen!r}")
             of_class = torch.from_numpy(
                 np.asarray(
                     compute_class_weight(
