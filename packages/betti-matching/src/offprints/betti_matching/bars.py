@@ -26,7 +26,7 @@ def bars(stacked: Tensor, options: LossOptions, name: str, *, propagate: bool) -
     plain["dims"] = list(check_dims(options.dims, stacked.ndim - 2) or ())
     plain["weights"] = list(options.weights)
     if torch.compiler.is_compiling():
-        return _operator(stacked, name, propagate, *plain.values())  # type: ignore[no-any-return]
+        return _operator(stacked, name, propagate, *plain.values())
     found: tuple[Tensor, Tensor] = _Bars.apply(stacked, name, propagate, plain)
     return found
 
@@ -60,8 +60,8 @@ def _on_host(stacked: Tensor, name: str, propagate: bool, plain: dict[str, Any])
         matchings = [[matching[k] for k in plain["dims"]] for matching in found]
         if options.min_persistence > 0:
             matchings = [
-                [_persistent(lists, *pair, one, options.min_persistence) for lists in matching]
-                for matching, *pair in zip(matchings, preds, targets, strict=True)
+                [_persistent(lists, pred, target, one, options.min_persistence) for lists in matching]
+                for matching, pred, target in zip(matchings, preds, targets, strict=True)
             ]
         born, dies = (1, 0) if one.superlevel else (0, 1)
         parts.append(
@@ -120,7 +120,7 @@ class _Bars(torch.autograd.Function):
     """The terms have no gradient; images that are mapped over are more images of one batch."""
 
     @staticmethod
-    def forward(stacked: Tensor, name: str, propagate: bool, plain: dict[str, Any]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(stacked: Tensor, name: str, propagate: bool, plain: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return _on_host(stacked, name, propagate, plain)
 
     @staticmethod

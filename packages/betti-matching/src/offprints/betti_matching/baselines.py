@@ -50,7 +50,7 @@ def wasserstein_loss(
     p, t = in_working_precision(pred, target)
     shape = p.shape[2:]
     host = torch.stack((p.detach(), t.detach())).flatten(1, 2).cpu().numpy()
-    check_values(*host, "pred")
+    check_values(host[0], host[1], "pred")
 
     matchings = []
     for images in zip(*host, strict=True):

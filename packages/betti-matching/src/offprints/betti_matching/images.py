@@ -62,7 +62,7 @@ def _of_tensor(image: Tensor, name: str) -> tuple[np.ndarray, np.ndarray | None]
     return image.numpy(), masked
 
 
-def refuse_transformed(x: Tensor, name: str) -> None:
+def refuse_transformed(x: object, name: str) -> None:
     """Refuse a tensor inside `torch.func` transforms, whose values cannot be read."""
     if isinstance(x, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise TypeError(

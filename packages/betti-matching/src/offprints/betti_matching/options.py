@@ -95,7 +95,8 @@ def check_dims(dims: Sequence[int] | None, ndim: int | None = None) -> tuple[int
     """The homology dimensions as a tuple; ValueError if empty, repeated or (with ``ndim``) out of range."""
     if dims is None:
         return None if ndim is None else tuple(range(ndim))
-    if not isinstance(dims, Sequence) or isinstance(dims, str):
+    given: object = dims
+    if not isinstance(given, Sequence) or isinstance(given, str):
         raise TypeError(f"dims must be a sequence of integers or None, got {dims!r}")
     high = (3 if ndim is None else ndim) - 1
     chosen = tuple(check_number(k, "dims", low=0, high=high, integer=True) for k in dims)
@@ -106,7 +107,8 @@ def check_dims(dims: Sequence[int] | None, ndim: int | None = None) -> tuple[int
 
 def check_weights(weights: Sequence[float]) -> tuple[float, float]:
     """The weights of matched and of unmatched bars, as plain numbers."""
-    if not isinstance(weights, Sequence) or isinstance(weights, str):
+    given: object = weights
+    if not isinstance(given, Sequence) or isinstance(given, str):
         raise TypeError(f"weights must be two numbers, of matched and unmatched bars, got {weights!r}")
     if len(weights) != 2:
         raise ValueError(f"weights must be two numbers, of matched and unmatched bars, got {len(weights)}")

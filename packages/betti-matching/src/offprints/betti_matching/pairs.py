@@ -94,5 +94,10 @@ class Matching:
             endless = (pairs.death < 0).all(axis=1, keepdims=True)
             return replace(pairs, birth=pairs.birth - 1, death=np.where(endless, pairs.death, pairs.death - 1))
 
-        names = ("matched_pred", "matched_target", "unmatched_pred", "unmatched_target")
-        return replace(self, **{name: tuple(map(shift, getattr(self, name))) for name in names})
+        return replace(
+            self,
+            matched_pred=tuple(map(shift, self.matched_pred)),
+            matched_target=tuple(map(shift, self.matched_target)),
+            unmatched_pred=tuple(map(shift, self.unmatched_pred)),
+            unmatched_target=tuple(map(shift, self.unmatched_target)),
+        )

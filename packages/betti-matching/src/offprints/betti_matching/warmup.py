@@ -11,7 +11,8 @@ from typing import get_args
 import numpy as np
 
 from offprints.betti_matching.cycles import representative_cycles
-from offprints.betti_matching.matching import Comparison, Construction, betti_numbers, compute_barcode, compute_matching
+from offprints.betti_matching.matching import betti_numbers, compute_barcode, compute_matching
+from offprints.betti_matching.options import Comparison, Construction
 
 
 def warm_up() -> None:

@@ -60,10 +60,11 @@ class DigitSettings:
 
 
 class Branch(NamedTuple):
-    """How training goes on after the common beginning: a loss beside Dice, and its weight."""
+    """How training goes on after the common beginning: a loss beside Dice, its weight, and whether on other batches."""
 
     loss: LossName
     alpha: float
+    other_batches: bool = False
 
 
 def compare_losses(
@@ -131,7 +132,7 @@ def compare_losses(
         (weights, moments), drawn = common
         model.load_state_dict(weights)
         optimizer.load_state_dict(copy.deepcopy(moments))
-        generator.set_state(drawn)
+        generator.set_state(make_generator(2 * seed + 1_000_003).get_state() if branch.other_batches else drawn)
         for group in optimizer.param_groups:
             group["lr"] = settings.final_learning_rate
         schedule = torch.optim.lr_scheduler.LinearLR(
