@@ -86,8 +86,6 @@ def pairs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 NOT_YET = {
-    "reference": "not yet: to be written",
-    "the paper in the code": "not yet: to be written",
     "examples": "not yet: to be written",
 }
 

@@ -131,9 +131,7 @@ def _replacement(
     module: nn.Module, name: str, example: Tensor, kinds: tuple[type[nn.Module], ...]
 ) -> Callable[[], nn.Module]:
     """What makes the replacement of a module; nothing is changed before it is called."""
-    base = next((kind for kind in (nn.GroupNorm, nn.LayerNorm) if isinstance(module, kind)), None)
-    if base is None:
-        base = next(kind for kind in kinds if isinstance(module, kind))
+    base: Any = next(kind for kind in (nn.GroupNorm, nn.LayerNorm, *kinds) if isinstance(module, kind))
     x = _numbers_like(example)
     expected = _call(module.forward, x)
 
@@ -151,8 +149,9 @@ def _replacement(
         over_channels = compute is core_over_channels
         if over_channels and not (base is nn.LayerNorm and x.ndim > 2):
             continue
+        plain = _call(compute, x)
         for parts in ({}, module._modules):
-            if _same(_call(lambda x, f=compute, p=parts: _after(f(x), p), x), expected):
+            if isinstance(plain, Tensor) and _same(_call(partial(_after, parts=parts), plain), expected):
                 return partial(_made, module, x, over_channels=over_channels, parts=parts)
     if isinstance(module, nn.GroupNorm | nn.LayerNorm) and _obeys(module, x):
         return partial(_fixed, module)
@@ -229,13 +228,13 @@ def _obeys(module: nn.GroupNorm | nn.LayerNorm, x: Tensor) -> bool:
                     return False  # something is left where the scale is 0
                 module.weight.fill_(1)
         if groups:
-            module.num_groups = 1  # type: ignore[union-attr]
+            module.num_groups = 1
         plain = _call(module.forward, x)
         # One group over all entries of a sample: a common factor is not seen, that of some channels is.
         return _same(plain, _call(module.forward, 3 * x)) and not _same(plain, _call(module.forward, other))
     finally:
         if groups:
-            module.num_groups = groups  # type: ignore[union-attr]
+            module.num_groups = groups
         with torch.no_grad():
             for t, values in zip(tensors, kept, strict=True):
                 t.copy_(values)

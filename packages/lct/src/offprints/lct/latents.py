@@ -51,7 +51,7 @@ class LatentNormalizer(nn.Module):
         self, shape: Sequence[int], *, target_std: float = 0.5, eps: float = 1e-6, per_channel: bool = False
     ) -> None:
         super().__init__()
-        if not isinstance(shape, Sequence) or isinstance(shape, str):
+        if not isinstance(shape, Sequence):
             raise TypeError(f"shape must be a sequence of integers, got {type(shape).__name__}")
         self.shape = tuple(check_number(size, "shape", low=1, integer=True) for size in shape)
         self.target_std = float(check_number(target_std, "target_std", low=0, open_low=True))

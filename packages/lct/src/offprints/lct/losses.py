@@ -95,7 +95,7 @@ class _SquaredNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         difference = (input - target).flatten(1)
         wide = _wide(difference.dtype, difference.device)
         if should_check(difference):  # values can be looked at: the usual case needs no sweep for the scale
@@ -128,7 +128,7 @@ class _ElementMean(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor, target: Tensor, c: Tensor, name: str) -> Tensor:  # type: ignore[override]
+    def forward(input: Tensor, target: Tensor, c: Tensor, name: str) -> Tensor:
         difference = input - target
         return ROBUST[name].rho(difference.square(), _column(c, input)).flatten(1).mean(1)
 

@@ -51,11 +51,10 @@ class NonScalingLayerNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(normalized_shape, Sequence) or isinstance(normalized_shape, str):
-            normalized_shape = (normalized_shape,)
-        if not normalized_shape:
+        sizes = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+        if not sizes:
             raise ValueError("normalized_shape must have at least one axis, got ()")
-        shape = tuple(check_number(size, "normalized_shape", low=1, integer=True) for size in normalized_shape)
+        shape = tuple(check_number(size, "normalized_shape", low=1, integer=True) for size in sizes)
         bias, channel_bias = check_bool(bias, "bias"), check_bool(channel_bias, "channel_bias")
         self.normalized_shape = shape
         self.eps = float(check_number(eps, "eps", low=0))

@@ -135,7 +135,8 @@ def score(model: nn.Module, clean: Tensor, *, seed: int) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed + 2)
     noise = torch.randn(clean.shape, generator=g).to(clean.device)
     result: dict[str, Any] = {}
-    for name, sigmas in (("one", (80.0,)), ("two", TWO_STEP_SIGMAS)):
+    # The control of the second step: one that begins at the highest level again.
+    for name, sigmas in (("one", (80.0,)), ("two", TWO_STEP_SIGMAS), ("again", (80.0, 79.9))):
         samples = consistency_sample(model, noise, sigmas=sigmas, generator=g)
         result[f"energy_{name}"] = energy_distance(samples, clean)
         result[f"frechet_{name}"] = frechet_distance(samples, clean)

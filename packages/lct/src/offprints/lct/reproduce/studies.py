@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from offprints.lct.coupling import ot_couple
 from offprints.lct.losses import ROBUST
 from offprints.lct.model import LatentConsistencyModel
+from offprints.lct.sampling import consistency_sample
 from offprints.lct.training import LatentConsistencyLoss
 
 
@@ -66,7 +67,8 @@ def gradient_noise(seed: int, *, draws: int = 30, batch: int = 128) -> dict[str,
     noises = [torch.randn(batch, 2, generator=g) for _ in range(draws)]
     parameters = list(model.parameters())
     result: dict[str, Any] = {"x": x, "noise": noises[0], "paired": ot_couple(x, noises[0])}
-    for coupling, pair in (("none", lambda x, z: z), ("ot", ot_couple)):
+    shuffle = torch.randperm(batch, generator=g)
+    for coupling, pair in (("none", lambda x, z: z), ("ot", ot_couple), ("shuffled", lambda x, z: z[shuffle])):
         coupled = [pair(x, noise) for noise in noises]
         result[f"cost_{coupling}"] = float(torch.stack([(x - z).square().sum(1).mean() for z in coupled]).mean())
         loss = LatentConsistencyLoss(
@@ -83,3 +85,44 @@ def gradient_noise(seed: int, *, draws: int = 30, batch: int = 128) -> dict[str,
             ratios.append(float((gradients - center).square().sum(1).mean() / center.square().sum()))
         result[f"ratios_{coupling}"] = ratios
     return result
+
+
+class ClassNetwork(nn.Module):
+    """A network of numbers, conditioned on one of two classes."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(2, 16)
+        self.layers = nn.Sequential(nn.Linear(18, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.leave = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.leave(self.layers(torch.cat([x, t[:, None], self.embed(y)], 1)))
+
+
+def class_means(seed: int, *, coupling: Literal["within", "across", "none"], steps: int = 400) -> dict[str, Any]:
+    """Means of one-step samples of two classes, N(-0.5, 0.1^2) and N(0.5, 0.1^2), and their greatest error."""
+    torch.manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(4096) % 2
+    x = 0.1 * torch.randn(4096, 1, generator=g) + (labels[:, None] - 0.5)
+    model = LatentConsistencyModel(ClassNetwork())
+    loss = LatentConsistencyLoss(
+        total_steps=steps, final_scales=10, c=0.3, diffusion_weight=0.0, coupling="none", validate=False
+    )
+    optimizer = torch.optim.RAdam(model.parameters(), lr=1e-2)
+    for step in range(steps):
+        rows = torch.randint(4096, (128,), generator=g)
+        noise, y = torch.randn(128, 1, generator=g), labels[rows]
+        if coupling != "none":
+            noise = ot_couple(x[rows], noise, labels=y if coupling == "within" else None)
+        out = loss(model, x[rows], step=step, noise=noise, generator=g, model_kwargs={"y": y})
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+    model.eval()
+    means = [
+        float(consistency_sample(model, torch.randn(4096, 1, generator=g), model_kwargs={"y": labels * 0 + k}).mean())
+        for k in (0, 1)
+    ]
+    return {"means": means, "error": max(abs(means[0] + 0.5), abs(means[1] - 0.5))}
