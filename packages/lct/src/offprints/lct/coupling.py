@@ -46,8 +46,8 @@ def ot_permutation(
     optimal, any of them. On a GPU the call waits for the device; to overlap it, couple in the data loader.
 
     Where a network is conditioned on labels, give them here: pairs are then made within each group of equal labels.
-    Otherwise the noise that goes with a class is no longer standard normal (it lies on the side of the class), and
-    samples drawn from standard normal noise lose their class.
+    Otherwise the noise that goes with a class is no longer standard normal (it lies on the side of the class), while
+    sampling draws standard normal noise for it.
 
     Args:
         x: Data ``[B, ...]``, floating.

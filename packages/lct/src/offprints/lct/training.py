@@ -349,7 +349,7 @@ def _warn_of_conditions(kwargs: Mapping[str, Any], length: int) -> None:
     if rows:
         warnings.warn(
             f"coupling='ot' pairs noise across the conditions in model_kwargs ({', '.join(rows)}): the noise that goes "
-            "with a condition is then not standard normal, and samples lose their condition; pass labels= to couple "
+            "with a condition is then not standard normal, as that of sampling is; pass labels= to couple "
             "within classes, or use coupling='none'",
             UserWarning,
             stacklevel=6,
