@@ -29,7 +29,7 @@ def test_smoke(paper_run, tmp_path) -> None:
     }
     assert all(np.isfinite(claim["measured"]) for claim in run.claims.values())
     # What does not depend on the length of training holds at any size of the experiment.
-    for name in ("location", "impulses-latents", "coupling-gradient", "coupling-cost"):
+    for name in ("location", "impulses-latents", "impulses-kurtosis", "coupling-cost", "coupling-labels"):
         assert run.claims[name]["holds"], run.claims[name]
 
 
