@@ -85,13 +85,8 @@ def pairs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return input.requires_grad_(), target.requires_grad_()
 
 
-NOT_YET = {
-    "examples": "not yet: to be written",
-}
-
-
 def test_package() -> None:
-    check_package("lct", public=PUBLIC, skip=NOT_YET)
+    check_package("lct", public=PUBLIC)
 
 
 @pytest.mark.parametrize("loss", [cauchy_loss, pseudo_huber_loss, geman_mcclure_loss])

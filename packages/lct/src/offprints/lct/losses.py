@@ -246,6 +246,10 @@ def cauchy_loss(
         TypeError: not a floating tensor.
         ValueError: shapes that differ, fewer than two axes, an empty batch, ``c`` not a positive number, an unknown
             norm or reduction, a weight that is not ``[B]``.
+
+    Example:
+        >>> cauchy_loss(torch.ones(2, 3), torch.zeros(2, 3), c=0.1)
+        tensor(3.9318)
     """
     return _loss("cauchy", input, target, c, norm, weight, reduction)
 
@@ -264,6 +268,10 @@ def pseudo_huber_loss(
     Not the function of that name in ``offprints.ict``: here m is by default the mean over the entries and c is
     required, there m is the sum and c defaults to 0.00054 sqrt(d). Use ``norm="sum"`` for iCT's form. The official
     latent baseline takes iCT's c with the mean, which is sqrt(d) times softer than iCT.
+
+    Example:
+        >>> pseudo_huber_loss(torch.ones(2, 3), torch.zeros(2, 3), c=0.1)
+        tensor(0.9050)
     """
     return _loss("pseudo_huber", input, target, c, norm, weight, reduction)
 
@@ -277,7 +285,12 @@ def geman_mcclure_loss(
     weight: Float[Tensor, " batch"] | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """The Geman-McClure loss 2 m / (m + 4 c^2), which ignores outliers; arguments as in :func:`cauchy_loss`."""
+    """The Geman-McClure loss 2 m / (m + 4 c^2), which ignores outliers; arguments as in :func:`cauchy_loss`.
+
+    Example:
+        >>> geman_mcclure_loss(torch.ones(2, 3), torch.zeros(2, 3), c=0.1)
+        tensor(1.9231)
+    """
     return _loss("geman_mcclure", input, target, c, norm, weight, reduction)
 
 
@@ -307,18 +320,33 @@ class _RobustLoss(nn.Module):
 
 
 class CauchyLoss(_RobustLoss):
-    """:func:`cauchy_loss` as a module: ``CauchyLoss(c=0.03)(input, target)``."""
+    """:func:`cauchy_loss` as a module: ``CauchyLoss(c=0.03)(input, target)``.
+
+    Example:
+        >>> CauchyLoss(c=0.1)(torch.ones(2, 3), torch.zeros(2, 3))
+        tensor(3.9318)
+    """
 
     name = "cauchy"
 
 
 class PseudoHuberLoss(_RobustLoss):
-    """:func:`pseudo_huber_loss` as a module."""
+    """:func:`pseudo_huber_loss` as a module.
+
+    Example:
+        >>> PseudoHuberLoss(c=0.1)(torch.ones(2, 3), torch.zeros(2, 3))
+        tensor(0.9050)
+    """
 
     name = "pseudo_huber"
 
 
 class GemanMcClureLoss(_RobustLoss):
-    """:func:`geman_mcclure_loss` as a module."""
+    """:func:`geman_mcclure_loss` as a module.
+
+    Example:
+        >>> GemanMcClureLoss(c=0.1)(torch.ones(2, 3), torch.zeros(2, 3))
+        tensor(1.9231)
+    """
 
     name = "geman_mcclure"

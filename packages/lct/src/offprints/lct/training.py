@@ -52,6 +52,11 @@ class LatentConsistencyOutput:
         noise: z after coupling, ``[B, ...]``.
         c: The robustness constant used, a number or one for each sample, ``[B]``.
         num_scales: Number of levels N of the grid.
+
+    Example:
+        >>> out = LatentConsistencyLoss(total_steps=70, c=0.03)(lambda x, sigma: x, torch.randn(4, 8), step=70)
+        >>> out.num_scales, out.prediction.shape
+        (641, torch.Size([4, 8]))
     """
 
     loss: Float[Tensor, ""]
