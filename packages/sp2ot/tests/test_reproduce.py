@@ -36,8 +36,14 @@ TINY = replace(
 def test_smoke(paper_run, tmp_path: Path) -> None:
     run = paper_run("sp2ot", "--preset", "smoke", out=tmp_path)
     claims = run.claims
-    assert set(claims) == {"semantic-labels", "partial-labels", "coincide", "p2ot-clusters", "sp2ot-clusters"}
-    assert claims["coincide"]["holds"], claims["coincide"]  # exact at any size
+    assert set(claims) == {
+        "semantic-labels",
+        "exact",
+        "imbalance",
+        "p2ot-clusters",
+        "sp2ot-clusters",
+    }
+    assert claims["exact"]["holds"], claims["exact"]  # exact at any size
     assert run.figures == {"schedule", "pseudo_labels", "sizes_pixels", "groups_pixels"}
 
 

@@ -138,7 +138,8 @@ class SemiDual:
         weights = torch.bmm(shares.mT, shares).double()
         weights.diagonal(dim1=1, dim2=2).zero_()
         diagonal = weights.sum(-1) + self.softness * point.wanted
-        floor = 1e-12 * diagonal.amax(-1, keepdim=True) + 1e-30
+        # Masses are at most 1: only a huge softness goes beyond, of which a hard column must not see anything.
+        floor = 1e-12 * diagonal.amax(-1, keepdim=True).clamp(max=1.0) + 1e-30
         # Without a soft column F does not change along the constants: they get a curvature of their own.
         constants = torch.where(self.hard.all(-1, keepdim=True), diagonal.mean(-1, keepdim=True), 0.0)
         matrix = torch.diag_embed(diagonal + floor) - weights + (constants / diagonal.shape[-1]).unsqueeze(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -59,7 +60,7 @@ class LogitBank(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogitBank:
-        return super()._apply(keep_wide(fn), recurse)
+        return cast("LogitBank", super()._apply(keep_wide(fn), recurse))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def push(

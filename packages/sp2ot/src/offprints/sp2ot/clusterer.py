@@ -153,7 +153,9 @@ class SP2OTClusterer(ClusterMixin, BaseEstimator):
         """
         self._check_parameters()
         device = resolve_device(self.device, like=X)
-        known = {name: vars(self).pop(name) for name in ("n_features_in_", "feature_names_in_") if name in vars(self)}
+        known = {
+            name: self.__dict__.pop(name) for name in ("n_features_in_", "feature_names_in_") if name in vars(self)
+        }
         try:
             samples = as_samples(X, self, reset=True, table=self.encoder is None).to(device)
             if self.n_clusters > len(samples):
@@ -164,11 +166,11 @@ class SP2OTClusterer(ClusterMixin, BaseEstimator):
                 fitted = self._train(samples)
         except BaseException:  # a call that is refused changes nothing
             for name in ("n_features_in_", "feature_names_in_"):
-                vars(self).pop(name, None)
-            vars(self).update(known)
+                self.__dict__.pop(name, None)
+            self.__dict__.update(known)
             raise
         place, centers = fitted.pop("place"), fitted.pop("centers")
-        vars(self).update(fitted)
+        self.__dict__.update(fitted)
         self._place = place
         self.mean_, self.scale_ = like_input(place.mean.to(samples.dtype), X), place.spread
         labels = self._logits(samples).argmax(1)

@@ -64,7 +64,9 @@ def long_tailed_indices(
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     class_subset(values, 0, seed=seed)  # refuses what are no labels
     classes, sizes = np.unique(values, return_counts=True)
-    counts = long_tailed_counts(
-        int(sizes.min()) if max_count is None else max_count, len(classes), ratio=ratio, kind=kind
-    )
+    largest = int(sizes.min()) if max_count is None else check_number(max_count, "max_count", low=1, integer=True)
+    counts = long_tailed_counts(largest, len(classes), ratio=ratio, kind=kind)
+    for class_, size, count in zip(classes.tolist(), sizes.tolist(), counts, strict=True):
+        if count > size:
+            raise ValueError(f"max_count={largest} asks for {count} samples of class {class_}, labels has {size}")
     return class_subset(values, dict(zip(classes.tolist(), counts, strict=True)), seed=seed)

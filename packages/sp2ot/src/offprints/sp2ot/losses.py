@@ -143,7 +143,7 @@ class SP2OTLoss(nn.Module):
         self.register_buffer("column_potential", torch.zeros(num_heads, num_clusters + 1))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SP2OTLoss:
-        return super()._apply(keep_wide(fn), recurse)
+        return cast("SP2OTLoss", super()._apply(keep_wide(fn), recurse))  # type: ignore[no-untyped-call]
 
     @property
     def rho(self) -> float:

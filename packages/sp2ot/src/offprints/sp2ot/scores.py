@@ -10,6 +10,7 @@ from torch import Tensor
 
 from offprints.shared.validation import check_number, check_same_length
 
+MOST_LABELS = 10**8  # a vector of them is kept
 LARGEST_TABLE = 4096  # labels up to which all pairs of cluster and class are tabulated
 
 
@@ -52,7 +53,7 @@ def cluster_scores(
     check_same_length(true, pred, ("labels_true", "labels_pred"))
     needed = int(max(true.max(), pred.max())) + 1
     size = needed if num_clusters is None else num_clusters
-    size = check_number(size, "num_clusters", low=1, integer=True)
+    size = check_number(size, "num_clusters", low=1, high=MOST_LABELS, integer=True)
     if size < needed:
         raise ValueError(f"num_clusters must exceed every label, got {size} and the label {needed - 1}")
     if isinstance(split, (str, bytes)) or not isinstance(split, Sequence) or len(split) != 3:
@@ -137,8 +138,8 @@ def _labels(labels: Any, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         raise ValueError(f"{name} must be one-dimensional and not empty, got shape {values.shape}")
     if values.min() < 0:
         raise ValueError(f"{name} must not be negative, got {values.min()}")
-    if values.max() > np.iinfo(np.int32).max:
-        raise ValueError(f"{name} must be less than 2**31, got {values.max()}")
+    if values.max() >= MOST_LABELS:
+        raise ValueError(f"{name} must be less than {MOST_LABELS}, got {values.max()}")
     return values.astype(np.int64)
 
 

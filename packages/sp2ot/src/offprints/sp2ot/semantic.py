@@ -13,6 +13,7 @@ from torch import Tensor
 from offprints.shared.validation import check_bool, check_number, check_same_device, check_tensor
 from offprints.sp2ot._sparse import both_ways, check_similarity, multiply
 from offprints.sp2ot.transport import (
+    LARGEST_REACH,
     as_batch,
     check_reach,
     check_transport,
@@ -177,6 +178,12 @@ def majorize(
     share = cost.new_full((clusters,), 1 / clusters) if prior is None else prior.to(cost)
     plan = cost.new_full(cost.shape, rho / (samples * clusters)) if init_plan is None else init_plan
     discount = weight * multiply(both, plan)
+    largest = float(discount.abs().amax())
+    if not largest <= LARGEST_REACH * epsilon:
+        raise ValueError(
+            f"semantic_weight times similarity times init_plan must be at most {LARGEST_REACH:g} epsilon, got a"
+            f" reward of {largest:g} at epsilon {epsilon:g}"
+        )
     value = _objective(plan, cost, discount, rho * share, epsilon, gamma)
     history, potential = [value], init
     done = torch.zeros(batch, dtype=torch.bool, device=cost.device)

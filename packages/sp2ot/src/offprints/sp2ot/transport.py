@@ -17,7 +17,8 @@ from offprints.sp2ot._solvers import scaling, solve_newton
 
 METHODS = ("newton", "sinkhorn")
 LARGEST_REACH = 1e12  # of costs, in units of the smoothing
-SMALLEST_SHARE = 1e-3  # of the transported mass that a residual must not exceed, however small that mass is
+SMALLEST_SHARE = 1e-2  # of the transported mass that a residual must not exceed, however small that mass is
+SMALLEST_RHO = 1e-13  # below, 1 - rho has too few digits to tell
 
 
 class TransportResult(NamedTuple):
@@ -74,12 +75,12 @@ def partial_ot(
 
     Args:
         cost: ``(N, K)``, or ``(B, N, K)`` for B problems at once; usually ``-log_softmax(logits)``.
-        rho: Share of the mass to transport, in (0, 1].
+        rho: Share of the mass to transport, from 1e-13 to 1.
         epsilon: Entropic smoothing.
         gamma: Weight of the sizes; ``inf`` makes them equalities.
         prior: ``(K,)`` relative sizes of the clusters, shares or counts; default: equal.
         method: The solver.
-        tol: Largest residual, and at most a thousandth of ``rho``; 0 runs ``"sinkhorn"`` for exactly
+        tol: Largest residual, and at most a hundredth of ``rho``; 0 runs ``"sinkhorn"`` for exactly
             ``max_iterations``.
         max_iterations: Newton steps or scaling iterations.
         init: A ``column_potential`` to start from.
@@ -130,7 +131,7 @@ def partial_ot(
 
 def check_transport(rho: float, epsilon: float, gamma: float, method: str, tol: float, max_iterations: int) -> None:
     """Refuse options of the transport problem that are out of range."""
-    check_number(rho, "rho", low=0, high=1, open_low=True)
+    check_number(rho, "rho", low=SMALLEST_RHO, high=1)
     check_number(epsilon, "epsilon", low=0, open_low=True)
     check_number(gamma, "gamma", low=0, high=math.inf, open_low=True)
     check_choice(method, "method", METHODS)

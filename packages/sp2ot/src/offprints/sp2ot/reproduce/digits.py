@@ -12,10 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offprints.shared.datasets import digits
-from offprints.sp2ot.clusterer import SP2OTClusterer
+from offprints.shared.device import local_seed
 from offprints.sp2ot.graph import knn_similarity
 from offprints.sp2ot.head import CosineHead
 from offprints.sp2ot.longtail import long_tailed_indices
+from offprints.sp2ot.losses import SP2OTLoss
+from offprints.sp2ot.reference import partial_transport
 from offprints.sp2ot.scores import cluster_scores
 from offprints.sp2ot.semantic import semantic_partial_ot
 from offprints.sp2ot.transport import partial_ot
@@ -24,11 +26,15 @@ Features = Literal["pixels", "pca", "spectral"]
 SIZE_FREE_WEIGHT = 0.195  # of the semantic term, per sample
 NEIGHBORS = 20
 CLASSES = 10
+SCALINGS = 20_000  # of the paper's algorithm, more than it needs
 SELF_LABELING: dict[str, dict[str, Any]] = {
     "balanced OT": {"rho_base": 1.0, "gamma": math.inf, "semantic_weight": 0.0},
     "P²OT": {"semantic_weight": 0.0},
     "SP²OT": {},
 }
+CONTROL = "equal sizes"  # the growing share as in P²OT, with sizes that are enforced
+OPTIONS = SELF_LABELING | {CONTROL: {"gamma": math.inf, "semantic_weight": 0.0}}
+RATE, NOISE = 1e-2, 0.1  # of Adam; of the views, relative to the features' deviation
 
 
 def long_tailed_digits(seed: int, *, ratio: float) -> tuple[Float[Tensor, "n 64"], Int[Tensor, " n"]]:
@@ -82,17 +88,50 @@ def pseudo_label_quality(seed: int, *, features: Features, ratio: float, rhos: t
     def quality(pseudo_labels: Tensor) -> float:
         return float((pseudo_labels * right).sum() / pseudo_labels.sum())
 
+    def of_semantic(graph: Tensor) -> list[Any]:
+        return [semantic_partial_ot(cost, graph, rho=rho, semantic_weight=weight) for rho in rhos]
+
+    strangers = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    graph_of_strangers = torch.sparse_coo_tensor(strangers[graph.indices()], graph.values(), graph.shape).coalesce()
     balanced = partial_ot(cost, rho=1.0, gamma=math.inf)
     plain = [partial_ot(cost, rho=rho) for rho in rhos]
-    semantic = [semantic_partial_ot(cost, graph, rho=rho, semantic_weight=weight) for rho in rhos]
+    semantic = of_semantic(graph)
+    expected = partial_transport(cost, rhos[0], iterations=SCALINGS, tol=1e-13)
     return {
         "k-means": float((torch.tensor([mapping[int(a)] for a in assigned]) == labels).double().mean()),
         "balanced OT": quality(balanced.pseudo_labels),
         "P²OT": [quality(result.pseudo_labels) for result in plain],
         "SP²OT": [quality(result.pseudo_labels) for result in semantic],
+        "strangers": [quality(result.pseudo_labels) for result in of_semantic(graph_of_strangers)],
+        "equal sizes": [quality(partial_ot(cost, rho=rho, gamma=math.inf).pseudo_labels) for rho in rhos],
         "largest residual": max(result.residual for result in [balanced, *plain]),
-        "last gap": float((plain[-1].plan - semantic[-1].plan).abs().max()) * len(x),
+        "off the paper's scaling": float((plain[0].plan - expected).abs().max()) * len(x),
     }
+
+
+def self_label(
+    x: Float[Tensor, "n dim"], centers: Float[Tensor, "k dim"], seed: int, steps: int, **options: Any
+) -> tuple[Int[Tensor, " n"], list[dict[str, float]]]:
+    """Labels of prototypes that start at centers and are trained on two noisy views, and the loss and rho of each step.
+
+    The paper's training and nothing else: all samples are one transport problem.
+    """
+    options = {"semantic_weight": SIZE_FREE_WEIGHT * len(x)} | options
+    history = []
+    with local_seed(seed):
+        graph = knn_similarity(x, k=NEIGHBORS) if options["semantic_weight"] > 0 else None
+        criterion = SP2OTLoss(num_clusters=len(centers), total_steps=steps, similarity=graph, **options)
+        head = CosineHead(x.shape[1], len(centers)).to(x)
+        head.reset_prototypes(centers.to(x))
+        optimizer = torch.optim.Adam(head.parameters(), lr=RATE)
+        deviation = NOISE * x.std(0, correction=0).square().mean().sqrt()
+        for _ in range(steps):
+            output = criterion([head(x + deviation * torch.randn_like(x)) for _ in range(2)], torch.arange(len(x)))
+            optimizer.zero_grad(set_to_none=True)
+            output.loss.backward()
+            optimizer.step()
+            history.append({"loss": float(output.loss.detach()), "rho": output.rho})
+    return head(x).detach().argmax(1), history
 
 
 def clustering(seed: int, method: str, *, features: Features, ratio: float, steps: int) -> dict[str, Any]:
@@ -112,9 +151,9 @@ def clustering(seed: int, method: str, *, features: Features, ratio: float, step
             warnings.filterwarnings("ignore", message="Graph is not fully connected")
             predicted = torch.from_numpy(model.fit_predict(x.numpy())).long()
     else:
-        clusterer = SP2OTClusterer(CLASSES, max_steps=steps, random_state=seed, device="cpu", **SELF_LABELING[method])
-        predicted = clusterer.fit_predict(x.float())
-        history = clusterer.history_
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="semantic transport")
+            predicted, history = self_label(x.float(), kmeans(x, seed)[0], seed, steps, **OPTIONS[method])
     scores = cluster_scores(labels, predicted, num_clusters=CLASSES)
     class_of = scores.pop("mapping")
     mapping = torch.tensor([class_of[cluster] for cluster in range(CLASSES)])

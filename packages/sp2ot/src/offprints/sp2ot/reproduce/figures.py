@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 
 from offprints.shared.experiment import Run
+from offprints.shared.show.colors import BLUE, GRAY, INK, ORANGE, PINK, SKY, YELLOW
 from offprints.sp2ot.schedule import rho_schedule
 
-COLORS = {"k-means": "#8C8C8C", "spectral": "#CC79A7", "balanced OT": "#E69F00", "P²OT": "#56B4E9", "SP²OT": "#0072B2"}
+COLORS = {
+    "k-means": GRAY,
+    "spectral": PINK,
+    "balanced OT": ORANGE,
+    "P²OT": SKY,
+    "SP²OT": BLUE,
+    "equal sizes": YELLOW,
+}
 FEATURES = {"pixels": "Pixels", "pca": "20 principal components", "spectral": "Spectral embedding"}
 GROUPS = {"balanced_accuracy": "all", "head": "head", "medium": "medium", "tail": "tail"}
-INK = "#262626"
 
 
 def draw_schedule(run: Run, steps: int) -> None:
@@ -22,7 +29,7 @@ def draw_schedule(run: Run, steps: int) -> None:
         step = np.arange(steps + 1)
         for kind, style in (("sigmoid", "-"), ("linear", "--")):
             values = [rho_schedule(int(s), steps, kind=kind) for s in step]  # type: ignore[arg-type]
-            axis.plot(step, values, style, color="#0072B2" if kind == "sigmoid" else "#8C8C8C", label=kind)
+            axis.plot(step, values, style, color=BLUE if kind == "sigmoid" else GRAY, label=kind)
         axis.set(title="Share of the mass that gets a label", xlabel="training step", ylabel="ρ", ylim=(0, 1.05))
         axis.legend()
 
