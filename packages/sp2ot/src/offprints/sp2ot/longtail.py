@@ -68,5 +68,5 @@ def long_tailed_indices(
     counts = long_tailed_counts(largest, len(classes), ratio=ratio, kind=kind)
     for class_, size, count in zip(classes.tolist(), sizes.tolist(), counts, strict=True):
         if count > size:
-            raise ValueError(f"max_count={largest} asks for {count} samples of class {class_}, labels has {size}")
+            raise ValueError(f"max_count={largest} counts {count} samples of class {class_}, labels has {size}")
     return class_subset(values, dict(zip(classes.tolist(), counts, strict=True)), seed=seed)
