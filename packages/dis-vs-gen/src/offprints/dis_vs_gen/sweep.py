@@ -104,7 +104,7 @@ class LogisticRegressionCV(LogisticRegression):
         """Accuracy of each regression on the held-out rows."""
         if isinstance(features, Tensor):
             held_out = features[test.to(features.device)].double()
-            logits = torch.einsum("nd,crd->cnr", held_out, found.weight) + found.intercept.unsqueeze(1)
+            logits = torch.einsum("md,crd->cmr", held_out, found.weight) + found.intercept.unsqueeze(1)
         else:
             held_out = features[test.numpy()]
             products = [torch.from_numpy(held_out @ weight.T.numpy()) for weight in found.weight]

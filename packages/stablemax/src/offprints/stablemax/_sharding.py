@@ -81,7 +81,8 @@ def matrix(param: Parameter, by_row: bool, size: int | None) -> tuple[Shard, Ten
     mine = None if grad is None else local(grad)
     if weight.ndim > 1 and mine is not None and not mine.is_contiguous():
         # Elements are paired by index. In the order of the gradient's memory it is a view, nothing is copied.
-        order = sorted(range(by_row, weight.ndim), key=lambda axis: -mine.stride(axis))
+        strides = mine.stride()
+        order = sorted(range(by_row, weight.ndim), key=lambda axis: -strides[axis])
         order = [0, *order] if by_row else order
         weight, mine = weight.permute(order), mine.permute(order)
     rows = len(weight) if by_row and weight.ndim else 1

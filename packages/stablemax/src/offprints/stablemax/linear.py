@@ -126,7 +126,8 @@ class _FusedSum(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled() or batched(grad):  # create_graph, or several gradients at once
             with torch.enable_grad():
-                value = (_materialized(*inputs, labels, kept, ctx.options) * scale).sum()
+                hidden, weight, bias = inputs
+                value = (_materialized(hidden, weight, bias, labels, kept, ctx.options) * scale).sum()
             return _graph_gradients(value, grad, (*inputs, scale), wanted)
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second backward through a retained graph

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from offprints.cotta._wrapping.asking import Asker, confidences, pixels_of
 from offprints.cotta._wrapping.keeping import kept_buffers
-from offprints.cotta._wrapping.perview import Layout, ViewPredictor
+from offprints.cotta._wrapping.per_view import Layout, ViewPredictor
 from offprints.cotta.augmentation import ImageAugmentation
 from offprints.cotta.multiscale import MultiScaleFlip
 from offprints.shared.device import working_dtype
