@@ -80,7 +80,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
-    "github_url": REPOSITORY,
+    **({"github_url": REPOSITORY} if REPOSITORY else {}),
     "navigation_with_keys": False,
     "show_prev_next": False,
     "header_links_before_dropdown": 6,

@@ -5,6 +5,7 @@ Pages are rewritten only where they differ, so that a second build reads what ha
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from importlib import import_module
@@ -15,7 +16,9 @@ from offprints_site.claims import claims_page
 from offprints_site.members import Member, by_keyword, read_member, read_papers
 
 GENERATED = ("papers", "core", "examples", "generated")
-REPOSITORY = "https://github.com/offprints/offprints"
+# Where the sources are read: told by the machine that builds the site. Without it, files are named and not linked.
+_SERVER, _NAME = os.environ.get("GITHUB_SERVER_URL", ""), os.environ.get("GITHUB_REPOSITORY", "")
+REPOSITORY = f"{_SERVER}/{_NAME}" if _SERVER and _NAME else ""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 
 
@@ -93,6 +96,8 @@ def relink(text: str, folder: Path, root: Path) -> str:
             return f"[{match[1]}](/papers/{member[1]}/index.md)"
         if place in ("shared", "shared/README.md"):
             return f"[{match[1]}](/core/index.md)"
+        if not REPOSITORY:
+            return match[1]
         return f"[{match[1]}]({REPOSITORY}/blob/main/{place}{'#' + anchor if anchor else ''})"
 
     return LINK.sub(target, text)

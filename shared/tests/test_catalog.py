@@ -135,9 +135,11 @@ def test_a_distribution_that_is_none_of_ours_is_named_when_it_runs(command: Comm
 
 def test_without_the_extra_claims(site: Path, tmp_path: Path) -> None:
     # -S leaves out site-packages: the core and the trial are there, and nothing that the extra brings.
-    shared = Path(next(iter(offprints.shared.__path__))).parents[1]
+    core = tmp_path / "core"
+    (core / "offprints").mkdir(parents=True)
+    (core / "offprints" / "shared").symlink_to(next(iter(offprints.shared.__path__)))
     script = (
-        f"import sys; sys.path[:0] = [{str(shared)!r}, {str(site)!r}]\n"
+        f"import sys; sys.path[:0] = [{str(core)!r}, {str(site)!r}]\n"
         "from offprints.shared.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
 
