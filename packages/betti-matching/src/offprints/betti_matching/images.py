@@ -87,7 +87,7 @@ def is_exact(image: np.ndarray) -> bool:
 
 def check_threshold(threshold: float) -> float:
     """The threshold as a plain finite number."""
-    return float(check_number(threshold, "threshold"))
+    return check_number(threshold, "threshold")  # an integer stays one: float64 does not hold them all
 
 
 def foreground(image: Any, threshold: float, *, superlevel: bool, dtype: torch.dtype | None = None) -> Any:
