@@ -63,6 +63,18 @@ def _plain(array: np.ndarray, name: str) -> np.ndarray:
     return np.array(array.tolist())
 
 
+def training_classes(y: Any, length: int) -> tuple[Classes, Tensor]:
+    """The classes among the labels of training data, and each label's number, int64.
+
+    Raises:
+        TypeError, ValueError: as `as_labels`; fewer than two classes.
+    """
+    classes, index = Classes.of(as_labels(y, "y", length))
+    if len(classes) < 2:
+        raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
+    return classes, index
+
+
 class Classes:
     """The sorted labels of K classes, in their own type."""
 

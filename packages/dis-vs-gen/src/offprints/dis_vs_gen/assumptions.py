@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offprints.dis_vs_gen._inputs import as_table
-from offprints.dis_vs_gen._labels import Classes, as_labels
+from offprints.dis_vs_gen._labels import training_classes
 from offprints.dis_vs_gen._rule import make_rule
 from offprints.shared.distributed import GroupMoments
 from offprints.shared.validation import check_number
@@ -54,9 +54,7 @@ def assumption_statistics(
     """
     check_number(var_smoothing, "var_smoothing", low=0)
     features = as_table(X)
-    classes, index = Classes.of(as_labels(y, "y", len(features)))
-    if len(classes) < 2:
-        raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
+    classes, index = training_classes(y, len(features))
     index = index.to(features.device)
     moments = GroupMoments(len(classes), features.shape[1:])
     moments.update(features, index)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offprints.dis_vs_gen._inputs import as_table
-from offprints.dis_vs_gen._labels import Classes, as_labels
+from offprints.dis_vs_gen._labels import as_labels, training_classes
 from offprints.shared.validation import check_bool, check_number
 
 
@@ -80,9 +80,7 @@ def learning_curve(
     from offprints.dis_vs_gen._harness import subset_errors  # with scikit-learn, which takes long to import
 
     features = as_table(X)
-    classes, index = Classes.of(as_labels(y, "y", len(features)))
-    if len(classes) < 2:
-        raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
+    classes, index = training_classes(y, len(features))
     test = as_table(X_test, "X_test", device=features.device)
     if test.shape[1] != features.shape[1]:
         raise ValueError(f"X_test must have the {features.shape[1]} features of X, got {test.shape[1]}")

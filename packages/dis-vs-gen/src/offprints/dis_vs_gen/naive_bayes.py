@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from offprints.dis_vs_gen._inputs import LearnedAttributes, as_table, as_weights, is_sparse, row_blocks
-from offprints.dis_vs_gen._labels import Classes, as_labels
+from offprints.dis_vs_gen._labels import Classes, as_labels, training_classes
 from offprints.dis_vs_gen._rule import Rule, make_rule, pooled_variance, predict_linear
 from offprints.shared.distributed import GroupMoments
 from offprints.shared.estimators import as_features, check_fitted, like_input
@@ -121,9 +121,7 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
                 another length; no variance and ``var_smoothing`` 0; a negative weight.
         """
         features = as_table(X, estimator=self, reset=True, sparse=True)
-        classes, index = Classes.of(as_labels(y, "y", features.shape[0]))
-        if len(classes) < 2:
-            raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
+        classes, index = training_classes(y, features.shape[0])
         parameters = self._check_parameters(len(classes))
         moments = _count(features, index, len(classes), sample_weight)
         rule = _rule_of(moments, parameters)
@@ -361,9 +359,7 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Float[Any, "n d"]) -> Any:
         """The label of the highest score, in the labels' own type ``[n]``."""
-        return self._labels_of(self._best(self._query(X)), X)
-
-    def _labels_of(self, index: Tensor, X: Any) -> Any:
+        index = self._best(self._query(X))
         return self._labels.shown(index, X)
 
     def predict_log_proba(self, X: Float[Any, "n d"]) -> Float[Any, "n K"]:
