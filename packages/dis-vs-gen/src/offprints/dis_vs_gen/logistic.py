@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from offprints.dis_vs_gen._inputs import LearnedAttributes, as_table, as_weights, is_sparse
-from offprints.dis_vs_gen._labels import Classes, as_labels
+from offprints.dis_vs_gen._labels import Classes, as_labels, training_classes
 from offprints.dis_vs_gen._solver import Solution, SparseRows, solve
 from offprints.dis_vs_gen.naive_bayes import accuracy
 from offprints.shared.estimators import check_fitted, like_input
@@ -119,22 +119,18 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
                 weight.
         """
         self._check_parameters()
-        features, labels, weights = self._training_data(X, y, sample_weight)
-        classes, index = Classes.of(labels)
+        features, classes, index, weights = self._training_data(X, y, sample_weight)
         found = self._solve(features, index, weights, [float(self.C)], len(classes))
         self._learn(X, classes, found, 0)
         return self
 
-    def _training_data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, np.ndarray, Tensor | None]:
+    def _training_data(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Classes, Tensor, Tensor | None]:
         features = as_table(X, estimator=self, reset=True, sparse=True)
         if isinstance(features, Tensor) and features.device.type == "mps":  # which has no float64
             features = features.cpu()
-        labels = as_labels(y, "y", features.shape[0])
-        classes, index = Classes.of(labels)
-        if len(classes) < 2:
-            raise ValueError(f"y must hold at least 2 classes, got 1 class: {classes.values.tolist()}")
+        classes, index = training_classes(y, features.shape[0])
         device = features.device if isinstance(features, Tensor) else torch.device("cpu")
-        weights = as_weights(sample_weight, len(labels), device)
+        weights = as_weights(sample_weight, len(index), device)
         if self.class_weight is not None:
             from sklearn.utils.class_weight import compute_class_weight
 
@@ -144,7 +140,7 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
             of_class = torch.from_numpy(
                 np.asarray(
                     compute_class_weight(
-                        chosen, classes=classes.values, y=labels,
+                        chosen, classes=classes.values, y=classes.values[index.numpy()],
                         sample_weight=None if weights is None else weights.cpu().numpy(),
                     ),
                     dtype=np.float64,
@@ -154,7 +150,7 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
                 raise ValueError(f"class_weight must not be negative, got {float(of_class.min())}")
             of_sample = of_class[index].to(device)
             weights = of_sample if weights is None else weights * of_sample
-        return features, labels, weights
+        return features, classes, index, weights
 
     def _solve(self, features: Any, index: Tensor, weights: Tensor | None, Cs: list[float], n_classes: int) -> Solution:
         """The regressions for every C on the same data."""

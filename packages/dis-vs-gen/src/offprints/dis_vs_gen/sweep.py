@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.dis_vs_gen._labels import Classes
 from offprints.dis_vs_gen.logistic import LogisticRegression
 from offprints.shared.validation import check_number
 
@@ -81,8 +80,8 @@ class LogisticRegressionCV(LogisticRegression):
 
         self._check_parameters()
         values = self._values()
-        features, labels, weights = self._training_data(X, y, sample_weight)
-        classes, index = Classes.of(labels)
+        features, classes, index, weights = self._training_data(X, y, sample_weight)
+        labels = classes.values[index.numpy()]
         scores = []
         for train, test in check_cv(self.cv, labels, classifier=True).split(np.zeros(len(labels)), labels):
             inside = np.unique(labels[train])
