@@ -140,6 +140,8 @@ def test_vision_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: N
         picture, label = vision_dataset(name, split, transform=np.asarray)[0]
         np.testing.assert_array_equal(picture, expected)
         assert label == 7
+    monkeypatch.delenv("OFFPRINTS_DATA")
+    assert len(vision_dataset(name, "train", root=tmp_path)) == 3  # type: ignore[arg-type]
 
 
 def test_vision_dataset_without_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

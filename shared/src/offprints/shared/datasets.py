@@ -150,6 +150,7 @@ def vision_dataset(
     *,
     download: bool = False,
     transform: Callable[[Any], Any] | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> Dataset[Any]:
     """One of torchvision's data sets, from one root (:func:`data_root`) and with one spelling of the splits.
 
@@ -160,6 +161,7 @@ def vision_dataset(
             alphabets are ``"train"``; eurosat has no split of its own, its whole is ``"all"``.
         download: Fetch it if it is missing.
         transform: Applied to each picture.
+        root: Folder in which the data set has a folder of its name; None: :func:`data_root`.
 
     Raises:
         ImportError: torchvision is not installed (extra ``vision``).
@@ -176,8 +178,8 @@ def vision_dataset(
     check_choice(name, "name", tuple(splits))
     check_choice(split, "split", splits[name])
     sets = require("torchvision.datasets", package="shared", extra="vision")
-    root = data_root(name)
-    common: dict[str, Any] = {"root": root, "download": download, "transform": transform}
+    folder = data_root(name) if root is None else Path(root).expanduser() / name
+    common: dict[str, Any] = {"root": folder, "download": download, "transform": transform}
     makers: dict[str, Callable[[], Any]] = {
         "cifar10": lambda: sets.CIFAR10(train=split == "train", **common),
         "cifar100": lambda: sets.CIFAR100(train=split == "train", **common),
@@ -195,7 +197,7 @@ def vision_dataset(
         if download:
             raise
         raise MissingData(
-            f"data set {name!r} is not in {root} ({str(error).splitlines()[0]}); download it with download=True, "
+            f"data set {name!r} is not in {folder} ({str(error).splitlines()[0]}); download it with download=True, "
             f"or put torchvision's files there (OFFPRINTS_DATA moves the root)"
         ) from error
 

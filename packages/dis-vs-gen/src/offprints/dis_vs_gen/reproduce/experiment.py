@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from offprints.dis_vs_gen import (
 )
 from offprints.dis_vs_gen.reproduce.backbones import TUNED_C, cifar_features, stored_features
 from offprints.dis_vs_gen.reproduce.figures import LR, NB, draw_bound, draw_regimes, draw_simulation, draw_statistics
+from offprints.dis_vs_gen.reproduce.medium import MediumSettings, reproduce_medium
 from offprints.shared.datasets import digits
 from offprints.shared.device import local_seed
 from offprints.shared.experiment import Experiment, Run
@@ -55,7 +56,9 @@ class Config:
         datasets: CIFAR sets for them.
         cifar_sizes: Training sizes on CIFAR; () for the paper's.
         C: Inverse regularization of logistic regression; on CIFAR the paper's tuned one is used.
-        download: Fetch CIFAR where it is missing.
+        medium: Fashion-MNIST, halved. With any network, this is all that is run.
+        data: Folder of Fashion-MNIST's folder; default: ``OFFPRINTS_DATA``.
+        download: Fetch CIFAR or Fashion-MNIST where it is missing.
     """
 
     dimensions: tuple[int, ...] = (20, 40, 80, 160, 320)
@@ -71,11 +74,16 @@ class Config:
     datasets: tuple[Literal["cifar10", "cifar100"], ...] = ("cifar10", "cifar100")
     cifar_sizes: tuple[int, ...] = ()
     C: float = 1.0
+    medium: MediumSettings = field(default_factory=MediumSettings)
+    data: Path | None = None
     download: bool = False
 
 
 def reproduce(config: Config, run: Run) -> None:
     """Record the claims."""
+    if config.medium.networks:
+        reproduce_medium(config.medium, config.data, config.download, config.C, run)
+        return
     for K in config.classes:
         simulation(config, run, K)
     if config.backbones:
@@ -377,6 +385,7 @@ experiment = Experiment(
             digit_sizes=(20, 100), repeats=2,
         ),
         "quick": Config(),
+        "medium": Config(medium=MediumSettings(networks=3)),
         "paper": Config(
             dimensions=(100, 200, 400, 1000), classes=(2, 3, 5, 7), searches=1, backbones=("vit", "resnet50", "clip")
         ),
