@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from offprints.sp2ot.reproduce.blobs import METHODS as CLUSTERERS
 from offprints.sp2ot.reproduce.blobs import imbalance
 from offprints.sp2ot.reproduce.digits import CONTROL, OPTIONS, SELF_LABELING, Features, clustering, pseudo_label_quality
 from offprints.sp2ot.reproduce.images import Collection, load_images
+from offprints.sp2ot.reproduce.medium import MediumSettings, reproduce_medium
 
 METHODS = ("k-means", "spectral", *OPTIONS)
 SCORES = ("balanced_accuracy", "accuracy", "nmi", "f1", "head", "medium", "tail")
@@ -38,8 +39,9 @@ class Config:
         steps: Steps of self-labeling on digits.
         imbalance_seeds: Draws of blobs of one to a hundred.
         imbalance_steps: Steps of the clusterers there.
-        data: Folder of the image collections; default: ``OFFPRINTS_DATA``.
-        download: Fetch CIFAR-100 and the weights of the backbone.
+        medium: Long-tailed Fashion-MNIST. With any draw, this is all that is run.
+        data: Folder of the image collections and of Fashion-MNIST's folder; default: ``OFFPRINTS_DATA``.
+        download: Fetch CIFAR-100, Fashion-MNIST and the weights of the backbone.
         backbone: Name of a timm vision transformer.
         weights: File of its weights.
         pretrained: Use such weights; without, it is random.
@@ -64,6 +66,7 @@ class Config:
     steps: int = 40
     imbalance_seeds: int = 8
     imbalance_steps: int = 60
+    medium: MediumSettings = field(default_factory=MediumSettings)
     data: Path | None = None
     download: bool = False
     backbone: str = "vit_base_patch16_224.dino"
@@ -81,7 +84,10 @@ class Config:
 
 
 def reproduce(config: Config, run: Run) -> None:
-    """Digits, or the image collections that ``config`` names."""
+    """Digits, long-tailed Fashion-MNIST, or the image collections that ``config`` names."""
+    if config.medium.draws:
+        reproduce_medium(config.medium, config.data, config.download, run)
+        return
     if config.collections:
         for collection in config.collections:
             train_on(collection, config, run)
@@ -327,6 +333,7 @@ experiment = Experiment(
             imbalance_steps=2,
         ),
         "quick": Config(),
+        "medium": Config(medium=MediumSettings(draws=6)),
         "paper": Config(collections=("cifar100", "imagenet-r", "inature100", "inature500", "inature1000")),
     },
     function=reproduce,

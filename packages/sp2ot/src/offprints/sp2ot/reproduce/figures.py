@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from offprints.shared.experiment import Run
-from offprints.shared.show.colors import BLUE, GRAY, INK, ORANGE, PINK, SKY, YELLOW
+from offprints.shared.show.colors import BLUE, GRAY, GREEN, INK, ORANGE, PINK, SKY, YELLOW
 from offprints.sp2ot.schedule import rho_schedule
 
 COLORS = {
@@ -18,8 +18,15 @@ COLORS = {
     "P²OT": SKY,
     "SP²OT": BLUE,
     "equal sizes": YELLOW,
+    "Gaussian mixture": PINK,
+    "clusterer": GREEN,
 }
-FEATURES = {"pixels": "Pixels", "pca": "20 principal components", "spectral": "Spectral embedding"}
+FEATURES = {
+    "fashion": "Fashion-MNIST",
+    "pixels": "Pixels",
+    "pca": "20 principal components",
+    "spectral": "Spectral embedding",
+}
 GROUPS = {"balanced_accuracy": "all", "head": "head", "medium": "medium", "tail": "tail"}
 
 
