@@ -165,6 +165,15 @@ def bench(session: nox.Session, name: str) -> None:
         session.run("python", str(script), *session.posargs)
 
 
+def run_arguments(words: Sequence[str]) -> list[str]:
+    """What goes to ``offprints run``: --preset=medium is --preset medium, and without either it is quick."""
+    arguments: list[str] = []
+    for word in words:
+        if word != "--record":
+            arguments += word.split("=", 1) if word.startswith("--") else [word]
+    return arguments if "--preset" in arguments[:-1] else [*arguments, "--preset", "quick"]
+
+
 @nox.session
 @each_paper
 def claims(session: nox.Session, name: str) -> None:
@@ -173,9 +182,7 @@ def claims(session: nox.Session, name: str) -> None:
     ``-- --record [--preset medium]`` runs seeds 0, 1 and 2 and writes claims/<preset>.json and the README's table.
     """
     sync(session, "--package", f"offprints-{name}", "--extra", "claims")
-    arguments = [argument for argument in session.posargs if argument != "--record"]
-    if "--preset" not in arguments:
-        arguments += ["--preset", "quick"]
+    arguments = run_arguments(session.posargs)
     if "--record" not in session.posargs:
         session.run("offprints", "run", name, *arguments)
         return

@@ -135,6 +135,23 @@ def test_workflows_name_sessions_that_exist() -> None:
                     assert called <= sessions, call
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["--preset", "quick"]),
+        (["--record", "--device", "cpu"], ["--device", "cpu", "--preset", "quick"]),
+        (["--record", "--preset", "medium"], ["--preset", "medium"]),
+        (["--preset=medium", "--record", "--download"], ["--preset", "medium", "--download"]),
+    ],
+)
+def test_arguments_of_a_record(words: list[str], expected: list[str]) -> None:
+    sys.path.insert(0, str(ROOT))
+    try:
+        assert importlib.import_module("noxfile").run_arguments(words) == expected
+    finally:
+        sys.path.remove(str(ROOT))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
 def test_workflows_pin_actions_and_keep_no_token(path: Path) -> None:
     settings = yaml.safe_load(path.read_text())
@@ -161,7 +178,10 @@ def test_what_is_published_is_built_apart_from_the_tests() -> None:
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_citation(name: str) -> None:
-    """The citation file and the README's entry name the same paper."""
+    """The citation file and the README's entry name the same paper: all that a wheel holds is the README.
+
+    `offprints info` shows its section, and services that read repositories show the file.
+    """
     citation = yaml.safe_load((MEMBERS[name] / "CITATION.cff").read_text())["preferred-citation"]
     entry = (MEMBERS[name] / "README.md").read_text().partition("```bibtex\n")[2].partition("```")[0]
     fields = dict(re.findall(r"(\w+)\s*=\s*\{(.*?)\}(?=,\n|\s*\n|, \w+\s*=)", entry))
@@ -172,6 +192,14 @@ def test_citation(name: str) -> None:
     assert words[0] == words[1]
     assert citation["url"] == workspace.metadata(MEMBERS[name])["urls"]["Paper"]
     assert citation["identifiers"][0]["value"] == f"arXiv:{citation['url'].rsplit('/', 1)[-1]}"
+    kind = {"inproceedings": "conference-paper", "article": "article"}[entry.partition("{")[0].removeprefix("@")]
+    assert citation["type"] == kind
+    venue = citation["collection-title"] if kind == "conference-paper" else citation["journal"]
+    published = fields["booktitle" if kind == "conference-paper" else "journal"]
+    assert published in (venue, f"{venue} {citation['identifiers'][0]['value']}")
+    for here, there in (("volume", "volume"), ("number", "issue"), ("pages", "start")):
+        assert fields.get(here, "").partition("--")[0] == str(citation.get(there, ""))
+    assert fields.get("url", citation["url"]) == citation["url"]
 
 
 @pytest.mark.parametrize("name", PAPERS)
