@@ -109,7 +109,7 @@ def test_run_help_shows_every_field_with_the_presets_values(offprints: Any) -> N
         ("run trial --out /dev/null", "--out: cannot write to /dev/null"),
         ("run trial --resume nowhere", "--resume: there is no folder nowhere"),
         ("run trial --resume", "for argument '--resume'"),
-        ("run trial --resume . --out x", "--resume: . is no run directory"),
+        ("run trial --resume . --out x", "--resume: . is not a run directory"),
         ("run --all --steps 3", "--steps cannot go with --all"),
         ("run --all --resume x", "--resume cannot go with --all"),
     ],

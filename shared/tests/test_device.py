@@ -229,7 +229,10 @@ def test_map_batches_refuses() -> None:
         (lambda: map_batches(torch.neg, x[:0], batch_size=1), "empty"),
         (lambda: map_batches(torch.neg, x, batch_size=0), "batch_size"),
         (lambda: map_batches(torch.sum, x, batch_size=1), "1 rows"),
-        (lambda: map_batches(lambda rows: rows.T, x, batch_size=2), r"2 rows for as many, got shape \(3, 2\)"),
+        (
+            lambda: map_batches(lambda rows: rows.T, x, batch_size=2),
+            r"each of the 2 rows of a batch, got shape \(3, 2\)",
+        ),
     ):
         with pytest.raises(ValueError, match=word):
             call()

@@ -228,7 +228,7 @@ def test_skip_and_only() -> None:
     inputs = lambda g: (draw(g)[0],)  # noqa: E731
     check_arguments(loose, inputs, skip={"scale: *": "the caller's"})
     check_arguments(loose, inputs, only=["x"])
-    with pytest.raises(ValueError, match="skip names 'tau: NaN', which is no case of the arguments scale, x"):
+    with pytest.raises(ValueError, match="skip names 'tau: NaN', which is not a case of the arguments scale, x"):
         check_arguments(loose, inputs, skip={"tau: NaN": "absent"})
     with pytest.raises(ValueError, match="needs a reason"):
         check_arguments(loose, inputs, skip={"scale: *": ""})

@@ -42,7 +42,7 @@ def test_finished_run(tmp_path: Path) -> None:
     assert run.figures == {"steps"}
     assert run.folder.parent == tmp_path / "climb"
     (run.folder / "figures" / "steps.png").write_bytes(b"no image")
-    with pytest.raises(AssertionError, match=r"steps\.png is no PNG file"):
+    with pytest.raises(AssertionError, match=r"steps\.png is not a PNG file"):
         finished_run(tmp_path, "climb")
     (run.folder / "result.json").unlink()
     with pytest.raises(AssertionError, match="did not finish"):

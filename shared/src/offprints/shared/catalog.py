@@ -55,7 +55,7 @@ class Paper:
 
     @property
     def arxiv(self) -> str:
-        """The arXiv identifier in :attr:`url`, or nothing."""
+        """The arXiv identifier in `url`, or nothing."""
         match = re.search(r"arxiv\.org/(?:abs|pdf)/(.+?)(?:\.pdf)?/?$", self.url)
         return match[1] if match else ""
 

@@ -44,6 +44,11 @@ def digits(
 
     Raises:
         ValueError: an unknown layout, ``size`` < 1, a ``value_range`` that is not two different numbers.
+
+    Example:
+        >>> images, labels = digits(layout="image", size=16)
+        >>> images.shape, labels.shape
+        (torch.Size([1797, 1, 16, 16]), torch.Size([1797]))
     """
     check_choice(layout, "layout", ("flat", "image"))
     low, high = value_range
@@ -76,6 +81,10 @@ def pictures(names: Sequence[str]) -> dict[str, UInt8[Tensor, "channels height w
         ImportError: scikit-image is not installed (extra ``images``).
         TypeError: a string instead of a sequence of names.
         ValueError: a name that is not in the wheel; nothing is downloaded.
+
+    Example:
+        >>> pictures(["coffee"])["coffee"].shape
+        torch.Size([3, 400, 600])
     """
     if isinstance(names, str):
         raise TypeError(f"names must be a sequence of names, got the string {names!r}")
@@ -107,6 +116,11 @@ def class_subset(
     Raises:
         TypeError: labels or counts that are not integers.
         ValueError: a class has fewer samples than asked for, a count is negative, labels are not 1-D.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 1, 1, 2])
+        >>> labels[class_subset(labels, {0: 2, 1: 1}, seed=0)]
+        array([0, 0, 1])
     """
     check_number(seed, "seed", low=0, integer=True)
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
@@ -132,7 +146,12 @@ def class_subset(
 
 
 def data_root(name: str = "") -> Path:
-    """Folder in which the data set ``name`` is looked for: under ``OFFPRINTS_DATA``, or the user's cache folder."""
+    """Folder in which the data set ``name`` is looked for: under ``OFFPRINTS_DATA``, or the user's cache folder.
+
+    Example:
+        >>> data_root("faces").name
+        'faces'
+    """
     if configured := os.environ.get("OFFPRINTS_DATA"):
         return Path(configured).expanduser() / name
     if sys.platform == "darwin":
@@ -152,7 +171,7 @@ def vision_dataset(
     transform: Callable[[Any], Any] | None = None,
     root: str | os.PathLike[str] | None = None,
 ) -> Dataset[Any]:
-    """One of torchvision's data sets, from one root (:func:`data_root`) and with one spelling of the splits.
+    """One of torchvision's data sets, from one root (`data_root`) and with one spelling of the splits.
 
     Args:
         name: The data set.
@@ -236,6 +255,13 @@ def tensor_batches(
 
     Raises:
         ValueError: no tensor, unequal lengths, ``batch_size`` < 1, or no batch at all.
+
+    Example:
+        >>> x, y = torch.arange(5), torch.arange(5) * 10
+        >>> for a, b in tensor_batches(x, y, batch_size=3):
+        ...     print(a.tolist(), b.tolist())
+        [0, 1, 2] [0, 10, 20]
+        [3, 4] [30, 40]
     """
     check_number(batch_size, "batch_size", low=1, integer=True)
     if not tensors:

@@ -29,6 +29,12 @@ def resolve_device(device: str | torch.device | None = None, *, like: object = N
     Raises:
         TypeError: ``device`` is neither a string nor a device.
         ValueError: ``device`` is unknown or not available here.
+
+    Example:
+        >>> resolve_device("auto", like=torch.zeros(3))
+        device(type='cpu')
+        >>> resolve_device("cpu")
+        device(type='cpu')
     """
     if device is None or device == "auto":
         if isinstance(like, Tensor):
@@ -65,6 +71,13 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
     Raises:
         TypeError: ``seed`` is not an integer.
         ValueError: ``seed`` is not in [0, 2**32).
+
+    Example:
+        >>> seed_everything(3)
+        >>> first = torch.rand(2)
+        >>> seed_everything(3)
+        >>> torch.equal(first, torch.rand(2))
+        True
     """
     check_number(seed, "seed", low=0, high=2**32, open_high=True, integer=True)
     seed = int(seed)
@@ -78,7 +91,15 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
 
 
 def rng_state(device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """States of the global random streams of Python, NumPy, torch and ``device``; safetensors can store them."""
+    """States of the global random streams of Python, NumPy, torch and ``device``; safetensors can store them.
+
+    Example:
+        >>> state = rng_state()
+        >>> first = torch.rand(2)
+        >>> set_rng_state(state)
+        >>> torch.equal(first, torch.rand(2))
+        True
+    """
     _, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     state = {
@@ -99,10 +120,17 @@ def rng_state(device: torch.device | str = "cpu") -> dict[str, Tensor]:
 
 
 def set_rng_state(state: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`rng_state` returned.
+    """Put back what `rng_state` returned.
 
     Raises:
         ValueError: ``state`` lacks a stream.
+
+    Example:
+        >>> state = rng_state()
+        >>> first = np.random.rand()
+        >>> set_rng_state(state)
+        >>> np.random.rand() == first
+        True
     """
     needed = ("python", "python_gauss", "numpy_keys", "numpy_position", "numpy_gauss", "torch")
     if missing := [name for name in needed if name not in state]:
@@ -121,7 +149,14 @@ def set_rng_state(state: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def local_seed(seed: int | None) -> Iterator[None]:
-    """Seed every global stream inside, put them all back outside; ``None`` does nothing."""
+    """Seed every global stream inside, put them all back outside; ``None`` does nothing.
+
+    Example:
+        >>> with local_seed(0):
+        ...     noise = torch.randn(2)
+        >>> noise
+        tensor([ 1.5410, -0.2934])
+    """
     if seed is None:
         yield
         return
@@ -147,6 +182,10 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
     Raises:
         TypeError: ``seed`` is not an integer.
         ValueError: ``seed`` is not in [0, 2**63).
+
+    Example:
+        >>> torch.randn(2, generator=make_generator(0))
+        tensor([ 1.5410, -0.2934])
     """
     check_number(seed, "seed", low=0, high=2**63, open_high=True, integer=True)
     return torch.Generator(device=device).manual_seed(int(seed))
@@ -160,6 +199,12 @@ def autocast(precision: Precision, device: torch.device | str) -> AbstractContex
 
     Raises:
         ValueError: an unknown precision.
+
+    Example:
+        >>> layer, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+        >>> with autocast("bfloat16", "cpu"):
+        ...     layer(x).dtype
+        torch.bfloat16
     """
     check_choice(precision, "precision", ("float32", "bfloat16", "float16"))
     if precision == "float32":
@@ -168,7 +213,14 @@ def autocast(precision: Precision, device: torch.device | str) -> AbstractContex
 
 
 def float32_region(device: torch.device | str) -> AbstractContextManager[None]:
-    """Region in which autocast is off; the inputs are for the caller to convert."""
+    """Region in which autocast is off; the inputs are for the caller to convert.
+
+    Example:
+        >>> a = torch.ones(2, 2)
+        >>> with autocast("bfloat16", "cpu"), float32_region("cpu"):
+        ...     (a @ a).dtype
+        torch.float32
+    """
     kind = torch.device(device).type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
@@ -177,9 +229,11 @@ def working_dtype(*tensors_or_dtypes: Tensor | torch.dtype) -> torch.dtype:
     """The type to compute in: float32 for half types (and integers), else the promoted floating type.
 
     Example:
-        ```python
-        logits = logits.to(working_dtype(logits, weights))
-        ```
+        >>> logits, weights = torch.zeros(2, dtype=torch.bfloat16), torch.ones(2)
+        >>> logits.to(working_dtype(logits, weights)).dtype
+        torch.float32
+        >>> working_dtype(torch.float16, torch.float64)
+        torch.float64
     """
     dtype = torch.float32
     for item in tensors_or_dtypes:
@@ -195,6 +249,11 @@ def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callabl
 
     Raises:
         Whatever ``fn`` raises.
+
+    Example:
+        >>> double = compile(lambda x: 2 * x, enabled=False)
+        >>> double(torch.ones(2))
+        tensor([2., 2.])
     """
     if not enabled:
         return fn
@@ -218,10 +277,15 @@ def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callabl
 
 
 def peak_memory_mib(device: torch.device | str = "cpu") -> float:
-    """Largest memory in use since :func:`reset_peak_memory`, in MiB: of the device, or of the process on the CPU.
+    """Largest memory in use since `reset_peak_memory`, in MiB: of the device, or of the process on the CPU.
 
     On a CPU whose system does not allow the reset (other than Linux), since the process began; MPS keeps no peak, what
     is allocated now is given. 0 where the system does not tell (Windows).
+
+    Example:
+        >>> reset_peak_memory()
+        >>> peak_memory_mib() > 1
+        True
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -242,7 +306,14 @@ def peak_memory_mib(device: torch.device | str = "cpu") -> float:
 
 
 def reset_peak_memory(device: torch.device | str = "cpu") -> None:
-    """Start a new measurement of :func:`peak_memory_mib`."""
+    """Start a new measurement of `peak_memory_mib`.
+
+    Example:
+        >>> reset_peak_memory("cpu")
+        >>> x = torch.zeros(1000)
+        >>> peak_memory_mib("cpu") > 0
+        True
+    """
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -258,10 +329,12 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; the mode of every part of the modules is put back outside.
 
     Example:
-        ```python
-        with evaluating(model):
-            logits = model(x)
-        ```
+        >>> model = torch.nn.Dropout(0.5)
+        >>> with evaluating(model):
+        ...     model(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> model.training
+        True
     """
     modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
@@ -289,6 +362,10 @@ def map_batches(
 
     Raises:
         ValueError: no tensor, unequal lengths, no rows, ``batch_size`` < 1, ``fn`` returns another number of rows.
+
+    Example:
+        >>> map_batches(torch.nn.ReLU(), torch.tensor([-1.0, 2.0, 3.0]), batch_size=2)
+        tensor([0., 2., 3.])
     """
     check_number(batch_size, "batch_size", low=1, integer=True)
     if not tensors:
@@ -305,6 +382,9 @@ def map_batches(
         for batch in batches:
             result = fn(*(part.to(target) for part in batch))
             if result.ndim == 0 or len(result) != len(batch[0]):
-                raise ValueError(f"fn must return {len(batch[0])} rows for as many, got shape {tuple(result.shape)}")
+                raise ValueError(
+                    f"fn must return one row for each of the {len(batch[0])} rows of a batch,"
+                    f" got shape {tuple(result.shape)}"
+                )
             results.append(result.to(tensors[0].device))
     return torch.cat(results)

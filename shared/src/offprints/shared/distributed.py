@@ -19,17 +19,33 @@ def _active() -> bool:
 
 
 def rank() -> int:
-    """Number of this process, 0 in a single one."""
+    """Number of this process, 0 in a single one.
+
+    Example:
+        >>> rank()
+        0
+    """
     return dist.get_rank() if _active() else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Number of processes.
+
+    Example:
+        >>> world_size()
+        1
+    """
     return dist.get_world_size() if _active() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Whether this is the process that writes and prints.
+
+    Example:
+        >>> if is_main():
+        ...     print("written once")
+        written once
+    """
     return rank() == 0
 
 
@@ -53,6 +69,12 @@ def all_reduce_(*tensors: Tensor, op: Literal["sum", "max", "mean"] = "sum", gro
     Raises:
         TypeError: something that is not a tensor, a boolean one, or the mean of integers.
         ValueError: an unknown ``op``.
+
+    Example:
+        >>> loss, count = torch.tensor(6.0), torch.tensor(3)
+        >>> all_reduce_(loss, count)
+        >>> loss / count
+        tensor(2.)
     """
     check_choice(op, "op", ("sum", "max", "mean"))
     for tensor in tensors:
@@ -73,7 +95,12 @@ def all_reduce_(*tensors: Tensor, op: Literal["sum", "max", "mean"] = "sum", gro
 
 
 def share(value: T) -> T:
-    """Rank 0's value on every rank; in one process the value itself. Plain values and tensors are pickled."""
+    """Rank 0's value on every rank; in one process the value itself. Plain values and tensors are pickled.
+
+    Example:
+        >>> share({"seed": 3})
+        {'seed': 3}
+    """
     if world_size() == 1:
         return value
     box = [value]
@@ -82,7 +109,12 @@ def share(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's value, on every rank, in the order of the ranks."""
+    """Every rank's value, on every rank, in the order of the ranks.
+
+    Example:
+        >>> gather(len("rows"))
+        [4]
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -91,7 +123,12 @@ def gather(value: T) -> list[T]:
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """What `function` returns or raises on rank 0, returned or raised on every rank."""
+    """What `function` returns or raises on rank 0, returned or raised on every rank.
+
+    Example:
+        >>> on_main(lambda: "written once")
+        'written once'
+    """
     if world_size() == 1:
         return function()
     result: T | None = None
@@ -174,6 +211,14 @@ class GroupMoments:
 
     Raises:
         ValueError: ``num_groups`` < 1.
+
+    Example:
+        >>> moments = GroupMoments(2, (1,))
+        >>> moments.update(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]))
+        >>> moments.mean.flatten()
+        tensor([2., 5.], dtype=torch.float64)
+        >>> moments.std(ddof=0).flatten()
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     count: Tensor
@@ -314,7 +359,7 @@ class GroupMoments:
         return {"count": self.count.clone(), "mean": self.mean.clone(), "m2": self.m2.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state_dict` returned.
+        """Put back what `state_dict` returned.
 
         Raises:
             TypeError: an accumulator that is not a floating tensor.

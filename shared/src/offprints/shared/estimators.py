@@ -53,12 +53,23 @@ def as_features(
         ndim: Number of axes.
 
     Raises:
-        TypeError: not an array, or of a type that is not floating or that torch lacks.
-        ValueError: wrong number of axes, empty, not finite.
+        TypeError: not an array, sparse, or of a type that is not floating or that torch lacks.
+        ValueError: wrong number of axes, empty, masked, not finite.
+
+    Example:
+        >>> as_features(np.zeros((2, 3)), "X").dtype
+        torch.float64
+        >>> as_features(np.zeros(3), "X")
+        Traceback (most recent call last):
+        ValueError: X must have 2 dimensions, got shape (3,). Reshape your data...
     """
     if not isinstance(X, Tensor):
-        if hasattr(X, "toarray") or isinstance(X, (str, bytes, dict, set)) or X is None:
+        if hasattr(X, "toarray"):
+            raise TypeError(f"{name} must be dense, got a sparse {type(X).__name__}: toarray() makes it dense")
+        if isinstance(X, (str, bytes, dict, set)) or X is None:
             raise TypeError(f"{name} must be a NumPy array or a tensor, got {type(X).__name__}")
+        if np.ma.is_masked(X):
+            raise ValueError(f"{name} must not have masked entries: fill them in first")
         array = np.asarray(X)
         if array.dtype.kind != "f":
             raise TypeError(f"{name} must have a floating type, got {array.dtype}")
@@ -66,19 +77,48 @@ def as_features(
             raise TypeError(f"{name} must have a floating type that torch has, got {array.dtype}")
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
         X = torch.from_numpy(array if array.flags.writeable else array.copy())
+    elif X.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got a sparse tensor: to_dense() makes it dense")
+    # Two messages in the words that scikit-learn's users and checks look for.
+    if ndim == 2 and X.ndim == 1:
+        raise ValueError(
+            f"{name} must have 2 dimensions, got shape {tuple(X.shape)}. Reshape your data: with reshape(-1, 1) for one"
+            " feature, with reshape(1, -1) for one sample"
+        )
+    if ndim == 2 and X.ndim == 2 and X.shape[1] == 0:
+        raise ValueError(
+            f"{name} must not be empty, got 0 feature(s) (shape={tuple(X.shape)}) while a minimum of 1 is required"
+            " for each sample"
+        )
     check_tensor(X, name, ndim=ndim)
     return X.to(device=device, dtype=dtype)
 
 
 def like_input(result: Tensor, X: Any) -> Any:
-    """An estimator's result in the kind of its input: a tensor on X's device for a tensor, else a NumPy array."""
+    """An estimator's result in the kind of its input: a tensor on X's device for a tensor, else a NumPy array.
+
+    Example:
+        >>> like_input(torch.tensor([1, 2]), np.zeros((2, 1)))
+        array([1, 2])
+        >>> like_input(torch.tensor([1, 2]), torch.zeros(2, 1))
+        tensor([1, 2])
+    """
     if isinstance(X, Tensor):
         return result.to(X.device)
     return result.detach().cpu().numpy()
 
 
 def check_fitted(estimator: Any, attribute: str) -> None:
-    """Raise NotFittedError where the estimator lacks what ``fit`` sets."""
+    """Raise NotFittedError where the estimator lacks what ``fit`` sets.
+
+    Example:
+        >>> model = torch.nn.Identity()
+        >>> try:
+        ...     check_fitted(model, "weights_")
+        ... except NotFittedError as error:
+        ...     print(error)
+        Identity is not fitted yet; call fit first
+    """
     if getattr(estimator, attribute, None) is None:
         error = sys.modules[__name__].NotFittedError
         raise error(f"{type(estimator).__name__} is not fitted yet; call fit first")

@@ -28,9 +28,13 @@ def require(module: str, *, package: str, extra: str) -> ModuleType:
         MissingExtra: The module is not installed. A module that is there and fails to import raises its own error.
 
     Example:
-        ```python
-        require("math", package="shared", extra="vision").pi
-        ```
+        >>> require("math", package="shared", extra="vision").floor(2.5)
+        2
+        >>> try:
+        ...     require("no_such_module", package="cotta", extra="claims")
+        ... except MissingExtra as error:
+        ...     print(error)
+        no_such_module is needed here and not installed; run: pip install 'offprints-cotta[claims]'
     """
     try:
         return importlib.import_module(module)
@@ -46,6 +50,13 @@ def require_folder(path: str | os.PathLike[str], layout: str) -> Path:
 
     Raises:
         MissingData: it is missing or not a folder; the message shows ``layout``, the expected tree.
+
+    Example:
+        >>> try:
+        ...     require_folder("no/such/folder", "folder/train/*.png")
+        ... except MissingData as error:
+        ...     print(str(error).splitlines()[1])
+        folder/train/*.png
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():

@@ -24,6 +24,12 @@ def should_check(*tensors: Tensor, validate: bool | None = None) -> bool:
     """Whether values of these tensors are to be checked eagerly now: one place decides.
 
     Never under ``torch.compile`` or ``torch.vmap``; otherwise as ``validate`` says, by default when all are on the CPU.
+
+    Example:
+        >>> should_check(torch.zeros(2))
+        True
+        >>> should_check(torch.zeros(2), validate=False)
+        False
     """
     if validate is False or _abstract():
         return False
@@ -73,11 +79,18 @@ def check_tensor(
         floating: Whether the type must be floating.
         finite: Whether NaN and infinity are refused.
         allow_empty: Whether an axis may have length 0.
-        validate: As in :func:`should_check`.
+        validate: As in `should_check`.
 
     Raises:
         TypeError: not a tensor, or not floating.
         ValueError: wrong number of axes or shape, empty, not finite.
+
+    Example:
+        >>> check_tensor(torch.zeros(2, 3), "logits", shape=(None, 3)).shape
+        torch.Size([2, 3])
+        >>> check_tensor(torch.zeros(2, 3), "logits", ndim=1)
+        Traceback (most recent call last):
+        ValueError: logits must have 1 dimensions, got shape (2, 3)
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
@@ -114,7 +127,13 @@ def _first(x: Tensor, bad: Tensor) -> str:
 
 
 def check_same_shape(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
-    """Refuse two tensors of different shapes with a ValueError."""
+    """Refuse two tensors of different shapes with a ValueError.
+
+    Example:
+        >>> check_same_shape(torch.zeros(2), torch.zeros(3), ("pred", "target"))
+        Traceback (most recent call last):
+        ValueError: pred and target must have the same shape, got (2,) and (3,)
+    """
     if a.shape != b.shape:
         raise ValueError(
             f"{names[0]} and {names[1]} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}"
@@ -122,13 +141,25 @@ def check_same_shape(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
 
 
 def check_same_length(a: Any, b: Any, names: tuple[str, str]) -> None:
-    """Refuse two arguments of different lengths with a ValueError."""
+    """Refuse two arguments of different lengths with a ValueError.
+
+    Example:
+        >>> check_same_length([1, 2], [1, 2, 3], ("a", "b"))
+        Traceback (most recent call last):
+        ValueError: a and b must have the same length, got 2 and 3
+    """
     if len(a) != len(b):
         raise ValueError(f"{names[0]} and {names[1]} must have the same length, got {len(a)} and {len(b)}")
 
 
 def check_same_device(*tensors: Tensor, names: Sequence[str]) -> None:
-    """Refuse tensors that are not all on one device with a ValueError."""
+    """Refuse tensors that are not all on one device with a ValueError.
+
+    Example:
+        >>> check_same_device(torch.zeros(1), torch.zeros(1, device="meta"), names=("x", "y"))
+        Traceback (most recent call last):
+        ValueError: x, y must be on the same device, got cpu, meta
+    """
     if len({tensor.device for tensor in tensors}) > 1:
         devices = ", ".join(str(tensor.device) for tensor in tensors)
         raise ValueError(f"{', '.join(names)} must be on the same device, got {devices}")
@@ -153,11 +184,18 @@ def check_labels(
         num_classes: Labels must lie in [0, num_classes).
         ignore_index: A value allowed beside the classes.
         unlabeled: Another one.
-        validate: As in :func:`should_check`.
+        validate: As in `should_check`.
 
     Raises:
         TypeError: not a tensor, or of a floating, complex or boolean type.
         ValueError: wrong length, empty, a label out of range.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 2], dtype=torch.uint8), "y", num_classes=3)
+        tensor([0, 2])
+        >>> check_labels(torch.tensor([0, 3]), "y", num_classes=3)
+        Traceback (most recent call last):
+        ValueError: y must hold labels in [0, 3), got 3...
     """
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
@@ -222,6 +260,13 @@ def check_number(
     Raises:
         TypeError: not a number, or not an integer where one is needed.
         ValueError: NaN, infinite or out of bounds.
+
+    Example:
+        >>> check_number(np.int64(3), "n_steps", low=1, integer=True)
+        3
+        >>> check_number(0.0, "lr", low=0, open_low=True)
+        Traceback (most recent call last):
+        ValueError: lr must be a number in (0, inf), got 0.0
     """
     kind = "an integer" if integer else "a number"
     accepted = (int, np.integer) if integer else (int, float, np.integer, np.floating)
@@ -242,6 +287,13 @@ def check_bool(v: Any, name: str) -> bool:
 
     Raises:
         TypeError: not a boolean.
+
+    Example:
+        >>> check_bool(np.True_, "rescale")
+        True
+        >>> check_bool("no", "rescale")
+        Traceback (most recent call last):
+        TypeError: rescale must be True or False, got 'no' (str)
     """
     if not isinstance(v, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {v!r} ({type(v).__name__})")
@@ -249,7 +301,13 @@ def check_bool(v: Any, name: str) -> bool:
 
 
 def check_choice(v: Any, name: str, choices: Collection[Any]) -> None:
-    """Refuse a value that is not one of the choices with a ValueError that lists them."""
+    """Refuse a value that is not one of the choices with a ValueError that lists them.
+
+    Example:
+        >>> check_choice("median", "reduction", ("mean", "sum"))
+        Traceback (most recent call last):
+        ValueError: reduction must be one of 'mean', 'sum', got 'median'
+    """
     try:
         known = v in choices
     except (TypeError, ValueError, RuntimeError):  # an unhashable value; an array, whose comparison has no truth value
@@ -266,6 +324,11 @@ def check_probabilities(p: Tensor, name: str, *, atol: float | None = None, vali
     Raises:
         TypeError: not a floating tensor.
         ValueError: empty, a scalar, negative or not finite entries, sums other than 1.
+
+    Example:
+        >>> check_probabilities(torch.tensor([0.5, 0.25]), "prior")
+        Traceback (most recent call last):
+        ValueError: prior must sum to 1 along the last axis within 0.001, got a sum off by 0.25
     """
     check_tensor(p, name, min_ndim=1, validate=validate)
     if atol is None:
@@ -287,6 +350,11 @@ def check_monotone(
     Raises:
         TypeError: not a tensor.
         ValueError: not 1-D, empty, NaN, or not sorted as asked.
+
+    Example:
+        >>> check_monotone(torch.tensor([0.0, 2.0, 1.0]), "times")
+        Traceback (most recent call last):
+        ValueError: times must be strictly increasing, got 2.0 before 1.0
     """
     check_tensor(x, name, ndim=1, floating=False, validate=validate)
     if _values_wanted(validate):
@@ -309,6 +377,13 @@ def reduce(values: Tensor, reduction: Reduction, *, weight: Tensor | None = None
 
     Raises:
         ValueError: an unknown reduction, a weight of another shape.
+
+    Example:
+        >>> losses = torch.tensor([1.0, 3.0])
+        >>> reduce(losses, "mean")
+        tensor(2.)
+        >>> reduce(losses, "none", weight=torch.tensor([1.0, 0.5]))
+        tensor([1.0000, 1.5000])
     """
     check_choice(reduction, "reduction", ("mean", "sum", "none"))
     if weight is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def parse(experiment: Experiment, argv: Sequence[str]) -> dict[str, Any] | None:
-    """The arguments of :func:`offprints.shared.experiment.launch.execute` that ``argv`` gives; None after ``--help``.
+    """The arguments of `offprints.shared.experiment.launch.execute` that ``argv`` gives; None after ``--help``.
 
     With ``--resume`` the directory's ``config.json`` gives what the flags do not.
 

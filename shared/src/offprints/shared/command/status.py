@@ -55,7 +55,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """The signals that ask a process to end raise :class:`Interrupted` inside the block.
+    """The signals that ask a process to end raise `Interrupted` inside the block.
 
     Not under torchrun, which ends all ranks by such a signal: one that waits for another would not hear of it. A signal
     that is ignored, as nohup has it, stays so.

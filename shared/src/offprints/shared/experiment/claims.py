@@ -19,7 +19,7 @@ class Claim:
     """One claim of a paper, measured here.
 
     A claim is a finding: ``control`` is the same quantity measured with the mechanism switched off, and must not clear
-    the bar. A check (``kind="check"``) holds by construction or by a theorem: it is no finding and needs no control.
+    the bar. A check (``kind="check"``) holds by construction or by a theorem: it is not a finding and needs no control.
     ``measured`` never contains a time: equal seeds give equal claims. ``paper_value`` is the paper's own figure, a
     number or the words it takes; ``spread`` is the spread of ``measured`` over seeds, shown beside it.
     """

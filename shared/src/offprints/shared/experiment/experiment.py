@@ -28,7 +28,7 @@ class Experiment:
         function: ``function(config, run)`` measures and records the claims through ``run``.
 
     Raises:
-        TypeError: ``config`` is no dataclass type, a preset is no instance of it or has a field of another kind.
+        TypeError: ``config`` is not a dataclass type, a preset is not an instance of it or has a field of another kind.
         ValueError: no presets, a bad name, or a config field with a name that belongs to the command line.
     """
 

@@ -62,7 +62,7 @@ class Run:
     # Seeds and progress
 
     def seeds(self, n: int) -> list[int]:
-        """``n`` seeds derived from :attr:`seed`, the same at every call, none in common with another ``--seed``'s.
+        """``n`` seeds derived from `seed`, the same at every call, none in common with another ``--seed``'s.
 
         Raises:
             ValueError: ``n`` is not in 1..1000.
@@ -122,10 +122,10 @@ class Run:
         *,
         paper_value: float | str | None = None,
     ) -> Claim:
-        """Record what holds by construction or by a theorem: a check of exactness, labeled as such and no finding.
+        """Record what holds by construction or by a theorem: a check of exactness, labeled as such and not a finding.
 
         It is not counted among the claims and needs no control; one that fails is an error of the code, and the run
-        ends with exit status 1. Arguments as in :meth:`claim`.
+        ends with exit status 1. Arguments as in `claim`.
         """
         return self._record(Claim(id, statement, measured, relation, threshold, paper_value, kind="check"))
 
@@ -207,7 +207,7 @@ class Run:
     def restore(self) -> tuple[int, Any] | None:
         """The newest checkpoint's ``(step, state)``, or None where there is none.
 
-        Tensors that were on an accelerator are on :attr:`device`, the others on the CPU; those that shared one memory
+        Tensors that were on an accelerator are on `device`, the others on the CPU; those that shared one memory
         share it again. The random streams continue where they were when the checkpoint was taken, and the log ends
         there.
 
@@ -217,7 +217,7 @@ class Run:
         return self._training.restore()
 
     def part(self, key: str) -> Part:
-        """One long training among several: :class:`Part` has its log, checkpoints and result, kept under ``key``.
+        """One long training among several: `Part` has its log, checkpoints and result, kept under ``key``.
 
         ``run.part(key).once(function)`` runs ``function(part)`` unless the part is finished, and goes on from its
         newest checkpoint where it was stopped.
@@ -229,7 +229,7 @@ class Run:
     def unit(self, key: str, function: Function) -> dict[str, Any]:
         """Run ``function`` once and store the numbers, strings, lists and tensors of the dict that it returns.
 
-        On resume the stored ones are returned. The global random streams inside depend on :attr:`seed` and ``key``
+        On resume the stored ones are returned. The global random streams inside depend on `seed` and ``key``
         alone, those outside are left as they were. Under torchrun every rank runs it, so that ranks may work together
         inside, and gets rank 0's result.
 
@@ -244,7 +244,7 @@ class Run:
         return cast("dict[str, Any]", states.unpack(packed, self.device))
 
     def units(self, functions: Mapping[str, Function], workers: int = 2) -> dict[str, dict[str, Any]]:
-        """Several :meth:`unit` calls at once; each is stored as soon as it is done.
+        """Several `unit` calls at once; each is stored as soon as it is done.
 
         On the CPU up to ``workers`` processes (never more than cores) share the work, this one among them: functions
         must be picklable (from the top of a module, arguments through functools.partial). Every unit runs on one

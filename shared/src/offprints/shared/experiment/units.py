@@ -120,7 +120,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Pool:
-    """Computes units in this process and, beside it, in worker processes that live until :meth:`close`.
+    """Computes units in this process and, beside it, in worker processes that live until `close`.
 
     Workers import torch, which takes seconds. This process begins without waiting for them, and they are not started
     before it has worked for ``patience`` seconds: a grid of short units needs none. Each worker is an executor of one

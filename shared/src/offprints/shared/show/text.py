@@ -18,7 +18,7 @@ def clean(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """:func:`clean` text on one line."""
+    """`clean` text on one line."""
     return clean(" ".join(text.split()))
 
 

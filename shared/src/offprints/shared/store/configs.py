@@ -31,7 +31,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(hint: Any, value: Any, name: str = "config") -> Any:
-    """What :func:`encode` made ``value`` of, an instance of the type ``hint``.
+    """What `encode` made ``value`` of, an instance of the type ``hint``.
 
     Raises:
         ValueError: ``value`` is not of that type; ``name`` and the path inside it say where.

@@ -106,7 +106,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read(path: Path, length: int = -1) -> bytes:
-    """The content, or the first ``length`` bytes, of a regular file that is no link.
+    """The content, or the first ``length`` bytes, of a regular file that is not a link.
 
     Raises:
         OSError: there is none, or it cannot be read.
@@ -127,7 +127,7 @@ def open_to_append(path: Path, length: int) -> int:
     """A descriptor that appends to the first ``length`` bytes of the file, which is made where there is none.
 
     Raises:
-        UsageError: the disk refused, or the file is a link, has other names or is no regular file.
+        UsageError: the disk refused, or the file is a link, has other names or is not a regular file.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOFOLLOW | _NONBLOCK | _BINARY
     with told(path):
@@ -176,7 +176,7 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON of :func:`plain` values."""
+    """Strict JSON of `plain` values."""
     separators = (",", ":") if indent is None else None
     return json.dumps(plain(value), indent=indent, separators=separators, allow_nan=False, ensure_ascii=False)
 

@@ -47,7 +47,7 @@ def check(folder: Path, settings: Settings) -> int:
     The device alone may be another one.
 
     Raises:
-        UsageError: the folder is no run's, or that of a run with other settings: the first difference is named.
+        UsageError: the folder is not a run's, or of a run with other settings: the first difference is named.
     """
     stored = Settings.load(folder)
     free = ("config", "device", "threads")
@@ -97,7 +97,7 @@ def _require(entry: os.DirEntry[str], kind: Callable[[int], bool], word: str) ->
     if stat.S_ISLNK(mode):
         raise UsageError(f"--resume: {entry.path} is a link, which no run makes: what it leads to is not touched")
     if not kind(mode):
-        raise UsageError(f"--resume: {entry.path} is malformed: it is no {word}")
+        raise UsageError(f"--resume: {entry.path} is malformed: it is not a {word}")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ _HIGHEST = {"threads": 1024, "world_size": 2**20}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The content of ``config.json``; ``config`` as :func:`offprints.shared.store.configs.encode` has it."""
+    """The content of ``config.json``; ``config`` as `offprints.shared.store.configs.encode` has it."""
 
     paper: str
     version: str
@@ -67,6 +67,6 @@ class Settings:
                     raise ValueError(f"{name} must be in 1..{highest}, got {getattr(settings, name)}")
             return settings
         except FileNotFoundError:
-            raise UsageError(f"--resume: {folder} is no run directory: it has no config.json") from None
+            raise UsageError(f"--resume: {folder} is not a run directory: it has no config.json") from None
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"--resume: {path} is malformed: {error}") from None

@@ -129,7 +129,7 @@ def _join(path: str, key: Any) -> str:
 def pack(value: Any) -> Packed:
     """``value`` as a JSON structure and named tensors on the CPU.
 
-    Tensors that are one memory are stored once and are one tensor again after :func:`unpack`. Gradients, subclasses of
+    Tensors that are one memory are stored once and are one tensor again after `unpack`. Gradients, subclasses of
     mappings (but Counter) and the memory layout of tensors are not kept.
 
     Raises:
@@ -141,10 +141,10 @@ def pack(value: Any) -> Packed:
 
 
 def unpack(packed: Packed, device: torch.device | str = "cpu") -> Any:
-    """What :func:`pack` was given; tensors that were on an accelerator are put on ``device``.
+    """What `pack` was given; tensors that were on an accelerator are put on ``device``.
 
     Raises:
-        ValueError: the structure is not one that :func:`pack` makes, or a tensor is missing.
+        ValueError: the structure is not one that `pack` makes, or a tensor is missing.
     """
     structure, tensors = packed
     made: dict[str, torch.Tensor] = {}
@@ -210,7 +210,7 @@ def to_bytes(packed: Packed) -> bytes:
 
 
 def from_bytes(data: bytes) -> Packed:
-    """The inverse of :func:`to_bytes`."""
+    """The inverse of `to_bytes`."""
     import safetensors.torch
 
     length = int.from_bytes(data[:8], "little")
@@ -256,7 +256,7 @@ def _save_tensors(stem: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, s
 
 
 def read(path: Path, *, fingerprint: str, key: str | None = None, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """The record that :func:`save` wrote, once it is sure that it and its tensors are whole.
+    """The record that `save` wrote, once it is sure that it and its tensors are whole.
 
     ``needs`` names what of ``about`` must be there: key, elapsed, step, log_bytes.
 
@@ -288,7 +288,7 @@ def _tensors_name(stem: str, sha256: str) -> str:
 
 
 def load(path: Path, record: dict[str, Any]) -> Packed:
-    """The packed state of a record that :func:`read` returned, such that :func:`unpack` can make the state of it.
+    """The packed state of a record that `read` returned, such that `unpack` can make the state of it.
 
     Raises:
         UsageError: it is malformed.

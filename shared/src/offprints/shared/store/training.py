@@ -73,7 +73,7 @@ class Training:
         return record
 
     def take_up(self, record: dict[str, Any] | None) -> None:
-        """Open the log where ``record``, of :meth:`stored`, leaves it, and remove what a killed writer left."""
+        """Open the log where ``record``, of `stored`, leaves it, and remove what a killed writer left."""
         self._waits = record is not None
         self._open(0 if record is None else record["log_bytes"])
         newest = checkpoint.newest(self.folder / "checkpoint")

@@ -69,7 +69,7 @@ class LossPaths:
                     continue
                 largest = torch.finfo(dtype).max
                 if any(bool((t.detach().abs() > largest).any()) for t in wanted):
-                    continue  # what the type cannot hold is no rounding
+                    continue  # what the type cannot hold is not rounding
                 _near_rounded(found, wanted, what, torch.finfo(dtype).eps)
 
     def check_double_backward(self) -> None:

@@ -182,7 +182,7 @@ class _Trial:
         for pattern, reason in skip.items():
             if not any(fnmatchcase(key, pattern) for key in cases):
                 raise ValueError(
-                    f"skip names {pattern!r}, which is no case of the arguments {', '.join(sorted(names))}"
+                    f"skip names {pattern!r}, which is not a case of the arguments {', '.join(sorted(names))}"
                 )
             if not reason:
                 raise ValueError(f"skip[{pattern!r}] needs a reason")

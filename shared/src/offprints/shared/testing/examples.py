@@ -42,7 +42,7 @@ def check_examples(name: str, *, skip: Skip | None = None) -> None:
 
     Raises:
         AssertionError: Objects without an example, and examples that fail, are too long or show nothing.
-        ValueError: `skip` names what is no such object, or gives no reason.
+        ValueError: `skip` names what is not such an object, or gives no reason.
     """
     module = importlib.import_module(f"offprints.{name.replace('-', '_')}")
     objects = {key: getattr(module, key) for key in module.__all__}
@@ -109,7 +109,8 @@ def run_example(source: str, name: str, module: ModuleType) -> str | None:
         return f"the example has {len(lines)} lines, at most {LONGEST} are allowed"
     if not any(example.want for example in parsed):
         return "the example shows no result"
-    names = {"torch": torch, "np": np, **{key: getattr(module, key) for key in module.__all__}}
+    exported = getattr(module, "__all__", [key for key in dir(module) if not key.startswith("_")])
+    names = {"torch": torch, "np": np, **{key: getattr(module, key) for key in exported}}
     test = doctest.DocTest(parsed, {**names, "__name__": "__main__"}, name, None, None, source)
     told: list[str] = []
     with preserved_random_state(), warnings.catch_warnings():

@@ -153,7 +153,7 @@ def _check_license(distribution: importlib.metadata.Distribution) -> None:
         raise AssertionError(f"the metadata declare the license files {declared}")
     shipped = [str(file) for file in distribution.files or [] if file.name == "LICENSE"]
     editable = '"editable":true' in (distribution.read_text("direct_url.json") or "").replace(" ", "")
-    if not shipped and not editable:  # an editable install is no wheel: its license lies in the source folder
+    if not shipped and not editable:  # an editable install is not a wheel: its license lies in the source folder
         raise AssertionError("the wheel holds no LICENSE")
 
 

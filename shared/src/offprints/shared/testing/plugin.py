@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from hypothesis import HealthCheck, settings
     except ImportError:
         return
-    # A busy machine is no failure: neither a deadline nor the check of how long drawing takes.
+    # A busy machine is not a failure: neither a deadline nor the check of how long drawing takes.
     slow = [HealthCheck.too_slow]
     settings.register_profile("offprints", derandomize=True, deadline=None, suppress_health_check=slow)
     if not config.getoption("--hypothesis-profile", default=None):
@@ -64,7 +64,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         import torch
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an old driver warns, and is no device
+            warnings.simplefilter("ignore")  # an old driver warns, and is not a device
             available = torch.cuda.is_available()
         if not available:
             pytest.skip("needs a CUDA device")
@@ -181,7 +181,7 @@ def python_blocks(markdown: str, section: str) -> list[tuple[int, str]]:
     end = len(markdown)
     inside = [(match.start(), match.end()) for match in fences.finditer(markdown)]
     for match in following.finditer(markdown, heading.end()):
-        if not any(start < match.start() < stop for start, stop in inside):  # a comment inside a block is no heading
+        if not any(start < match.start() < stop for start, stop in inside):  # a comment inside a block is not a heading
             end = match.start()
             break
     return [

@@ -33,8 +33,8 @@ def finished_run(out: Path, name: str) -> FinishedRun:
     """The only run of a paper below ``out``, its figures checked to be images.
 
     Raises:
-        AssertionError: another number of runs, no result, the result of another paper, a figure that is no PNG file of
-            some size.
+        AssertionError: another number of runs, no result, the result of another paper, a figure that is not a PNG file
+            of some size.
     """
     folders = sorted((out / name).glob("*"))
     if len(folders) != 1:
@@ -48,7 +48,7 @@ def finished_run(out: Path, name: str) -> FinishedRun:
     for figure in result["figures"]:
         image = (folders[0] / figure).read_bytes()
         if not image.startswith(b"\x89PNG") or len(image) <= 1000:
-            raise AssertionError(f"{folders[0] / figure} is no PNG file of more than 1000 bytes")
+            raise AssertionError(f"{folders[0] / figure} is not a PNG file of more than 1000 bytes")
     return FinishedRun(folders[0], result)
 
 
