@@ -55,6 +55,11 @@ def cases_of_images(call: Callable[..., object], name: str) -> list[Case]:
         (lambda: call(torch.zeros(3, 3, dtype=torch.complex64)), TypeError, name),
         (lambda: call(IMAGE.astype(object)), TypeError, name),
         (lambda: call(np.array([["a", "b"]])), TypeError, name),
+        (lambda: call([[0.1, 0.2], [0.3]]), ValueError, name),
+        (lambda: call(torch.zeros(3, 3, device="meta")), TypeError, name),
+        (lambda: call(torch.zeros(3, 3).to_sparse()), TypeError, name),
+        (lambda: call(torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)])), TypeError, name),
+        (lambda: call(torch.ops.aten.quantize_per_tensor(torch.zeros(3, 3), 0.1, 0, torch.qint8)), TypeError, name),
     ]
 
 
@@ -100,6 +105,9 @@ def cases_of_batches(call: Callable[..., object], pred: str, target: str) -> lis
         (lambda: call(BATCH[:, :0], BATCH[:, :0]), ValueError, pred),
         (lambda: call(BATCH[..., :0], BATCH[..., :0]), ValueError, pred),
         (lambda: call(BATCH, BATCH.to("meta")), ValueError, target),
+        (lambda: call(BATCH.to("meta"), BATCH.to("meta")), TypeError, pred),
+        (lambda: call(BATCH.to_sparse(), BATCH), TypeError, pred),
+        (lambda: call(torch.nested.nested_tensor([BATCH[0], BATCH[0]]), BATCH), TypeError, pred),
         (lambda: call(BATCH.numpy(), BATCH), TypeError, pred),
         (lambda: call(BATCH, BATCH.numpy()), TypeError, target),
         (lambda: call(BATCH.to(torch.complex128), BATCH), TypeError, pred),

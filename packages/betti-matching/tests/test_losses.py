@@ -319,6 +319,15 @@ def test_ignored_voxels_do_not_count() -> None:
         spoiled.detach().sigmoid(), strange, ignore=ignore.expand(-1, 2, -1, -1), relative=True
     )
     torch.testing.assert_close(direct, betti_matching_loss(p, t, relative=True))
+    classes = BettiMatchingLoss(softmax=True, to_onehot=True, relative=True)
+    labels = mask[:, 0].long()
+    for strange_label in (255, -1):
+        marked = labels.masked_fill(ignore[:, 0], strange_label)
+        torch.testing.assert_close(classes(logits, marked, ignore), classes(logits, labels * ~ignore[:, 0], ignore))
+        with pytest.raises(ValueError, match="target"):
+            classes(logits, marked)
+    with pytest.raises(ValueError, match=r"ignore must have shape \(2, 1, 8, 12\), got \(2, 8, 12\)"):
+        loss(logits[:, :1], mask[:, :1], ignore[:, 0])
     for wrong, error in ((ignore.int(), TypeError), (ignore[..., 1:], ValueError), (ignore.to("meta"), ValueError)):
         with pytest.raises(error, match="ignore"):
             loss(logits, mask, wrong)

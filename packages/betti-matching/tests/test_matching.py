@@ -20,7 +20,7 @@ from offprints.betti_matching import (
     compute_matching_batch,
 )
 from offprints.betti_matching.matching import match_voxels, on_threads
-from offprints.betti_matching.options import default_workers
+from offprints.betti_matching.options import MatchingOptions, default_workers
 
 LISTS = ("matched_pred", "matched_target", "unmatched_pred", "unmatched_target")
 ALL_OPTIONS: list[dict[str, Any]] = [
@@ -154,7 +154,7 @@ def test_long_paths(oracle: ModuleType, construction: Any, comparison: Any) -> N
     assert (f < 15 * 15).sum() > 90  # it winds indeed
     for g in (f.T, f[::-1], np.maximum(f, np.median(f))):
         opts: dict[str, Any] = {"filtration": "sublevel", "construction": construction, "comparison": comparison}
-        (found,) = match_voxels([f], [g], **opts)
+        (found,) = match_voxels([f], [g], MatchingOptions(**opts))
         for lists, expected in zip(found, oracle.oracle_matching(f, g, **opts), strict=True):
             for ours, rows in zip(lists, expected, strict=True):
                 assert sorted(ours.tolist()) == sorted(np.asarray(rows).tolist())
@@ -248,7 +248,7 @@ def test_infinite_values_are_a_mask(oracle: ModuleType, shape: tuple[int, ...], 
     rng = np.random.default_rng(8)
     for _ in range(2):
         f, g = rng.choice([-np.inf, -1.0, 0.0, 2.0, np.inf], (2, *shape), p=[0.1, 0.25, 0.25, 0.2, 0.2])
-        (found,) = match_voxels([f], [g], **opts)
+        (found,) = match_voxels([f], [g], MatchingOptions(**opts))
         for lists, expected in zip(found, oracle.oracle_matching(f, g, **opts), strict=True):
             for ours, rows in zip(lists, expected, strict=True):
                 assert sorted(ours.tolist()) == sorted(np.asarray(rows).tolist())

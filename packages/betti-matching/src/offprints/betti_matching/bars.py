@@ -1,19 +1,19 @@
-"""From images to the terms of the loss: the matching of a whole batch, for eager, mapped and compiled code alike."""
+"""From images to their losses: the matching of a whole batch, for eager, mapped and compiled code alike."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from offprints.betti_matching._terms import Layout, padded, square_terms
+from offprints.betti_matching._targets import SLACK, wrong_range
+from offprints.betti_matching._terms import Layout, padded, square_terms, sum_of_squares
 from offprints.betti_matching.matching import VoxelPairs, framed, match_voxels
 from offprints.betti_matching.options import LossOptions, MatchingOptions, check_dims
-
-_SLACK = 0.01  # that interpolated masks may leave [0, 1] by
 
 
 def bars(stacked: Tensor, options: LossOptions, name: str, *, propagate: bool) -> tuple[Tensor, Tensor]:
@@ -22,31 +22,35 @@ def bars(stacked: Tensor, options: LossOptions, name: str, *, propagate: bool) -
     An image whose prediction is not finite is a ValueError that calls it `name`, or, with `propagate`, gets a loss of
     NaN.
     """
-    plain: dict[str, Any] = {key: getattr(options, key) for key in _PLAIN}
-    plain["dims"] = list(check_dims(options.dims, stacked.ndim - 2) or ())
-    plain["weights"] = list(options.weights)
+    dims = check_dims(options.dims, stacked.ndim - 2) or ()
     if torch.compiler.is_compiling():
+        plain = {key: getattr(options, key) for key in _PLAIN} | {"dims": list(dims), "weights": list(options.weights)}
         return _operator(stacked, name, propagate, *plain.values())
-    found: tuple[Tensor, Tensor] = _Bars.apply(stacked, name, propagate, plain)
+    found: tuple[Tensor, Tensor] = _Bars.apply(stacked, name, propagate, dims, options)
     return found
 
 
-_PLAIN = (
-    "filtration",
-    "construction",
-    "comparison",
-    "relative",
-    "reduced",
-    "dims",
-    "weights",
-    "min_persistence",
-    "unmatched",
-    "num_workers",
-)
+def image_losses(
+    p: Tensor, y: Tensor, seen: Tensor, options: LossOptions, name: str, *, propagate: bool
+) -> Float[Tensor, "batch channels"]:
+    """Loss of every image; the matching is that of `seen` and `y`."""
+    stacked = torch.stack((seen, y.detach())).flatten(1, 2)
+    ends, weights = bars(stacked, options, name, propagate=propagate)
+    frames = tuple(one.filtration for one in options.filtrations) if options.relative else ()
+    return sum_of_squares(p, y, ends, weights, frames)
 
 
-def _on_host(stacked: Tensor, name: str, propagate: bool, plain: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    options = LossOptions(**{**plain, "weights": tuple(plain["weights"])})
+def propagates(options: LossOptions, x: Tensor) -> bool:
+    """Whether what is not finite in `x` gives a loss of NaN, not an error."""
+    if options.nonfinite != "auto":
+        return options.nonfinite == "propagate"
+    half = x.dtype not in (torch.float32, torch.float64)
+    return half or torch.is_autocast_enabled(x.device.type)
+
+
+def _on_host(
+    stacked: Tensor, name: str, propagate: bool, dims: Sequence[int], options: LossOptions
+) -> tuple[Tensor, Tensor]:
     preds, targets = stacked.cpu().numpy()
     spoiled = check_values(preds, targets, name, propagate)
     if spoiled is not None:
@@ -56,8 +60,8 @@ def _on_host(stacked: Tensor, name: str, propagate: bool, plain: dict[str, Any])
     layout = Layout(preds.shape[1:], frames)
     parts = []
     for i, one in enumerate(options.filtrations):
-        found = match_voxels(preds, targets, num_workers=options.num_workers, **asdict(one))
-        matchings = [[matching[k] for k in plain["dims"]] for matching in found]
+        found = match_voxels(preds, targets, one, num_workers=options.num_workers)
+        matchings = [[matching[k] for k in dims] for matching in found]
         if options.min_persistence > 0:
             matchings = [
                 [_persistent(lists, pred, target, one, options.min_persistence) for lists in matching]
@@ -87,19 +91,11 @@ def check_values(preds: np.ndarray, targets: np.ndarray, name: str, propagate: b
     finite = np.isfinite(preds).all(axis=axes)
     if not finite.all() and not propagate:
         raise ValueError(f"{name} must be finite, got NaN or infinite values")
-    if low < -_SLACK or high > 1 + _SLACK:
+    if low < -SLACK or high > 1 + SLACK:
         seen = preds[finite]
-        if not seen.size or (seen.min() >= -_SLACK and seen.max() <= 1 + _SLACK):
+        if not seen.size or (seen.min() >= -SLACK and seen.max() <= 1 + SLACK):
             raise ValueError(wrong_range(float(low), float(high)))
     return None if finite.all() else ~finite
-
-
-def wrong_range(low: float, high: float) -> str:
-    """What is said of masks outside [0, 1], and what helps."""
-    return (
-        f"target must lie in [0, 1] as the prediction does, got values from {low:g} to {high:g}: "
-        "divide 0/255 masks by 255 or pass target > 0; class labels need one channel per class"
-    )
 
 
 def _persistent(
@@ -120,16 +116,18 @@ class _Bars(torch.autograd.Function):
     """The terms have no gradient; images that are mapped over are more images of one batch."""
 
     @staticmethod
-    def forward(stacked: Tensor, name: str, propagate: bool, plain: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return _on_host(stacked, name, propagate, plain)
+    def forward(
+        stacked: Tensor, name: str, propagate: bool, dims: tuple[int, ...], options: LossOptions
+    ) -> tuple[Tensor, Tensor]:
+        return _on_host(stacked, name, propagate, dims, options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None, None]:
-        return None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        return (None,) * 5
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[None, None]:
@@ -137,45 +135,37 @@ class _Bars(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], stacked: Tensor, name: str, propagate: bool, plain: dict[str, Any]
+        info: Any, in_dims: tuple[Any, ...], stacked: Tensor, *options: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         together = stacked.movedim(in_dims[0], 1)
-        ends, weights = _Bars.apply(together.flatten(1, 2), name, propagate, plain)
+        ends, weights = _Bars.apply(together.flatten(1, 2), *options)
         sizes = together.shape[1:3]
         return (ends.unflatten(0, sizes), weights.unflatten(0, sizes)), (0, 0)
 
 
+_PLAIN = {  # the options that a matching needs, by the operator's types
+    "filtration": "str",
+    "construction": "str",
+    "comparison": "str",
+    "relative": "bool",
+    "reduced": "bool",
+    "dims": "int[]",
+    "weights": "float[]",
+    "min_persistence": "float",
+    "unmatched": "str",
+    "num_workers": "int?",
+}
+_SCHEMA = "(Tensor stacked, str name, bool propagate, {}) -> (Tensor, Tensor)".format(
+    ", ".join(f"{kind} {key}" for key, kind in _PLAIN.items())
+)
+
+
 # A custom operator, so that a compiled training step calls the matching instead of tracing into it. Only compiled code
 # calls it: the first call loads the whole compiler.
-@torch.library.custom_op("offprints_betti_matching::bars", mutates_args=())
-def _operator(
-    stacked: Tensor,
-    name: str,
-    propagate: bool,
-    filtration: str,
-    construction: str,
-    comparison: str,
-    relative: bool,
-    reduced: bool,
-    dims: list[int],
-    weights: list[float],
-    min_persistence: float,
-    unmatched: str,
-    num_workers: int | None,
-) -> tuple[Tensor, Tensor]:
-    values = (
-        filtration,
-        construction,
-        comparison,
-        relative,
-        reduced,
-        dims,
-        weights,
-        min_persistence,
-        unmatched,
-        num_workers,
-    )
-    return _on_host(stacked, name, propagate, dict(zip(_PLAIN, values, strict=True)))
+@torch.library.custom_op("offprints_betti_matching::bars", mutates_args=(), schema=_SCHEMA)
+def _operator(stacked: Tensor, name: str, propagate: bool, *values: Any) -> tuple[Tensor, Tensor]:
+    options = LossOptions(**dict(zip(_PLAIN, values, strict=True)))
+    return _on_host(stacked, name, propagate, tuple(options.dims or ()), options)
 
 
 @_operator.register_fake

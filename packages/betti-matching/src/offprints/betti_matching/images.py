@@ -29,7 +29,10 @@ def as_image(image: ArrayLike | Tensor, name: str, *, superlevel: bool) -> np.nd
         if isinstance(image, np.ma.MaskedArray):
             masked = np.ma.getmaskarray(image)
             image = image.data
-        array = np.asarray(image)
+        try:
+            array = np.asarray(image)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be an array of real numbers, got what makes none: {error}") from error
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, got {array.dtype}")
     if not 1 <= array.ndim <= 3:
@@ -54,8 +57,8 @@ def _of_tensor(image: Tensor, name: str) -> tuple[np.ndarray, np.ndarray | None]
         kept: Tensor = image.get_mask()  # type: ignore[attr-defined]
         masked = ~kept.cpu().numpy()
         image = image.get_data()  # type: ignore[attr-defined]
-    if image.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got the layout {image.layout}")
+    _check_dense(image, name)
+    _check_device(image, name)
     image = image.detach().cpu().resolve_conj().resolve_neg()
     if image.is_floating_point() and image.dtype not in (torch.float16, torch.float32, torch.float64):
         image = image.float()
@@ -69,6 +72,21 @@ def refuse_transformed(x: object, name: str) -> None:
             f"{name} must be an ordinary tensor, got one inside torch.vmap or torch.func: only betti_matching_loss and "
             "its modules can be transformed; make the mapped axis part of the batch"
         )
+
+
+def _check_dense(x: Tensor, name: str) -> None:
+    """Refuse tensors whose values cannot be read one by one."""
+    if x.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got the layout {x.layout}")
+    if x.is_quantized:
+        raise TypeError(f"{name} must be a floating or integer tensor, got the quantized type {x.dtype}: dequantize it")
+
+
+def _check_device(x: Tensor, name: str) -> None:
+    if x.device.type == "meta":
+        raise TypeError(f"{name} must be a tensor with values, got one on the meta device")
 
 
 def _is_masked(image: object) -> bool:
@@ -147,11 +165,11 @@ def check_images(
     for x, name, must_float in ((pred, names[0], floating), (target, names[1], False)):
         if _is_masked(x):
             raise TypeError(f"{name} must be a plain tensor, got a masked one: pass the mask as ignore")
+        if isinstance(x, Tensor):
+            _check_dense(x, name)
         check_tensor(x, name, floating=must_float, ndim=allowed, finite=False)
         if x.is_complex():
             raise TypeError(f"{name} must be real, got {x.dtype}")
-        if x.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, got the layout {x.layout}")
     if pred.shape != target.shape:
         raise ValueError(
             f"{names[0]} and {names[1]} must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}"
@@ -164,6 +182,7 @@ def check_images(
             "or say spatial_dims=1 if lines are meant"
         )
     check_same_device(pred, target, names=names)
+    _check_device(pred, names[0])
 
 
 def _looks_like_rows(channels: int, length: int) -> bool:

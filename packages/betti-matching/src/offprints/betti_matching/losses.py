@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
-import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from offprints.betti_matching._terms import in_output_precision, in_working_precision, sum_of_squares, transformed
-from offprints.betti_matching.bars import bars, wrong_range
+from offprints.betti_matching._targets import check_ignore, check_range, ignored, one_hot
+from offprints.betti_matching._terms import in_output_precision, in_working_precision, transformed
+from offprints.betti_matching.bars import image_losses, propagates
 from offprints.betti_matching.images import check_images
 from offprints.betti_matching.options import (
     Comparison,
@@ -25,10 +25,8 @@ from offprints.shared.validation import (
     Reduction,
     check_bool,
     check_choice,
-    check_labels,
     check_number,
     reduce,
-    should_check,
 )
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -145,8 +143,8 @@ def betti_matching_loss(
     check_images(pred, target, ("pred", "target"), floating=True, spatial_dims=options.spatial_dims)
     p, y = in_working_precision(pred, target)
     if ignore is not None:
-        p, y = _ignored(p, y, _check_ignore(ignore, pred))
-    losses = image_losses(p, y, p.detach(), options, "pred", propagate=_propagates(options, pred))
+        p, y = ignored(p, y, check_ignore(ignore, pred))
+    losses = image_losses(p, y, p.detach(), options, "pred", propagate=propagates(options, pred))
     return in_output_precision(reduce(losses, reduction), pred)
 
 
@@ -162,7 +160,7 @@ def dice_loss(
     """
     check_images(pred, target, ("pred", "target"), floating=True)
     p, y = in_working_precision(pred, target)
-    _check_range(y)
+    check_range(y)
     return in_output_precision(reduce(_image_dice(p, y), reduction), pred)
 
 
@@ -247,7 +245,7 @@ class BettiMatchingLoss(nn.Module):
         if self.from_logits:
             # the probability of an infinite logit is finite: mark it, so that the matching does not overlook it
             seen = seen.masked_fill(~x.detach().isfinite(), float("nan"))
-        losses = image_losses(p, y, seen, self.options, "input", propagate=_propagates(self.options, input))
+        losses = image_losses(p, y, seen, self.options, "input", propagate=propagates(self.options, input))
         return reduce(losses, self.reduction)
 
     def _prepare(
@@ -255,12 +253,12 @@ class BettiMatchingLoss(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Input, probabilities and targets of the channels that count, and what is ignored."""
         if self.to_onehot:
-            target = _one_hot(target, input)
+            target = one_hot(target, input, ignore)
         check_images(input, target, ("input", "target"), floating=True, spatial_dims=self.options.spatial_dims)
         if not self.include_background and input.shape[1] == 1:
             raise ValueError("input must have two channels or more where include_background is False, got 1")
         if ignore is not None:
-            ignore = _check_ignore(ignore, input)
+            ignore = check_ignore(ignore, input)
         x, y = in_working_precision(input, target)
         if ignore is not None:  # masked before the sigmoid: what is ignored may be NaN
             x = x.masked_fill(ignore.all(1, keepdim=True) if self.softmax else ignore, 0.0)
@@ -269,7 +267,7 @@ class BettiMatchingLoss(nn.Module):
             p, y, x = p[:, 1:], y[:, 1:], x[:, 1:]
             ignore = ignore if ignore is None or ignore.shape[1] == 1 else ignore[:, 1:]
         if ignore is not None:
-            p, y = _ignored(p, y, ignore)
+            p, y = ignored(p, y, ignore)
         return x, p, y, ignore
 
     def extra_repr(self) -> str:
@@ -341,13 +339,13 @@ class DiceBettiMatchingLoss(BettiMatchingLoss):
         ignore: Bool[Tensor, "batch #channels *spatial"] | None = None,
     ) -> Float[Tensor, "*reduced"]:
         """The reduced sum of both terms for logits (or probabilities) `input`, ``[batch, channels, *spatial]``."""
-        x, p, y, ignored = self._prepare(input, target, ignore)
+        x, p, y, left_out = self._prepare(input, target, ignore)
         alpha = check_number(self.alpha, "alpha", low=0.0)
         betti = self._betti(x, p, y, input) if alpha > 0 else None
         if self.base_loss is None:
             if betti is None:
-                _check_range(y)
-            base = reduce(_image_dice(p, y, ignored), self.reduction)
+                check_range(y)
+            base = reduce(_image_dice(p, y, left_out), self.reduction)
         else:
             base = self._base(input, target, p)
         self._last = None if transformed() else (base.detach(), None if betti is None else betti.detach())
@@ -380,69 +378,9 @@ class DiceBettiMatchingLoss(BettiMatchingLoss):
         return f"alpha={self.alpha}, {super().extra_repr()}"
 
 
-def image_losses(
-    p: Tensor, y: Tensor, seen: Tensor, options: LossOptions, name: str, *, propagate: bool
-) -> Float[Tensor, "batch channels"]:
-    """Loss of every image; the matching is that of `seen` and `y`."""
-    stacked = torch.stack((seen, y.detach())).flatten(1, 2)
-    ends, weights = bars(stacked, options, name, propagate=propagate)
-    frames = tuple(one.filtration for one in options.filtrations) if options.relative else ()
-    return sum_of_squares(p, y, ends, weights, frames)
-
-
-def _propagates(options: LossOptions, x: Tensor) -> bool:
-    if options.nonfinite != "auto":
-        return options.nonfinite == "propagate"
-    half = x.dtype not in (torch.float32, torch.float64)
-    return half or torch.is_autocast_enabled(x.device.type)
-
-
 def _image_dice(p: Tensor, t: Tensor, ignore: Tensor | None = None) -> Tensor:
     axes = tuple(range(2, p.ndim))
     smooth = 1e-5
     if ignore is not None:
         p, t = p.masked_fill(ignore, 0.0), t.masked_fill(ignore, 0.0)
     return 1 - (2 * (p * t).sum(axes) + smooth) / (p.sum(axes) + t.sum(axes) + smooth)
-
-
-def _check_range(y: Tensor) -> None:
-    if should_check(y):
-        low, high = y.detach().aminmax()
-        if low < -0.01 or high > 1.01:
-            raise ValueError(wrong_range(low.item(), high.item()))
-
-
-def _check_ignore(ignore: Tensor, like: Tensor) -> Tensor:
-    if not isinstance(ignore, Tensor) or ignore.dtype != torch.bool:
-        got = ignore.dtype if isinstance(ignore, Tensor) else type(ignore).__name__
-        raise TypeError(f"ignore must be a boolean tensor, got {got}")
-    shapes = (like.shape, torch.Size((like.shape[0], 1, *like.shape[2:])))
-    if ignore.shape not in shapes:
-        raise ValueError(f"ignore must have shape {tuple(shapes[0])} or {tuple(shapes[1])}, got {tuple(ignore.shape)}")
-    if ignore.device != like.device:
-        raise ValueError(f"ignore must be on the device of the prediction, {like.device}, got {ignore.device}")
-    return ignore
-
-
-def _ignored(p: Tensor, y: Tensor, ignore: Tensor) -> tuple[Tensor, Tensor]:
-    """The prediction is the target where `ignore` is, and the target is 0 there if it is no mask (255, NaN)."""
-    y = y.masked_fill(ignore & ~((y >= 0) & (y <= 1)), 0.0)
-    return torch.where(ignore, y, p), y
-
-
-def _one_hot(target: Tensor, input: Tensor) -> Tensor:
-    """Class labels as one channel per channel of the input."""
-    for x, name in ((input, "input"), (target, "target")):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if input.ndim < 3:
-        raise ValueError(f"input must be [batch, channels, *spatial], got shape {tuple(input.shape)}")
-    single = (input.shape[0], 1, *input.shape[2:])
-    if tuple(target.shape) == single:
-        target = target.squeeze(1)
-    if target.shape != torch.Size((input.shape[0], *input.shape[2:])):
-        wanted = (input.shape[0], *input.shape[2:])
-        raise ValueError(f"target must hold class labels of shape {wanted} or {single}, got {tuple(target.shape)}")
-    labels = check_labels(target, "target", num_classes=input.shape[1])
-    classes = torch.arange(input.shape[1], device=labels.device).view(-1, *[1] * (labels.ndim - 1))
-    return labels.unsqueeze(1) == classes

@@ -121,16 +121,15 @@ def compute_matching_batch(
 def match_voxels(
     preds: Sequence[ArrayLike] | np.ndarray | Tensor,
     targets: Sequence[ArrayLike] | np.ndarray | Tensor,
+    settings: MatchingOptions,
     *,
     num_workers: int | None = None,
-    **options: Unpack[Options],
 ) -> list[tuple[VoxelPairs, ...]]:
     """`compute_matching_batch` as bare flat voxel indices of the (padded) grid.
 
     For each pair of images and each homology dimension: matched [n, 4] (birth, death of the prediction, birth, death of
     the target), unmatched of the prediction [n, 2], unmatched of the target [n, 2]; death -1 for the essential pair.
     """
-    settings = MatchingOptions(**options)
     pairs = _as_pairs(preds, targets, settings)
     workers = num_workers or default_workers()
     of_each = max(1, workers // len(pairs))
@@ -165,7 +164,7 @@ def compute_barcode(
         ranks = rank_one(settings.sign * values.ravel()).reshape(values.shape)
         voxels = list(barcode_3d(framed(ranks, settings, 0), settings.code_of_construction))
     else:
-        from offprints.betti_matching._kernels.kernel2d import barcode_2d
+        from offprints.betti_matching._kernels.barcode2d import barcode_2d
 
         found = barcode_2d(_plane(values, settings), settings.sign, settings.code_of_construction)
         voxels = list(found[: values.ndim])

@@ -1,7 +1,7 @@
 """Betti matching error and Betti number error (Section 3.4), and their means over a data set."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -256,7 +256,7 @@ def _binarize(pred: Tensor, target: Tensor, options: ErrorOptions) -> np.ndarray
 
 def _errors(masks: np.ndarray, options: ErrorOptions) -> tuple[np.ndarray, np.ndarray]:
     """Betti matching and Betti number error of each pair of masks and each dimension, ``[images, ndim]``."""
-    matchings = match_voxels(*masks, **asdict(options.matching), num_workers=options.num_workers)
+    matchings = match_voxels(*masks, options.matching, num_workers=options.num_workers)
     alone, missed = (np.array([[len(lists[side]) for lists in m] for m in matchings]) for side in (1, 2))
     errors, numbers = alone + missed, alone - missed
     # The bars of a mask go from one of its values to the other; the essential one may be born late, in a constant mask.

@@ -60,11 +60,15 @@ class DigitSettings:
 
 
 class Branch(NamedTuple):
-    """How training goes on after the common beginning: a loss beside Dice, its weight, and whether on other batches."""
+    """How training goes on after the common beginning: a loss beside Dice, its weight, and whether on other batches.
+
+    The error of a branch that is not `watched` is measured at the end alone.
+    """
 
     loss: LossName
     alpha: float
     other_batches: bool = False
+    watched: bool = True
 
 
 def compare_losses(
@@ -139,13 +143,16 @@ def compare_losses(
             optimizer, start_factor=1.0, end_factor=0.0, total_iters=settings.steps
         )
         history = [{"step": settings.warmup_steps, **before}]
-        ends = [settings.steps * part // settings.evaluations for part in range(settings.evaluations + 1)]
-        for start, end in pairwise(ends):
+        parts = settings.evaluations if branch.watched else 1
+        for start, end in pairwise(settings.steps * part // parts for part in range(parts + 1)):
             fit(branch, end - start)
-            history.append({"step": settings.warmup_steps + end, **evaluate()})
+            if end < settings.steps:
+                history.append({"step": settings.warmup_steps + end, **evaluate()})
         probabilities[name] = predict()
         scores = image_scores(probabilities[name], target, relative=relative)
-        result["scores"][name] = {key: float(values.mean()) for key, values in scores.items()}
+        means = {key: float(values.mean()) for key, values in scores.items()}
+        result["scores"][name] = means
+        history.append({"step": settings.warmup_steps + settings.steps, **{key: means[key] for key in before}})
         result["history"][name] = history
         errors[name], number = scores["betti_matching_error"], scores["betti_number_error"]
         result["predictions"] += len(number)

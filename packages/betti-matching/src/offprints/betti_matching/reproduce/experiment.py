@@ -238,9 +238,9 @@ def report_ring(run: Run) -> None:
 def control_branches(alpha: float) -> dict[str, Branch]:
     """The negative controls, Dice alone on other batches and the paper's weight, and bars matched by their values."""
     return {
-        "again": Branch("dice", 0.0, other_batches=True),
-        "heavy": Branch("betti_matching", PAPER_ALPHA),
-        "by_value": Branch("wasserstein", alpha),
+        "again": Branch("dice", 0.0, other_batches=True, watched=False),
+        "heavy": Branch("betti_matching", PAPER_ALPHA, watched=False),
+        "by_value": Branch("wasserstein", alpha, watched=False),
     }
 
 
