@@ -256,7 +256,7 @@ def _binarize(pred: Tensor, target: Tensor, options: ErrorOptions) -> np.ndarray
 
 def _errors(masks: np.ndarray, options: ErrorOptions) -> tuple[np.ndarray, np.ndarray]:
     """Betti matching and Betti number error of each pair of masks and each dimension, ``[images, ndim]``."""
-    matchings = match_voxels(*masks, options.matching, num_workers=options.num_workers)
+    matchings = match_voxels(masks[0], masks[1], options.matching, num_workers=options.num_workers)
     alone, missed = (np.array([[len(lists[side]) for lists in m] for m in matchings]) for side in (1, 2))
     errors, numbers = alone + missed, alone - missed
     # The bars of a mask go from one of its values to the other; the essential one may be born late, in a constant mask.
