@@ -303,6 +303,7 @@ def test_ignored_voxels_do_not_count() -> None:
     spoiled, strange = logits.clone(), mask.clone()
     spoiled[..., 9] = torch.nan
     strange[..., 10] = 255
+    strange[..., 11] = 0.6  # soft values are kept
     spoiled.requires_grad_()
     loss = DiceBettiMatchingLoss(relative=True)
     value = loss(spoiled, strange, ignore)

@@ -164,7 +164,7 @@ def compute_barcode(
         ranks = rank_one(settings.sign * values.ravel()).reshape(values.shape)
         voxels = list(barcode_3d(framed(ranks, settings, 0), settings.code_of_construction))
     else:
-        from offprints.betti_matching._kernels.barcode2d import barcode_2d
+        from offprints.betti_matching._kernels.kernel2d import barcode_2d
 
         found = barcode_2d(_plane(values, settings), settings.sign, settings.code_of_construction)
         voxels = list(found[: values.ndim])

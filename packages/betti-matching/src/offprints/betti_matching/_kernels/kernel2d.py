@@ -1,4 +1,4 @@
-"""Induced matching of 2-D (and 1-D) images.
+"""Barcodes and induced matching of 2-D (and 1-D) images.
 
 Sweeps. The critical edges, from the last to the first, merge components of squares: an edge that does pairs with the
 younger critical square (dimension 1). The others, from the first to the last, merge components of vertices (dimension
@@ -32,8 +32,7 @@ _Lists = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @njit(cache=CACHE, nogil=True)
-def find(parent: np.ndarray, node: int) -> int:
-    """The root of a node; ways to it are halved."""
+def _find(parent: np.ndarray, node: int) -> int:
     while parent[node] != node:
         parent[node] = parent[parent[node]]
         node = parent[node]
@@ -41,7 +40,7 @@ def find(parent: np.ndarray, node: int) -> int:
 
 
 @njit(cache=CACHE, nogil=True)
-def values_of(cells: np.ndarray, grid: np.ndarray, stride: int, dual: bool) -> np.ndarray:
+def _values_of(cells: np.ndarray, grid: np.ndarray, stride: int, dual: bool) -> np.ndarray:
     """Values of critical vertices, or of critical squares negated; label 0 is elder than all."""
     value = np.empty(cells.size)
     for i in range(cells.size):
@@ -71,9 +70,9 @@ def _sweep(
     parent = np.empty(roots.size, np.int32)
     for i in range(roots.size):
         parent[i] = i
-    value = values_of(roots, grid, stride, dual)
-    value_p = values_of(roots if further > 0 else roots[:0], p, stride, dual)
-    value_q = values_of(roots if further > 1 else roots[:0], q, stride, dual)
+    value = _values_of(roots, grid, stride, dual)
+    value_p = _values_of(roots if further > 0 else roots[:0], p, stride, dual)
+    value_q = _values_of(roots if further > 1 else roots[:0], q, stride, dual)
     cell_p = np.empty(value_p.size, np.int32)
     cell_q = np.empty(value_q.size, np.int32)
     for i in range(value_p.size):
@@ -92,11 +91,11 @@ def _sweep(
             v = edge >> 1
             w = v + 1 if (edge & 1) ^ dual else v + stride
             w = w if not dual else 2 * v - w
-            a = find(parent, ~label[v])
-            b = find(parent, ~label[w])
+            a = _find(parent, ~label[v])
+            b = _find(parent, ~label[w])
         elif further > 0:
             cell = ~edge
-            a = find(parent, ~label[cell])
+            a = _find(parent, ~label[cell])
             x = -square_value(p, cell, stride) if dual else p[cell]
             if x < value_p[a] or (x == value_p[a] and sign * cell < cell_p[a]):
                 value_p[a] = x
@@ -169,19 +168,14 @@ def _voxel(v: int, stride: int, shape: tuple[int, int], construction: int) -> in
 
 
 @njit(cache=CACHE, nogil=True)
-def voxels_of_pairs(
-    pairs: np.ndarray,
-    roots: np.ndarray,
-    dim: int,
-    grid: np.ndarray,
-    stride: int,
-    shape: tuple[int, int],
-    construction: int,
+def _voxels(
+    graph: _Graph, dim: int, grid: np.ndarray, stride: int, shape: tuple[int, int], construction: int
 ) -> np.ndarray:
-    """Voxels of birth and death [n, 2] of the pairs of one dimension of the grid, given the critical cells.
+    """Voxels of birth and death [n, 2] of the pairs of one dimension of the grid.
 
     A cell's voxel is the last that has its value; the first in T, where the image is upside down.
     """
+    pairs, roots, _ = graph
     found = np.empty((pairs.shape[0], 2), np.int64)
     for i in range(pairs.shape[0]):
         v = pairs[i, 0] >> 1
@@ -259,6 +253,17 @@ def _join(f: _Graph, g: _Graph, c: _Graph, voxels_f: np.ndarray, voxels_g: np.nd
     return matched[:count], _left(voxels_f), _left(voxels_g)
 
 
+def barcode_2d(image: np.ndarray, sign: float, construction: int) -> list[np.ndarray]:
+    """Finite pairs of positive length of the sublevel filtration of ``sign * image`` (finite float64 [n0, n1]).
+
+    Returns the flat voxels of birth and death, int64 [n, 2], of dimensions 0 and 1. Construction: 0 for V, 1 for T.
+    """
+    grid, stride = make_grid(image, -sign if construction else sign, construction)
+    graphs = _pairs(grid, stride, 0, 0, grid, grid)
+    lists = [_voxels(graph, dim, grid, stride, image.shape, construction) for dim, graph in enumerate(graphs)]
+    return lists[::-1] if construction else lists
+
+
 def match_2d(
     f: np.ndarray, g: np.ndarray, c: np.ndarray, sign: float, construction: int, comparison: int
 ) -> list[_Lists]:
@@ -278,9 +283,7 @@ def match_2d(
     graphs_c = _pairs(grid_c, stride, naming, 2, grid_f, grid_g)
     lists = []
     for dim, (of_f, of_g, of_c) in enumerate(zip(graphs_f, graphs_g, graphs_c, strict=True)):
-        voxels_f, voxels_g = (
-            voxels_of_pairs(pairs, roots, dim, grid, stride, f.shape, construction)
-            for (pairs, roots, _), grid in ((of_f, grid_f), (of_g, grid_g))
-        )
+        voxels_f = _voxels(of_f, dim, grid_f, stride, f.shape, construction)
+        voxels_g = _voxels(of_g, dim, grid_g, stride, f.shape, construction)
         lists.append(_join(of_f, of_g, of_c, voxels_f, voxels_g, union == (dim == 1)))
     return lists[::-1] if construction else lists
