@@ -143,3 +143,83 @@ def test_a_constant_for_each_sample(loss, norm) -> None:
     for wrong in (c[:3], -c, torch.full_like(c, math.nan), c.view(2, 2)):
         with pytest.raises(ValueError, match="c must"):
             loss(r, zero, c=wrong, norm=norm)
+
+
+def plainly(loss, r: torch.Tensor, c: torch.Tensor, norm: str) -> torch.Tensor:
+    """The formulas, in operations that torch differentiates itself."""
+    m = {"mean": r.square().mean(1), "sum": r.square().sum(1), "element": r.square()}[norm]
+    c = c[:, None] if norm == "element" else c
+    each = {
+        cauchy_loss: lambda: torch.log1p(m / (2 * c * c)),
+        pseudo_huber_loss: lambda: (m + c * c).sqrt() - c,
+        geman_mcclure_loss: lambda: 2 * m / (m + 4 * c * c),
+    }[loss]()
+    return each.mean(1) if norm == "element" else each
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own, in forward mode
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["mean", "sum", "element"])
+def test_derivatives_of_every_kind(loss, norm) -> None:
+    """Forward and reverse, first and second, in the residuals and in c, at zero residuals too."""
+    r, c, along = residuals(0, 3, 5), torch.tensor([0.1, 0.7, 3.0], dtype=torch.float64), residuals(1, 3, 5)
+    r[1] = 0
+    zero = torch.zeros_like(r)
+
+    def ours(r: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return loss(-r, torch.zeros_like(r), c=c, norm=norm, reduction="none")
+
+    def theirs(r: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return plainly(loss, r, c, norm)
+
+    for transform in (
+        lambda fn: torch.func.jvp(fn, (r, c), (along, c))[1],
+        lambda fn: torch.func.jacrev(fn, argnums=(0, 1))(r, c),
+        lambda fn: torch.func.jacfwd(fn, argnums=(0, 1))(r, c),
+        lambda fn: torch.func.hessian(lambda r: fn(r, c).sum())(r),
+        lambda fn: torch.func.vmap(torch.func.grad(lambda r, c: fn(r[None], c[None]).sum(), argnums=(0, 1)))(r, c),
+    ):
+        assert_close(transform(ours), transform(theirs))
+    assert_close(
+        torch.func.jvp(lambda t: loss(r, t, c=0.7, norm=norm), (zero,), (along,))[1],
+        torch.func.jvp(lambda t: theirs(r - t, torch.full_like(c, 0.7)).mean(), (zero,), (along,))[1],
+    )
+
+
+def test_c_of_one_tensor_is_learned() -> None:
+    r, c = residuals(0, 4, 3), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    for loss in LOSSES:
+        (slope,) = torch.autograd.grad(loss(r, torch.zeros_like(r), c=c), c)
+        (expected,) = torch.autograd.grad(plainly(loss, r, c.expand(4), "mean").mean(), c)
+        assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["mean", "sum", "element"])
+def test_autocast_does_not_round(dtype, norm) -> None:
+    r = 1e-5 * residuals(2, 4, 33).float()
+    for loss in LOSSES:
+        expected = loss(r, torch.zeros_like(r), c=1e-4, norm=norm)
+        with torch.autocast("cpu", dtype):
+            assert_close(loss(r, torch.zeros_like(r), c=1e-4, norm=norm), expected)
+
+
+@pytest.mark.parametrize("norm", ["mean", "sum", "element"])
+def test_gradient_of_geman_mcclure_at_outliers(norm) -> None:
+    for value, c in ((1e3, 1e-4), (1.0, 1e-9), (1e6, 1.0)):
+        for dtype in (torch.float32, torch.float64):
+            r = torch.full((1, 1), value, dtype=dtype, requires_grad=True)
+            geman_mcclure_loss(r, torch.zeros_like(r), c=c, norm=norm).backward()
+            assert float(r.grad) == pytest.approx(16 * c**2 / value**3, rel=1e-5)
+
+
+@pytest.mark.parametrize("entries", [1, 2, 3, 4, 5, 7, 8, 22])
+def test_one_logarithm_for_several_entries(entries: int) -> None:
+    r = torch.logspace(-12, 9, 3 * entries, dtype=torch.float64).view(3, entries)
+    expected = torch.log1p(r.square() / (2 * 1e-3**2)).mean(1)
+    for dtype in (torch.float32, torch.float64):
+        ours = cauchy_loss(r.to(dtype), torch.zeros_like(r, dtype=dtype), c=1e-3, norm="element", reduction="none")
+        assert_close(ours.double(), expected, rtol=2e-6, atol=0)
+    huge = torch.full((1, entries), 1e90, dtype=torch.float64)  # whose products leave even float64
+    value = cauchy_loss(huge, torch.zeros_like(huge), c=1e-3, norm="element")
+    assert float(value) == pytest.approx(2 * math.log(1e93) - math.log(2), rel=1e-12)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.shared.device import working_dtype
+from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import (
     Reduction,
     check_choice,
@@ -45,25 +45,37 @@ LOWEST, HIGHEST = 1e-30, 1e30
 
 
 class Robust(NamedTuple):
-    """A robust function of the squared residual and its derivative; c is a number or has the shape of m."""
+    """A robust function of the squared residual; c is a number or broadcasts with m."""
 
     rho: Callable[[Tensor, Any], Tensor]
-    slope: Callable[[Tensor, Any], Tensor]
+    # Half the derivative of rho in the residual r: r times that in m.
+    pull: Callable[[Tensor, Tensor, Any], Tensor]
+    # The derivative in c.
+    by_c: Callable[[Tensor, Any], Tensor]
+
+
+def _geman_mcclure(m: Tensor, c: Any) -> Tensor:
+    # From both ends: the derivative of the usual form, 2 / (m + 4 c^2) - 2 m / (m + 4 c^2)^2, cancels for outliers.
+    inlier = 4 * c * c
+    return 2 * torch.where(m > inlier, 1 - inlier / (m + inlier), m / (m + inlier))
 
 
 # log1p and the conjugate form keep their digits in float32 where m is far below c^2.
 ROBUST: dict[str, Robust] = {
     "cauchy": Robust(
         lambda m, c: (m / (2 * c * c)).log1p(),
-        lambda m, c: (m + 2 * c * c).reciprocal(),
+        lambda r, m, c: r / (m + 2 * c * c),
+        lambda m, c: -2 * m / (c * (m + 2 * c * c)),
     ),
     "pseudo_huber": Robust(
         lambda m, c: m / ((m + c * c).sqrt() + c),
-        lambda m, c: 0.5 * (m + c * c).rsqrt(),
+        lambda r, m, c: 0.5 * r / (m + c * c).sqrt(),
+        lambda m, c: -m / ((m + c * c).sqrt() * ((m + c * c).sqrt() + c)),
     ),
     "geman_mcclure": Robust(
-        lambda m, c: 2 * m / (m + 4 * c * c),
-        lambda m, c: (8**0.5 * c / (m + 4 * c * c)).square(),
+        _geman_mcclure,
+        lambda r, m, c: r * (8**0.5 * c / (m + 4 * c * c)).square(),
+        lambda m, c: -m * c * (4 / (m + 4 * c * c)).square(),
     ),
 }
 
@@ -84,6 +96,12 @@ def _scale(difference: Tensor) -> Tensor:
     return torch.where(inside | (largest == 0) | ~largest.isfinite(), 1.0, largest)
 
 
+def _dot(difference: Tensor) -> Tensor:
+    """Squared norm of each row: a product of matrices to autocast, which would take it in a half type."""
+    with float32_region(difference.device):
+        return torch.linalg.vecdot(difference, difference)
+
+
 class _SquaredNorm(torch.autograd.Function):
     """Sum of squared differences per sample, ``[B]``, in float64 where the device has it; and the scale used.
 
@@ -99,13 +117,13 @@ class _SquaredNorm(torch.autograd.Function):
         difference = (input - target).flatten(1)
         wide = _wide(difference.dtype, difference.device)
         if should_check(difference):  # values can be looked at: the usual case needs no sweep for the scale
-            total = torch.linalg.vecdot(difference, difference)
+            total = _dot(difference)
             if bool(((total > LOWEST) & (total < HIGHEST)).all()):
                 return total.to(wide, copy=True), total.new_ones((), dtype=wide)
         scale = _scale(difference)
         difference = difference / scale[:, None]
         scale = scale.to(wide, copy=True)
-        return torch.linalg.vecdot(difference, difference).to(wide) * scale.square(), scale
+        return _dot(difference).to(wide) * scale.square(), scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -122,28 +140,97 @@ class _SquaredNorm(torch.autograd.Function):
         return _both(ctx, difference * factor)
 
 
+class _SquaredNormForward(_SquaredNorm):
+    """The same with derivatives in forward mode, which ``torch.compile`` refuses to have."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        _SquaredNorm.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs, output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
+        input, target, scale = ctx.saved_tensors
+        difference = input - target
+        if scale.ndim > 0:
+            difference = difference / _column(scale, input).to(input.dtype)
+        rate = (difference * _along(tangents, input)).flatten(1).sum(1)
+        return 2 * rate.to(scale.dtype) * scale, None
+
+
 class _ElementMean(torch.autograd.Function):
-    """Mean of rho over the entries of each sample, ``[B]``. Twice differentiable, too."""
+    """Mean of rho over the entries of each sample, ``[B]``. Twice differentiable, too.
+
+    ``grouped`` takes one logarithm for four entries, which leaves the type earlier than one for each.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor, target: Tensor, c: Tensor, name: str) -> Tensor:
-        difference = input - target
-        return ROBUST[name].rho(difference.square(), _column(c, input)).flatten(1).mean(1)
+    def forward(input: Tensor, target: Tensor, c: Tensor, name: str, grouped: bool) -> Tensor:
+        m = input - target
+        m.mul_(m)  # as `square_`, which has no rule for vmap
+        column = _column(c, input)
+        if name == "cauchy" and grouped:
+            return _mean_log1p((m / (2 * column * column)).flatten(1))
+        return ROBUST[name].rho(m, column).flatten(1).mean(1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str], output: Tensor) -> None:
-        *saved, ctx.name = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str, bool], output: Tensor) -> None:
+        *saved, ctx.name, _ = inputs
         ctx.save_for_backward(*saved)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         input, target, c = ctx.saved_tensors
-        share = _column(2 * grads[0] / max(input[0].numel(), 1), input)
+        column, entries = _column(c, input), max(input[0].numel(), 1)
         difference = input - target
-        gradient = ROBUST[ctx.name].slope(difference.square(), _column(c, input)) * difference * share
-        return (*_both(ctx, gradient), None, None)
+        m = difference.square()
+        gradients: tuple[Tensor | None, ...] = (None, None)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            pull = ROBUST[ctx.name].pull(difference, m, column)
+            gradients = _both(ctx, pull * _column(2 * grads[0] / entries, input))
+        by_c = None
+        if ctx.needs_input_grad[2]:
+            by_c = grads[0] * ROBUST[ctx.name].by_c(m, column).flatten(1).mean(1)
+        return (*gradients, by_c, None, None)
+
+
+class _ElementMeanForward(_ElementMean):
+    """The same with derivatives in forward mode."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, str, bool], output: Tensor) -> None:
+        _ElementMean.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:3])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        input, target, c = ctx.saved_tensors
+        column, difference = _column(c, input), input - target
+        m = difference.square()
+        pull = ROBUST[ctx.name].pull(difference, m, column)
+        rate: Tensor = (2 * pull * _along(tangents, input)).flatten(1).mean(1)
+        if tangents[2] is not None:
+            rate = rate + tangents[2] * ROBUST[ctx.name].by_c(m, column).flatten(1).mean(1)
+        return rate
+
+
+def _mean_log1p(u: Tensor) -> Tensor:
+    """Mean over the second axis of log(1 + u), one logarithm for four: (1 + a) (1 + b) = 1 + (a + b + a b)."""
+    entries, odd = u.shape[1], []
+    for _ in range(2):
+        half = u.shape[1] // 2
+        first, second, rest = u.split([half, half, u.shape[1] - 2 * half], 1)
+        u = torch.addcmul(first, first, second).add_(second)
+        odd.append(rest.log1p().sum(1))
+    return (u.log1p_().sum(1) + odd[0] + odd[1]) / entries
+
+
+def _along(tangents: tuple[Tensor | None, ...], like: Tensor) -> Tensor:
+    """The tangent of the difference."""
+    first, second = (torch.zeros_like(like) if t is None else t for t in tangents[:2])
+    return first - second
 
 
 def _both(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -153,7 +240,8 @@ def _both(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
 def squared_norm(input: Tensor, target: Tensor) -> Tensor:
     """Sum over the entries of the squared difference, ``[B]``, in float64 where the device has it."""
     dtype = working_dtype(input, target)
-    result: Tensor = _SquaredNorm.apply(input.to(dtype), target.to(dtype))[0]
+    function = _SquaredNorm if torch.compiler.is_compiling() else _SquaredNormForward
+    result: Tensor = function.apply(input.to(dtype), target.to(dtype))[0]
     return result
 
 
@@ -168,31 +256,34 @@ def robust_values(name: str, input: Tensor, target: Tensor, c: float | Tensor, n
         m = total / input[0].numel() if norm == "mean" else total
         return ROBUST[name].rho(m, c.to(m) if isinstance(c, Tensor) else c).to(dtype)
     if should_check(input, target):  # where values can be looked at, float64 is for those that need it
-        values = _element_mean(name, input.to(dtype), target.to(dtype), c)
+        values = _element_mean(name, input.to(dtype), target.to(dtype), c, grouped=True)
         if bool(values.isfinite().all()):
             return values
     wide = _wide(dtype, input.device)
     return _element_mean(name, input.to(wide), target.to(wide), c).to(dtype)
 
 
-def _element_mean(name: str, input: Tensor, target: Tensor, c: float | Tensor) -> Tensor:
-    each = torch.full((len(input),), c, dtype=input.dtype, device=input.device) if isinstance(c, float) else c.to(input)
-    values: Tensor = _ElementMean.apply(input, target, each, name)
+def _element_mean(name: str, input: Tensor, target: Tensor, c: float | Tensor, *, grouped: bool = False) -> Tensor:
+    each = (
+        c.to(input) if isinstance(c, Tensor) else torch.full((len(input),), c, dtype=input.dtype, device=input.device)
+    )
+    function = _ElementMean if torch.compiler.is_compiling() else _ElementMeanForward
+    values: Tensor = function.apply(input, target, each, name, grouped)
     return values
 
 
 def check_c(c: Any, name: str = "c", *, length: int | None = None) -> float | Tensor:
-    """A positive number, or one for each of ``length`` samples where a length is given.
+    """A positive number, or one for each of ``length`` samples where a length is given (one tensor for all, too).
 
     Raises:
         TypeError: neither a number nor a floating tensor.
         ValueError: not positive and finite, or a tensor of another length.
     """
     if isinstance(c, Tensor) and length is not None:
-        check_tensor(c, name, shape=(length,))
+        check_tensor(c, name, shape=() if c.ndim == 0 else (length,))
         if should_check(c) and not bool((c > 0).all()):
             raise ValueError(f"{name} must be positive, got {float(c.min())}")
-        return c.detach()
+        return c.expand(length)
     return float(check_number(c, name, low=0, open_low=True))
 
 
@@ -233,7 +324,8 @@ def cauchy_loss(
     Args:
         input: ``[B, ...]``, floating.
         target: The same shape; differentiable too.
-        c: Scale of the residuals taken as inliers, in the units of sqrt(m): a number, or one for each sample, ``[B]``.
+        c: Scale of the residuals taken as inliers, in the units of sqrt(m): a number, or one for each sample, ``[B]``;
+            as a tensor it is differentiated, too.
         norm: What m is, see the module: "mean" (default), "sum" or "element".
         weight: Factor of each sample; "mean" still divides by B.
         reduction: "mean", "sum" or "none" for ``[B]``.

@@ -28,7 +28,7 @@ def losses(run: Run, found: Mapping[str, float], *, c: float = 0.1) -> None:
     with run.figure("losses", ncols=3, figsize=(12.6, 3.6)) as (_, (left, middle, right)):
         for name, robust in ROBUST.items():
             left.plot(r, robust.rho(r.square(), c), label=LABELS[name])
-            middle.plot(r, 2 * r * robust.slope(r.square(), c))
+            middle.plot(r, 2 * r * robust.pull(r, r.square(), c))
         left.set(title=f"Losses, c = {c}", xlabel="residual r", ylabel="loss")
         left.legend()
         for ax in (left, middle):
@@ -148,6 +148,6 @@ def grids(run: Run, sheets: Sequence[tuple[str, Tensor]]) -> None:
         for ax, (title, pictures) in zip(axes, sheets, strict=True):
             side = int(len(pictures) ** 0.5)
             rows = [torch.cat(list(pictures[i * side : (i + 1) * side]), -1) for i in range(side)]
-            ax.imshow(torch.cat(rows, -2).permute(1, 2, 0))
+            ax.imshow(torch.cat(rows, -2).permute(1, 2, 0).numpy())
             ax.set_title(title)
             ax.set_axis_off()
