@@ -83,3 +83,18 @@ def test_on_a_gpu() -> None:
     permutation = ot_permutation(x.cuda(), noise.cuda())
     assert permutation.is_cuda
     assert torch.equal(permutation.cpu(), ot_permutation(x, noise))
+
+
+@pytest.mark.parametrize("unit", [1e-40, 1e-25, 1e-10, 1e10])
+def test_units_do_not_matter(unit: float) -> None:
+    x, noise = batches(3, 16, 5)
+    expected = cost(x, ot_couple(x, noise))
+    for dtype in (torch.float32, torch.float64):
+        permutation = ot_permutation((x * unit).to(dtype), (noise * unit).to(dtype))
+        assert cost(x, noise[permutation]) == pytest.approx(expected, rel=1e-4 if unit == 1e-40 else 1e-6)
+
+
+def test_noise_far_from_zero() -> None:
+    x, noise = batches(3, 64, 8, dtype=torch.float32)
+    expected = ot_permutation(x, (noise * 256).round())
+    assert torch.equal(ot_permutation(x + 1e4, (noise * 256).round() + 1e6), expected)

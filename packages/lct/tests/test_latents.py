@@ -120,3 +120,21 @@ def test_kurtosis_has_no_unit(unit: float) -> None:
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
     expected = impulse_statistics(x)["excess_kurtosis"]
     assert impulse_statistics(x * unit)["excess_kurtosis"] == pytest.approx(expected)
+
+
+def test_squares_beyond_float64_are_refused() -> None:
+    normalizer = LatentNormalizer((1,))
+    normalizer.update(torch.ones(3, 1))
+    with pytest.raises(ValueError, match=r"batch must .* 1e\+200"):
+        normalizer.update(torch.tensor([[1e200], [-1e200]], dtype=torch.float64))
+    assert float(normalizer.count) == 3
+
+
+def test_fences_are_not_rounded() -> None:
+    x = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.7], dtype=torch.float32)
+    q1, q3 = (float(v) for v in x[[1, 3]])
+    edge = np.nextafter(np.float32(q3 + 1.5 * (q3 - q1)), np.float32(0))
+    for value in (edge, np.nextafter(edge, np.float32(1)), np.nextafter(edge, np.float32(0))):
+        x[4] = float(value)
+        found = impulse_statistics(x)
+        assert found["inner_fraction"] == (0.2 if float(value) > found["inner"][1] else 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +11,21 @@ from torch import Tensor
 
 from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import check_same_device, check_same_shape, check_tensor
+
+# Below, products of float32 lose their digits.
+SMALLEST = 1e-30
+
+
+def _centered(x: Tensor) -> Tensor:
+    """Without the mean, which adds the same to a whole row or column of costs: no assignment sees it, digits do."""
+    return x - x.mean(0, keepdim=True)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """In float64 and brought to a largest entry of 1."""
+    x = x.cpu().double()
+    largest = x.abs().max()
+    return x / torch.where(largest > 0, largest, 1.0)
 
 
 def _cost(x: Tensor, noise: Tensor) -> Tensor:
@@ -77,19 +94,18 @@ def ot_permutation(
     from scipy.optimize import linear_sum_assignment
 
     dtype = working_dtype(x, noise)
-    # The mean of the data adds the same to a whole column, which no assignment sees; the products keep their digits.
-    centered = x.to(dtype)
-    centered = centered - centered.mean(0, keepdim=True)
-    cost = _cost(centered, noise.to(dtype)).cpu()
+    cost = _cost(_centered(x.to(dtype)), _centered(noise.to(dtype))).cpu()
     # A NaN or an infinity anywhere in the batches shows in the products: looking at B^2 numbers is enough.
-    if not bool(cost.isfinite().all()):
+    largest = float(cost.abs().max())
+    if not SMALLEST < largest < math.inf:
         check_tensor(x, "x", validate=True)
         check_tensor(noise, "noise", validate=True)
-        # Finite, but too large for float32: their common scale does not matter.
-        far, near = x.cpu().double(), noise.cpu().double()
-        far, near = far / far.abs().max().clamp(min=1.0), near / near.abs().max().clamp(min=1.0)
-        cost = _cost(far - far.mean(0, keepdim=True), near)
-    numbers = cost.numpy()
+        # Finite, but beyond the ends of float32: the scales of both do not matter.
+        cost = _cost(_centered(_unit(x)), _centered(_unit(noise)))
+    try:
+        numbers = cost.numpy()
+    except RuntimeError as error:
+        raise RuntimeError("an assignment needs numbers: couple before torch.func's transforms, not inside") from error
     if groups is None:
         _, columns = linear_sum_assignment(numbers)
     else:
@@ -115,4 +131,5 @@ def ot_couple(
         >>> ot_couple(x, noise).tolist()
         [[-1.0], [1.0]]
     """
-    return noise.index_select(0, ot_permutation(x, noise, labels=labels))
+    permutation = ot_permutation(x, noise, labels=labels)
+    return noise.index_select(0, permutation)

@@ -90,6 +90,8 @@ class LatentNormalizer(nn.Module):
             batch = batch.movedim(1, -1).reshape(-1, *self.center.shape[1:])
         moments = self._moments()
         moments.update(batch)
+        if not bool(moments.m2.isfinite().all()):
+            raise ValueError(f"batch must have squares within float64, got {float(batch.abs().max()):g}")
         self._keep(moments)
 
     def merge_(self, other: LatentNormalizer) -> LatentNormalizer:
@@ -183,7 +185,9 @@ def impulse_statistics(x: Float[Tensor, "*shape"]) -> dict[str, float | tuple[fl
     inner, outer = ((q1 - k * iqr, q3 + k * iqr) for k in (1.5, 3.0))
 
     def beyond(fences: tuple[float, float]) -> float:
-        return float(((ordered < fences[0]) | (ordered > fences[1])).double().mean())
+        low, high = (torch.tensor(fence, dtype=torch.float64) for fence in fences)
+        below = torch.searchsorted(exact, low)
+        return float(below + len(exact) - torch.searchsorted(exact, high, right=True)) / len(exact)
 
     exact = ordered.cpu().double()
     largest = exact.abs().max()
