@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,10 +96,11 @@ def test_norms_that_cannot_be_replaced() -> None:
         assert not network.norm._forward_pre_hooks
 
 
-def test_a_unet_of_diffusers() -> None:
+def unet_of_diffusers() -> nn.Module:
     from diffusers import UNet2DModel
 
-    unet = UNet2DModel(
+    torch.manual_seed(0)
+    return UNet2DModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
@@ -108,6 +111,10 @@ def test_a_unet_of_diffusers() -> None:
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )
+
+
+def test_a_unet_of_diffusers() -> None:
+    unet = unet_of_diffusers()
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     replace_norms(unet, x, torch.ones(2))
     assert not any(isinstance(module, nn.GroupNorm | nn.LayerNorm) for module in unet.modules())
@@ -262,3 +269,56 @@ def test_a_transformer_layer_in_both_modes() -> None:
     assert_close(evaluated, trained, rtol=1e-4, atol=1e-5)
     assert torch.equal(network.layers[0].norm1.weight, torch.ones(8))
     assert "layers.0.norm1.weight" not in network.state_dict()
+
+
+def test_a_root_mean_square_norm_keeps_its_axes() -> None:
+    x = normal(2, 5, 6)
+    for eps in (None, 1e-3):
+        network = nn.Sequential(nn.GroupNorm(1, 5), nn.RMSNorm(6, eps=eps))
+        replace_norms(network, x, types=(nn.GroupNorm, nn.RMSNorm))
+        assert network[1].normalized_shape == (6,)
+        assert network[1].eps == (torch.finfo(torch.float32).eps if eps is None else eps)
+
+
+def test_the_example_stays_as_it_is() -> None:
+    x = normal(1, 4, 3)
+    replace_norms(nn.Sequential(nn.ReLU(inplace=True), nn.GroupNorm(1, 4)), x)
+    assert torch.equal(x, normal(1, 4, 3))
+
+
+def test_modes_of_parts_stay() -> None:
+    norm = ActivatedByPart(3, 6)
+    norm.drop.eval()
+    network = replace_norms(nn.Sequential(norm), normal(1, 6, 4, 4))
+    assert network[0].training
+    assert not network[0].drop.training
+
+
+LOAD = """
+import sys, torch, safetensors.torch
+from diffusers import UNet2DModel
+from offprints.lct import replace_norms
+folder = sys.argv[1]
+given = safetensors.torch.load_file(f"{folder}/given.safetensors")
+x, t = given["x"], given["t"]
+network = replace_norms(UNet2DModel.from_config(UNet2DModel.load_config(folder)), x[:1], t[:1])
+network.load_state_dict(safetensors.torch.load_file(f"{folder}/diffusion_pytorch_model.safetensors"))
+with torch.no_grad():
+    safetensors.torch.save_file({"y": network.eval()(x, t).sample}, f"{folder}/found.safetensors")
+"""
+
+
+def test_a_converted_unet_of_diffusers_is_loaded_in_a_fresh_process(tmp_path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    network = unet_of_diffusers()
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 70.0])
+    replace_norms(network, x[:1], t[:1])
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, NonScalingLayerNorm):
+                module.bias.normal_()  # biases that are trained
+        expected = network.eval()(x, t).sample
+    network.save_pretrained(tmp_path)
+    safetensors.save_file({"x": x, "t": t}, tmp_path / "given.safetensors")
+    subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], check=True, timeout=300)
+    assert torch.equal(safetensors.load_file(tmp_path / "found.safetensors")["y"], expected)

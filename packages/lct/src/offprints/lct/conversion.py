@@ -72,11 +72,14 @@ def replace_norms(
     norms = {module: name for name, module in network.named_modules() if isinstance(module, kinds)}
     if not norms:
         raise ValueError(f"network holds none of types {', '.join(kind.__name__ for kind in kinds)}")
-    inputs = _inputs(network, norms, (example, *example_args))
+    # A network may work in place: it gets copies.
+    args = (arg.clone() if isinstance(arg, Tensor) else arg for arg in (example, *example_args))
+    inputs = _inputs(network, norms, tuple(args))
     with evaluating(network):
         new = {module: _replacement(module, norms[module], x, kinds) for module, x in inputs.items()}
-    for module, make in new.items():
-        made = make().train(module.training)
+    built = {module: make() for module, make in new.items() if make is not None}  # nothing is changed before all are
+    for module in new:
+        made = built[module] if module in built else _fixed(module)
         for parent in list(network.modules()):
             for name, child in list(parent._modules.items()):
                 if child is module:
@@ -94,7 +97,7 @@ def _inputs(network: nn.Module, norms: dict[nn.Module, str], args: tuple[Any, ..
         if len(given) != 1 or not isinstance(given[0], Tensor):
             raise ValueError(f"network calls {norms[module]!r} with more than a tensor: leave it out of types")
         x = given[0].detach()
-        own = getattr(module, "normalized_shape", None) if isinstance(module, nn.LayerNorm) else None
+        own = getattr(module, "normalized_shape", None)
         before = found.setdefault(module, x)
         if own is None and before.shape[1:] != x.shape[1:]:
             raise ValueError(
@@ -129,8 +132,8 @@ class ConvertedNorm(NonScalingLayerNorm):
 
 def _replacement(
     module: nn.Module, name: str, example: Tensor, kinds: tuple[type[nn.Module], ...]
-) -> Callable[[], nn.Module]:
-    """What makes the replacement of a module; nothing is changed before it is called."""
+) -> Callable[[], nn.Module] | None:
+    """What makes the replacement of a module, None where it stays and is fixed; nothing is changed yet."""
     base: Any = next(kind for kind in (nn.GroupNorm, nn.LayerNorm, *kinds) if isinstance(module, kind))
     x = _numbers_like(example)
     expected = _call(module.forward, x)
@@ -154,7 +157,7 @@ def _replacement(
             if isinstance(plain, Tensor) and _same(_call(partial(_after, parts=parts), plain), expected):
                 return partial(_made, module, x, over_channels=over_channels, parts=parts)
     if isinstance(module, nn.GroupNorm | nn.LayerNorm) and _obeys(module, x):
-        return partial(_fixed, module)
+        return None
     raise ValueError(
         f"network's {name or 'normalization'} ({type(module).__name__}) does more than {base.__name__}, in a way that "
         "cannot be kept: replace it by hand, or leave it out of types"
@@ -193,15 +196,16 @@ def _made(
     module: nn.Module, x: Tensor, *, over_channels: bool, parts: Mapping[str, nn.Module | None]
 ) -> NonScalingLayerNorm:
     """A new norm in place of a module."""
-    shape = module.normalized_shape if isinstance(module, nn.LayerNorm) else x.shape[1:]
+    shape = getattr(module, "normalized_shape", x.shape[1:])
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     owned = next((t for t in own if t.is_floating_point()), None)
     device, dtype = (x.device, None) if owned is None else (owned.device, owned.dtype)
     bias: Tensor | None = getattr(module, "bias", None)
+    eps = getattr(module, "eps", 1e-5)
+    eps = torch.finfo(dtype or torch.get_default_dtype()).eps if eps is None else eps  # as RMSNorm reads None
     made = ConvertedNorm if over_channels or parts else NonScalingLayerNorm
-    norm = made(
-        tuple(shape), eps=getattr(module, "eps", 1e-5), bias=isinstance(bias, Tensor), device=device, dtype=dtype
-    )
+    norm = made(tuple(shape), eps=eps, bias=isinstance(bias, Tensor), device=device, dtype=dtype)
+    norm.training = module.training
     if norm.bias is not None and isinstance(bias, Tensor):
         norm.bias.requires_grad_(bias.requires_grad)
     if isinstance(norm, ConvertedNorm):
@@ -240,12 +244,12 @@ def _obeys(module: nn.GroupNorm | nn.LayerNorm, x: Tensor) -> bool:
                 t.copy_(values)
 
 
-def _fixed(module: nn.GroupNorm | nn.LayerNorm) -> nn.Module:
+def _fixed(module: nn.Module) -> nn.Module:
     """The module with its own forward: scale 1, one group, bias 0."""
     scale = module._parameters.pop("weight", None)
     if scale is not None:
         module.register_buffer("weight", torch.ones_like(scale, requires_grad=False), persistent=False)
-    if module.bias is not None:
+    if isinstance(module.bias, Tensor):
         with torch.no_grad():
             module.bias.zero_()
     if isinstance(module, nn.GroupNorm):

@@ -59,6 +59,8 @@ class NonScalingLayerNorm(nn.Module):
         self.normalized_shape = shape
         self.eps = float(check_number(eps, "eps", low=0))
         self.channel_bias = channel_bias
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype must be a floating type, got {dtype!r}")
         if bias:
             own = (self.normalized_shape[0], *[1] * (len(shape) - 1)) if channel_bias else self.normalized_shape
             self.bias = nn.Parameter(torch.zeros(own, device=device, dtype=dtype))
