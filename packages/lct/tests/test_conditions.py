@@ -252,3 +252,60 @@ def test_gradients_through_the_sampler() -> None:
     assert not consistency_sample(model, noise).requires_grad
     with torch.no_grad():
         assert not run(noise).requires_grad
+
+
+def test_conditions_deep_in_the_arguments_are_seen() -> None:
+    x, labels = two_classes(16, 1)
+    loss = LatentConsistencyLoss(total_steps=70, c=0.1)
+    for given in ({"added": {"y": labels}}, {"added": (1, [labels])}, {"added": labels.numpy()}):
+        with pytest.warns(UserWarning, match=r"conditions in model_kwargs \(added\)"):
+            loss(lambda x, s, added: x, x, step=0, model_kwargs=given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(lambda x, s, added: x, x, step=0, model_kwargs={"added": {"size": torch.ones(3), "name": "a", "no": None}})
+
+
+class SameMemory:
+    """A model whose result is at the same place each time, as that of a captured graph, and that works in place."""
+
+    def __init__(self) -> None:
+        self.memory = torch.zeros(5, 3)
+
+    def __call__(self, x: Tensor, sigma: Tensor, y: float = 0.0) -> Tensor:
+        self.memory.copy_(shifting(x, sigma, y))
+        x.zero_()
+        sigma.zero_()
+        return self.memory
+
+
+def test_a_model_may_keep_its_memory() -> None:
+    model, seen = SameMemory(), []
+    how = {"model_kwargs": {"y": 1.0}, "unconditional_kwargs": {"y": 0.25}, "guidance": 2.0, "sigmas": (80.0, 1.0)}
+    ours = consistency_sample(model, NOISE, generator=seeded(1), callback=lambda k, x: seen.append(x), **how)
+    assert torch.equal(ours, consistency_sample(shifting, NOISE, generator=seeded(1), **how))
+    plain = consistency_sample(model, NOISE)
+    model.memory.fill_(9)
+    assert torch.equal(plain, consistency_sample(shifting, NOISE))
+    loss = LatentConsistencyLoss(total_steps=70, c=0.1, coupling="none")
+    given = {"step": 0, "noise": NOISE, "indices": torch.tensor([0, 1, 4, 7, 9])}
+    assert torch.equal(loss(model, NOISE * 0.5, **given).loss, loss(shifting, NOISE * 0.5, **given).loss)
+
+
+@pytest.mark.parametrize("model", [None, 3])
+def test_models_that_cannot_be_called(model: object) -> None:
+    with pytest.raises(TypeError, match="model must be callable"):
+        consistency_sample(model, NOISE)
+    with pytest.raises(TypeError, match="model must be callable"):
+        LatentConsistencyLoss(total_steps=70, c=0.1)(model, NOISE, step=0)
+    with pytest.raises(TypeError, match="callback must be callable"):
+        consistency_sample(shifting, NOISE, callback=3)
+
+
+@pytest.mark.parametrize("wrong", [3, [("y", 1.0)], {1: 2}])
+def test_arguments_that_have_no_names(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"^model_kwargs must map names"):
+        consistency_sample(shifting, NOISE, model_kwargs=wrong)
+    with pytest.raises(TypeError, match=r"^model_kwargs must map names"):
+        LatentConsistencyLoss(total_steps=70, c=0.1)(shifting, NOISE, step=0, model_kwargs=wrong)
+    with pytest.raises(TypeError, match=r"^unconditional_kwargs must map names"):
+        consistency_sample(shifting, NOISE, unconditional_kwargs=wrong, guidance=2.0)

@@ -414,3 +414,40 @@ def test_extreme_residuals_in_training() -> None:
     out.loss.backward()
     assert weights.grad.isfinite().all()
     assert (weights.grad > 0).all()
+
+
+def test_a_level_as_a_tensor_of_one_number() -> None:
+    class Network(nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(x + t[:, None])
+
+    model, x = LatentConsistencyModel(Network()), torch.randn(4, 3)
+    for sigma in karras_sigmas(5):
+        assert torch.equal(model(x, sigma), model(x, sigma.expand(4)))
+    for wrong in (
+        torch.tensor(math.inf),
+        torch.tensor([1.0, 1.0, math.nan, 1.0]),
+        torch.tensor([1.0, 1.0, 1.0, math.inf]),
+    ):
+        with pytest.raises(ValueError, match="sigma must"):
+            model(x, wrong)
+
+
+def test_settings_that_are_changed_later_count() -> None:
+    x, g = torch.randn(64, 3), torch.Generator()
+    for name, value in (("sigma_max", 40.0), ("sigma_min", 0.01), ("rho", 3.0), ("p_mean", 2.0), ("p_std", 0.5)):
+        changed = LatentConsistencyLoss(total_steps=70, c=0.1)
+        changed(lambda x, s: x, x, step=0)
+        setattr(changed, name, value)
+        fresh = LatentConsistencyLoss(total_steps=70, c=0.1, **{name: value})
+        a, b = (loss(lambda x, s: x, x, step=0, generator=g.manual_seed(0)) for loss in (changed, fresh))
+        assert torch.equal(a.indices, b.indices)
+        assert torch.equal(a.sigma_next, b.sigma_next)
+
+
+def test_laws_and_indices_that_are_none() -> None:
+    with pytest.raises(ValueError, match="p_mean = 1000000"):
+        LatentConsistencyLoss(total_steps=70, p_mean=1e6)
+    with pytest.raises(ValueError, match=r"indices must have shape \(4,\), got \(4, 1\)"):
+        loss = LatentConsistencyLoss(total_steps=70, c=0.1)
+        loss(lambda x, s: x, torch.randn(4, 3), step=0, indices=torch.zeros(4, 1, dtype=torch.int64))

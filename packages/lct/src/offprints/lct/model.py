@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,21 @@ from torch import Tensor, nn
 
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_number, check_tensor, should_check
+
+
+def check_call(model: Any, kwargs: Any, name: str = "model_kwargs") -> dict[str, Any]:
+    """The arguments to call a model with, as a dictionary of one's own.
+
+    Raises:
+        TypeError: a model that cannot be called, arguments that are not a mapping with names for keys.
+    """
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {type(model).__name__}")
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise TypeError(f"{name} must map names to arguments, got {kwargs!r}")
+    return dict(kwargs)
 
 
 def check_output(output: Any, like: Tensor, name: str) -> Tensor:
@@ -50,8 +66,9 @@ class LatentConsistencyModel(nn.Module):
 
     Raises:
         TypeError, ValueError: settings that are not positive; in ``forward``, ``x`` not floating or without a second
-            axis, ``sigma`` neither a number nor ``[B]``, or below ``sigma_min`` (on an accelerator and under
-            ``torch.compile`` it is then taken for ``sigma_min``), an output of another shape than ``x``.
+            axis, ``sigma`` neither a number (or a tensor of one) nor ``[B]``, not finite, or below ``sigma_min`` (on an
+            accelerator and under ``torch.compile`` it is then taken for ``sigma_min``), an output of another shape
+            than ``x``.
 
     Example:
         >>> class Network(torch.nn.Module):
@@ -69,6 +86,8 @@ class LatentConsistencyModel(nn.Module):
         self.sigma_data = float(check_number(sigma_data, "sigma_data", low=0, open_low=True))
         self.sigma_min = float(check_number(sigma_min, "sigma_min", low=0, open_low=True))
         self.noise_scale = float(check_number(noise_scale, "noise_scale", low=0, open_low=True))
+        if not callable(network):
+            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
         self.network = network
 
     def forward(
@@ -78,8 +97,8 @@ class LatentConsistencyModel(nn.Module):
         check_tensor(x, "x", finite=False, min_ndim=2)
         working = working_dtype(x)
         if isinstance(sigma, Tensor):
-            check_tensor(sigma, "sigma", shape=(len(x),), finite=False)
-            level = sigma.to(x.device)
+            check_tensor(sigma, "sigma", shape=() if sigma.ndim == 0 else (len(x),))
+            level = sigma.to(x.device).expand(len(x))
             lowest = self.sigma_min * (1 - torch.finfo(sigma.dtype).eps)  # as the type of sigma has it
             if should_check(level) and not bool((level >= lowest).all()):
                 raise ValueError(f"sigma must be at least sigma_min = {self.sigma_min}, got {float(level.min())}")

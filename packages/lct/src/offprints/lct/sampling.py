@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from offprints.lct.model import check_output
+from offprints.lct.model import check_call, check_output
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_bool, check_number, check_same_device, check_same_shape, check_tensor
 
@@ -89,14 +89,26 @@ def consistency_sample(
         raise ValueError("known and mask must be given together, got one of them")
     if mask is not None:
         _check_mask(mask, noise)
-    arguments = [dict(model_kwargs or {})] + ([dict(unconditional_kwargs or {})] if guidance != 1 else [])
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+    arguments = [check_call(model, model_kwargs)]
+    without_ = check_call(model, unconditional_kwargs, "unconditional_kwargs")
+    if guidance != 1:
+        arguments.append(without_)
     working = working_dtype(noise)
 
     def estimate(x: Tensor, level: float) -> Tensor:
-        sigma = torch.full((len(x),), level, device=x.device, dtype=working)
-        # A network may work in place: each call has a tensor of its own.
+        # A network may work in place and give the same memory each time: each call has tensors of its own.
         with_, *without = [
-            check_output(model(x if kwargs is arguments[-1] else x.clone(), sigma, **kwargs), noise, "model")
+            check_output(
+                model(
+                    x if kwargs is arguments[-1] else x.clone(),
+                    torch.full((len(x),), level, device=x.device, dtype=working),
+                    **kwargs,
+                ),
+                noise,
+                "model",
+            ).clone()
             for kwargs in arguments
         ]
         found = with_ if not without else without[0] + guidance * (with_ - without[0])

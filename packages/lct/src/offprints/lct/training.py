@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from offprints.lct.coupling import ot_couple
 from offprints.lct.losses import NORMS, ROBUST, Norm, RobustName, check_c, robust_values, squared_norm
-from offprints.lct.model import check_output
+from offprints.lct.model import check_call, check_output
 from offprints.lct.schedules import (
     adaptive_c,
     check_levels,
@@ -159,6 +160,7 @@ class LatentConsistencyLoss(nn.Module):
         self.sigma_min, self.sigma_max, self.rho = check_levels(sigma_min, sigma_max, rho)
         self.p_mean = float(check_number(p_mean, "p_mean"))
         self.p_std = float(check_number(p_std, "p_std", low=0, open_low=True))
+        lognormal_index_probabilities(self._levels(initial_scales + 1), p_mean=self.p_mean, p_std=self.p_std)
         self.sigma_data = float(check_number(sigma_data, "sigma_data", low=0, open_low=True))
         if not callable(robust):
             check_choice(robust, "robust", tuple(ROBUST))
@@ -210,20 +212,21 @@ class LatentConsistencyLoss(nn.Module):
             ValueError: ``step`` or ``indices`` out of range, shapes that do not fit, an empty batch, NaN or infinity; a
                 model or distance whose result has another shape.
         """
-        drawn = self._draw(x, step, noise, indices, generator, model_kwargs or {}, labels)
-        kwargs = dict(model_kwargs or {})
+        kwargs = check_call(model, model_kwargs)
+        drawn = self._draw(x, step, noise, indices, generator, kwargs, labels)
         device = x.device
         module = None if device.type == "cpu" else torch.get_device_module(device)
         # Both calls see the same dropout masks: the random streams are put back between them.
         cpu, accelerator = torch.get_rng_state(), None if module is None else module.get_rng_state(device)
         try:
             with torch.no_grad():
-                target = model(drawn.low, drawn.sigma, **kwargs)
+                # A model may work in place, and give the memory of its first result again with the second.
+                target = check_output(model(drawn.low, drawn.sigma.clone(), **kwargs), x, "model").clone()
         finally:
             torch.set_rng_state(cpu)
             if module is not None:
                 module.set_rng_state(accelerator, device)
-        prediction = model(drawn.high, drawn.sigma_next, **kwargs)
+        prediction = model(drawn.high, drawn.sigma_next.clone(), **kwargs)
         return self._combine(x, drawn, target, prediction)
 
     @torch.compiler.disable
@@ -255,6 +258,8 @@ class LatentConsistencyLoss(nn.Module):
             probabilities = self._table("probabilities", num_scales, source, torch.float32)
             indices = torch.multinomial(probabilities, len(x), replacement=True, generator=generator).to(x.device)
         else:
+            if isinstance(indices, Tensor) and indices.ndim != 1:
+                raise ValueError(f"indices must have shape ({len(x)},), got {tuple(indices.shape)}")
             checked = check_labels(
                 indices, "indices", length=len(x), num_classes=num_scales - 1, validate=self.validate
             )
@@ -274,9 +279,9 @@ class LatentConsistencyLoss(nn.Module):
         return _Drawn(noise, indices, sigma, sigma_next, low, high, c, num_scales)
 
     @torch.compiler.disable
-    def _combine(self, x: Tensor, drawn: _Drawn, target: Any, prediction: Any) -> LatentConsistencyOutput:
+    def _combine(self, x: Tensor, drawn: _Drawn, target: Tensor, prediction: Any) -> LatentConsistencyOutput:
         """Both losses of what the model gave."""
-        target = check_output(target, x, "model").detach()
+        target = target.detach()
         prediction = check_output(prediction, x, "model")
         noise, indices, sigma, sigma_next, _, _, c, num_scales = drawn
         if callable(self.robust):
@@ -312,13 +317,17 @@ class LatentConsistencyLoss(nn.Module):
             num_scales=num_scales,
         )
 
+    def _levels(self, num_scales: int) -> Tensor:
+        return karras_sigmas(
+            num_scales, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho, dtype=torch.float64
+        )
+
     def _table(self, name: str, num_scales: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The levels or their law on a device, made once per stage."""
-        key = (name, num_scales, device, dtype)
+        grid, law = (self.sigma_min, self.sigma_max, self.rho), (self.p_mean, self.p_std)
+        key = (name, num_scales, device, dtype, grid, law)
         if key not in self._tables:
-            table = karras_sigmas(
-                num_scales, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho, dtype=torch.float64
-            )
+            table = self._levels(num_scales)
             if name == "probabilities":
                 table = lognormal_index_probabilities(table, p_mean=self.p_mean, p_std=self.p_std)
             self._tables[key] = table.to(dtype).to(device)
@@ -349,8 +358,15 @@ class LatentConsistencyLoss(nn.Module):
         )
 
 
+def _has_rows(value: Any, length: int) -> bool:
+    """Whether there is a tensor or an array with a row for each sample in it, however deep."""
+    if isinstance(value, Mapping | list | tuple):
+        return any(_has_rows(item, length) for item in (value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == length
+
+
 def _warn_of_conditions(kwargs: Mapping[str, Any], length: int) -> None:
-    rows = [k for k, v in kwargs.items() if isinstance(v, Tensor) and v.ndim > 0 and len(v) == length]
+    rows = [name for name, value in kwargs.items() if _has_rows(value, length)]
     if rows:
         warnings.warn(
             f"coupling='ot' pairs noise across the conditions in model_kwargs ({', '.join(rows)}): the noise that goes "
