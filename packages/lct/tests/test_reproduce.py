@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from offprints.lct.reproduce import generator, pictures
+from offprints.lct.reproduce import experiment, generator, pictures
+from offprints.lct.reproduce.generator import LatentSettings
 from offprints.lct.reproduce.metrics import energy_distance, frechet_distance, recall
 from offprints.lct.reproduce.networks import UNet
+from offprints.shared.experiment.launch import execute
+from offprints.shared.testing.runs import interrupted
 from offprints.shared.usage import UsageError
 
 
@@ -61,47 +65,43 @@ def autoencoder(tmp_path) -> Path:
     return tmp_path / "vae"
 
 
-TINY = {
-    "image-size": 32,
-    "batch-size": 8,
-    "epochs": 5,
-    "channels": 8,
-    "multipliers": "1 2",
-    "blocks": 1,
-    "attention": 8,
-    "samples": 0,
-    "sample-batch": 8,
-    "log-every": 2,
-    "checkpoint-every": 4,
-}
+TINY = LatentSettings(
+    image_size=32,
+    batch_size=8,
+    epochs=5,
+    channels=8,
+    multipliers=(1, 2),
+    blocks=1,
+    attention=(8,),
+    samples=0,
+    sample_batch=8,
+    log_every=2,
+    checkpoint_every=4,
+    final_scales=40,
+)
 
 
-def flags(**more: object) -> list[str]:
-    settings = TINY | {name.replace("_", "-"): value for name, value in more.items()}
-    return [word for name, value in settings.items() for word in (f"--latents.{name}", *str(value).split())]
-
-
-def test_training_on_latents_of_images(cli, paper_run, tmp_path, folder, autoencoder) -> None:
-    small = flags(folder=folder, autoencoder=autoencoder, final_scales=40)
-    run = paper_run("lct", "--preset", "paper", "--recipes", "full", "baseline", *small, out=tmp_path / "runs")
-    assert run.figures == {"samples"}
-    folder = run.folder
-    log = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+def test_training_on_latents_of_images(tmp_path, folder, autoencoder) -> None:
+    """Fifteen steps of each of two recipes; killed at the eighth of the second, and continued: the same result."""
+    latents = replace(TINY, folder=folder, autoencoder=str(autoencoder))
+    config = replace(experiment.presets["paper"], latents=latents)
+    how = {"preset": "paper", "device": "cpu"}
+    whole = execute(experiment, config, out=tmp_path / "whole", **how).dir
+    assert {path.name for path in (whole / "figures").iterdir()} == {"samples.png"}
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [*range(2, 16, 2), 15] * 2
     scales = [line["full/num_scales"] for line in lines if "full/num_scales" in line]
     assert scales[0] == 11
     assert scales[-1] == 41
     assert all(np.isfinite(line["full/loss"]) for line in lines if "full/loss" in line)
 
-    # Without the second recipe's result the run goes on from its checkpoint, to the same samples.
-    sheet = (folder / "figures" / "samples.png").read_bytes()
-    for file in folder.glob("units/baseline*"):
-        file.unlink()
-    again = cli("run", "lct", "--resume", folder)
-    assert again.returncode == 0, again.stderr
-    assert (folder / "figures" / "samples.png").read_bytes() == sheet
-    assert [json.loads(line) for line in log.read_text().splitlines()] == lines
+    mortal = interrupted(experiment, checkpoints=6)
+    with pytest.raises(KeyboardInterrupt):
+        execute(mortal, config, out=tmp_path / "killed", **how)
+    killed = next((tmp_path / "killed" / "lct").iterdir())
+    execute(experiment, config, out=tmp_path, resume=killed, **how)
+    for file in ("metrics.jsonl", "figures/samples.png"):
+        assert (killed / file).read_bytes() == (whole / file).read_bytes()
 
 
 def test_missing_data_is_a_usage_error(tmp_path) -> None:

@@ -312,7 +312,7 @@ experiment = Experiment(
     arxiv="2502.01441",
     config=Config,
     presets={
-        "smoke": Config(draws=3, digits=DigitSettings(steps=20, width=16)),
+        "smoke": Config(draws=3, digits=DigitSettings(steps=20, width=16, scored=200)),
         "quick": Config(),
         "ablation": Config(parts=("ablation",)),
         "paper": Config(parts=("latents",), recipes=("full", "baseline")),

@@ -35,7 +35,7 @@ from offprints.lct.reproduce.recipes import Recipe, RecipeName
 from offprints.lct.sampling import TWO_STEP_SIGMAS, consistency_sample
 from offprints.shared.device import autocast
 from offprints.shared.distributed import rank, world_size
-from offprints.shared.experiment import Run
+from offprints.shared.experiment import Part, Run
 from offprints.shared.usage import UsageError
 
 
@@ -106,8 +106,8 @@ def order(count: int, *, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
 
 
-def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *, key: str) -> LatentConsistencyModel:
-    """The averaged model after training; goes on from the run's checkpoint of this key."""
+def train(part: Part, settings: LatentSettings, recipe: Recipe, latents: Tensor) -> LatentConsistencyModel:
+    """The averaged model after training; goes on from the newest checkpoint of this part of a run."""
     paper = PAPER[settings.dataset]
     ranks = world_size()
     share = (settings.batch_size or paper.batch_size) // ranks
@@ -116,8 +116,8 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         raise UsageError(f"batch_size must be in [{ranks}, {len(latents)}], got {settings.batch_size}")
     total = per_epoch * (settings.epochs or paper.epochs)
 
-    torch.manual_seed(run.seed)
-    model = build(settings, recipe, latents.shape[1:]).to(run.device)
+    torch.manual_seed(part.seed)
+    model = build(settings, recipe, latents.shape[1:]).to(part.device)
     average = copy.deepcopy(model).requires_grad_(False)
     weights: list[Tensor] = list(model.parameters())
     averages: list[Tensor] = list(average.parameters())
@@ -125,11 +125,10 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=settings.eps
     )
     loss_fn = recipe.loss(total_steps=total, final_scales=settings.final_scales, dim=latents[0].numel(), validate=False)
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.precision == "float16")
+    scaler = torch.amp.GradScaler(part.device.type, enabled=part.precision == "float16")
     first = 0
-    found = run.restore()
-    if found is None or found[1]["key"] != key:
-        torch.manual_seed(run.seed * ranks + rank())  # noise, indices and dropout: of its own on every rank
+    if (found := part.restore()) is None:
+        torch.manual_seed(part.seed * ranks + rank())  # noise, indices and dropout: of its own on every rank
     else:
         first, state = found
         model.load_state_dict(state["model"])
@@ -138,16 +137,16 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         scaler.load_state_dict(state["scaler"])
     wrapped: nn.Module = model
     if ranks > 1:
-        wrapped = DistributedDataParallel(model, device_ids=[run.device] if run.device.type == "cuda" else None)
+        wrapped = DistributedDataParallel(model, device_ids=[part.device] if part.device.type == "cuda" else None)
 
-    visits = order(len(latents), seed=run.seed, epoch=first // per_epoch)
-    for step in run.progress(range(first, total), total - first, key):
+    visits = order(len(latents), seed=part.seed, epoch=first // per_epoch)
+    for step in part.progress(range(first, total)):
         epoch, place = divmod(step, per_epoch)
         if place == 0:
-            visits = order(len(latents), seed=run.seed, epoch=epoch)
+            visits = order(len(latents), seed=part.seed, epoch=epoch)
         start = (place * ranks + rank()) * share
-        x = latents[visits[start : start + share]].to(run.device, non_blocking=True)
-        with autocast(run.precision, run.device):
+        x = latents[visits[start : start + share]].to(part.device, non_blocking=True)
+        with autocast(part.precision, part.device):
             out = loss_fn(wrapped, x, step=step)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(out.loss).backward()
@@ -158,15 +157,14 @@ def train(run: Run, settings: LatentSettings, recipe: Recipe, latents: Tensor, *
         done = step + 1
         if done % settings.log_every == 0 or done == total:
             values = {"loss": out.loss, "consistency": out.consistency, "diffusion": out.diffusion}
-            scalars = {f"{key}/{name}": float(value.detach()) for name, value in values.items()}
-            if not math.isfinite(scalars[f"{key}/loss"]):
-                raise FloatingPointError(f"the loss is {scalars[f'{key}/loss']} at step {done}")
-            run.log(done, **scalars, **{f"{key}/num_scales": out.num_scales})
+            scalars = {name: float(value.detach()) for name, value in values.items()}
+            if not math.isfinite(scalars["loss"]):
+                raise FloatingPointError(f"the loss is {scalars['loss']} at step {done}")
+            part.log(done, **scalars, num_scales=out.num_scales)
         if done % settings.checkpoint_every == 0 or done == total:  # the last one keeps the log whole
-            run.checkpoint(
+            part.checkpoint(
                 done,
                 {
-                    "key": key,
                     "model": model.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
@@ -234,10 +232,10 @@ def on_latents(
         ]
         real = of_all_ranks(torch.cat(parts)).to(run.device)
 
-    def work(name: RecipeName) -> dict[str, Any]:
-        model = train(run, settings, recipes[name], latents, key=name)
+    def work(name: RecipeName, part: Part) -> dict[str, Any]:
+        model = train(part, settings, recipes[name], latents)
         return evaluate(
             settings, model, normalizer, autoencoder.decode, features, real, seed=run.seed, device=run.device
         )
 
-    return {name: run.unit(name, partial(work, name)) for name in recipes}
+    return {name: run.part(name).once(partial(work, name)) for name in recipes}
