@@ -77,13 +77,15 @@ def same(a: CausalPINN, b: CausalPINN) -> None:
 def test_it_solves_an_equation_of_the_users_and_says_that_it_converged() -> None:
     model = CausalPINN(
         Decay(),
-        partial(MLP, 1, (16, 16), 1),
+        partial(MLP, 1, (16,), 1),
         eps=(1e-2, 1.0),
         n_windows=2,
-        n_t=20,
+        window_length=0.5,
+        n_t=10,
         max_steps=2000,
-        check_every=50,
-        lr=1e-2,
+        check_every=25,
+        lr=3e-2,
+        decay_steps=100,
         random_state=0,
         device="cpu",
     )
@@ -92,7 +94,7 @@ def test_it_solves_an_equation_of_the_users_and_says_that_it_converged() -> None
         model.fit()
     assert model.converged_ == [True, True]
     assert model.n_iter_ < 8000
-    t = np.linspace(0, 2, 21)
+    t = np.linspace(0, 1, 21)
     assert model.score(t, None, np.exp(-t)[:, None]) > -0.05
     assert model.history_[-1]["w_min"] > 0.99
 
@@ -374,8 +376,9 @@ class Memory:
         return self.saved
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 5])
-@pytest.mark.parametrize("make_net", [exact, partial(MLP, 1, (6,), 3)])
+@pytest.mark.parametrize(
+    ("after", "make_net"), [(1, exact), (2, partial(MLP, 1, (6,), 3)), (3, exact), (5, partial(MLP, 1, (6,), 3))]
+)
 def test_an_interrupted_fit_gives_the_same_result(after, make_net) -> None:
     make = partial(
         CausalPINN, Lorenz(), make_net, eps=(1e-8, 10.0), n_windows=2, max_halvings=1, **SMALL | {"random_state": None}

@@ -223,3 +223,103 @@ def test_errors() -> None:
             (lambda: jet(net, x, torch.ones(2, dtype=torch.long), 1), TypeError, "direction"),
         ]
     )
+
+
+class Normalized(nn.Module):
+    """A network with layer normalization, by torch or by hand."""
+
+    def __init__(self, by_hand: bool) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(2, 5), nn.LayerNorm(5), nn.Linear(5, 1)
+        self.by_hand = by_hand
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.linspace(0.5, 1.5, 5))
+            self.norm.bias.copy_(torch.linspace(-0.3, 0.4, 5))
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.first(z)
+        if self.by_hand:
+            h = h - h.mean(-1, keepdim=True)
+            h = h / (h.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.norm.weight + self.norm.bias
+        else:
+            h = self.norm(h)
+        return self.last(torch.sin(h))
+
+
+def test_layer_normalization_beyond_what_torch_differentiates() -> None:
+    """The third derivative, and the parameters' gradient of the second, which torch.autograd.grad gets wrong."""
+    torch.manual_seed(0)
+    net, plain = Normalized(False).double(), Normalized(True).double()
+    plain.load_state_dict(net.state_dict())
+    t, x = torch.rand(3, 1, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
+    z = torch.stack(torch.broadcast_tensors(t, x), dim=-1).requires_grad_()
+
+    def by_autograd(axes: tuple[int, ...]) -> Tensor:
+        value = plain(z)[..., 0]
+        for axis in axes:
+            value = torch.autograd.grad(value.sum(), z, create_graph=True)[0][..., axis]
+        return value
+
+    indices = {(0, 2): (1, 1), (0, 3): (1, 1, 1), (2, 1): (0, 0, 1), (0, 4): (1, 1, 1, 1)}
+    for found, axes in zip(derivatives(net, [t, x], list(indices)), indices.values(), strict=True):
+        torch.testing.assert_close(found[..., 0], by_autograd(axes), rtol=1e-7, atol=1e-7)
+    found = torch.autograd.grad(derivatives(net, [t, x], [(0, 2)])[0].square().sum(), list(net.parameters())[:-1])
+    expected = torch.autograd.grad(by_autograd((1, 1)).square().sum(), list(plain.parameters())[:-1])
+    for ours, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-7, atol=1e-7)
+    # Inside transforms of torch.func derivatives are nested in forward mode.
+    values = dict(net.named_parameters())
+
+    def squared(values: dict[str, Tensor]) -> Tensor:
+        return derivatives(lambda z: torch.func.functional_call(net, values, (z,)), [t, x], [(0, 2)])[0].square().sum()
+
+    gradients = torch.func.grad(squared)(values)
+    for name, right in zip(list(values)[:-1], expected, strict=True):
+        torch.testing.assert_close(gradients[name], right, rtol=1e-7, atol=1e-7)
+
+
+def test_layer_normalization_in_half_precision() -> None:
+    torch.manual_seed(0)
+    net = Normalized(False).bfloat16()
+    t, x = torch.rand(3, 1).bfloat16(), torch.rand(1, 4).bfloat16()
+    u, rate = derivatives(net, [t, x], [(0, 0), (1, 0)])
+    assert u.dtype == rate.dtype == torch.bfloat16
+    right = derivatives(net.float(), [t.float(), x.float()], [(1, 0)])[0].detach()
+    torch.testing.assert_close(rate.detach().float(), right, rtol=0, atol=0.05 * float(right.abs().max()))
+
+
+def test_attention_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(4, 2, batch_first=True).double()
+    first, last = nn.Linear(2, 8).double(), nn.Linear(8, 1).double()
+
+    def net(z: Tensor) -> Tensor:
+        tokens = torch.sin(first(z)).reshape(-1, 2, 4)
+        return last(attention(tokens, tokens, tokens, need_weights=False)[0].flatten(1)).reshape(*z.shape[:-1], 1)
+
+    t, x, h = torch.rand(3, 1, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64), 1e-3
+
+    def at(dx: float) -> Tensor:
+        return net(torch.stack(torch.broadcast_tensors(t, x + dx), dim=-1)).detach()
+
+    difference = (16 * (at(h) + at(-h)) - at(2 * h) - at(-2 * h) - 30 * at(0.0)) / (12 * h * h)
+    torch.testing.assert_close(derivatives(net, [t, x], [(0, 2)])[0].detach(), difference, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("net", [lambda z: z[..., :1] * z[..., 1:] ** 3, MLP(2, (5,), 1).double()], ids=["any", "ours"])
+def test_weights_of_operators_may_be_tensors(net) -> None:
+    """Unknown coefficients and ones that vary from point to point."""
+    t, x = torch.rand(3, 1, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
+    nu = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+    speed = (t + x)[..., None]
+    u, whole, varying, only = derivatives(
+        net, [t, x], [(0, 0)], [{(1, 0): 1, (0, 2): -nu}, {(1, 0): 1.0, (0, 1): speed, (0, 2): -0.5}, {(0, 2): nu}]
+    )
+    right, u_t, u_x, u_xx = (f.expand(3, 4, 1) for f in derivatives(net, [t, x], [(0, 0), (1, 0), (0, 1), (0, 2)]))
+    torch.testing.assert_close(u.expand(3, 4, 1), right)
+    torch.testing.assert_close(whole, u_t - nu * u_xx)
+    torch.testing.assert_close(varying, u_t + speed * u_x - 0.5 * u_xx)
+    torch.testing.assert_close(only, nu * u_xx)
+    torch.testing.assert_close(torch.autograd.grad(whole.sum(), nu, retain_graph=True)[0], -u_xx.sum())
+    with pytest.raises(TypeError, match="operators"):
+        derivatives(net, [t, x], [], [{(1, 0): torch.tensor(1)}])

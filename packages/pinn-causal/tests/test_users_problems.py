@@ -24,7 +24,7 @@ from offprints.shared.testing import check_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-FAST = {"lr": 1e-2, "decay_steps": 300, "check_every": 50, "random_state": 0, "device": "cpu"}
+FAST = {"lr": 3e-2, "decay_steps": 20, "check_every": 50, "random_state": 0, "device": "cpu"}
 
 
 class Forced(Equation):
@@ -51,7 +51,7 @@ def exact(width: int = 16, **options) -> nn.Module:
 def test_time_is_absolute(make_net) -> None:
     problem = Forced()
     problem.initial_weight = 10.0
-    model = CausalPINN(problem, make_net, eps=0, n_windows=2, n_t=12, max_steps=250, **FAST).fit()
+    model = CausalPINN(problem, make_net, eps=0, n_windows=2, n_t=8, max_steps=80, **FAST).fit()
     t = np.linspace(0, 2, 21)
     assert np.abs(model.predict(t)[:, 0] - np.sin(t)).max() < 0.2  # local time ends 0.77 too high
     (residual,) = model.residual(t)
@@ -80,7 +80,7 @@ def test_the_problem_may_begin_at_any_time() -> None:
         def initial(self, x):
             return torch.tensor([math.sin(2.0)])
 
-    model = CausalPINN(Late(), exact, eps=0, t0=2.0, n_windows=2, n_t=16, max_steps=300, **FAST).fit()
+    model = CausalPINN(Late(), exact, eps=0, t0=2.0, n_windows=2, n_t=8, max_steps=80, **FAST).fit()
     t = np.linspace(2, 4, 11)
     assert model.edges_ == [2.0, 3.0, 4.0]
     assert np.abs(model.predict(t)[:, 0] - np.sin(t)).max() < 0.05
@@ -98,7 +98,7 @@ def test_an_exact_condition_holds_at_the_beginning_of_its_window(t0) -> None:
         def initial(self, x):
             return torch.tensor([2.0])
 
-    model = CausalPINN(Decay(), lambda: exact(t0=t0), eps=0, n_windows=2, n_t=12, max_steps=200, **FAST).fit()
+    model = CausalPINN(Decay(), lambda: exact(t0=t0), eps=0, n_windows=2, n_t=8, max_steps=80, **FAST).fit()
     found = model.predict(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64))[:, 0]
     assert float(found[0]) == 2.0
     np.testing.assert_allclose(found, 2 * np.exp(-np.arange(3.0)), atol=0.03)
@@ -139,14 +139,14 @@ class Raw:
 @pytest.mark.parametrize("given", ["function", "placeholder", "state"])
 def test_exact_conditions_are_not_made_periodic(problem, given) -> None:
     def make() -> nn.Module:
-        return ExactInitialCondition(MLP(2, (12,), 1), {"function": lambda s: s}.get(given, torch.zeros(1)))
+        return ExactInitialCondition(MLP(2, (8,), 1), {"function": lambda s: s}.get(given, torch.zeros(1)))
 
     def of_state(state) -> nn.Module:
-        return ExactInitialCondition(MLP(2, (12,), 1), state)
+        return ExactInitialCondition(MLP(2, (8,), 1), state)
 
     model = CausalPINN(
-        problem, of_state if given == "state" else make, eps=0, n_windows=2, window_length=0.5, n_t=8, n_x=9,
-        max_steps=100, **FAST,
+        problem, of_state if given == "state" else make, eps=0, n_windows=2, window_length=0.5, n_t=5, n_x=6,
+        max_steps=80, **FAST,
     ).fit()  # fmt: skip
     assert {record["initial"] for record in model.history_} == {0.0}
     t, x = torch.tensor([0.0, 0.5 - 1e-6, 0.5, 1.0]), torch.linspace(0, 1, 5)
@@ -212,11 +212,79 @@ class Spring(Equation):
     ids=["found", "hook", "exact value", "exact value and rate", "exact value and found"],
 )
 def test_equations_of_second_order_hand_their_rates_over(problem, make_net) -> None:
-    model = CausalPINN(problem, make_net, eps=0, n_windows=2, n_t=12, max_steps=400, **FAST).fit()
-    t = np.linspace(0, 2, 21)
-    assert np.abs(model.predict(t)[:, 0] - np.cos(t)).max() < 0.2
-    before, after = model.predict(np.array([1 - 1e-7, 1.0]), derivative=(1,))[:, 0]
+    slow = FAST | {"decay_steps": 50}
+    model = CausalPINN(problem, make_net, eps=0, n_windows=2, window_length=0.8, n_t=8, max_steps=200, **slow).fit()
+    t = np.linspace(0, 1.6, 21)
+    assert np.abs(model.predict(t)[:, 0] - np.cos(t)).max() < 0.15  # without the rate it is off by 0.5
+    before, after = model.predict(np.array([0.8 - 1e-7, 0.8]), derivative=(1,))[:, 0]
     assert before == pytest.approx(after, abs=0.1)
+
+
+class Known(nn.Module):
+    """The solution times a factor, 1: whatever is wired wrongly moves the factor."""
+
+    def __init__(self, solution) -> None:
+        super().__init__()
+        self.solution, self.factor = solution, nn.Parameter(torch.ones(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.factor * self.solution(z)
+
+
+class Rotation(Equation):
+    """u'' = -A u with a constant of single precision: u = (cos t, sin t)."""
+
+    initial_weight = 10.0
+
+    def __init__(self, rate: Tensor | None) -> None:
+        self.matrix = torch.eye(2)
+        if rate is not None:
+            self.initial_rate = lambda x: rate  # of this object alone
+
+    def residual(self, net, t, x=None):
+        u, second = derivatives(net, [t], [(0,), (2,)])
+        return (second + u @ self.matrix).unbind(-1)
+
+    def initial(self, x):
+        return torch.tensor([1.0, 0.0])
+
+
+def test_the_rate_counts_wherever_it_is_defined_and_whatever_the_precision() -> None:
+    def make() -> nn.Module:
+        return Known(lambda z: torch.cat([torch.cos(z), torch.sin(z)], dim=-1))
+
+    settings = {"eps": 1.0, "n_windows": 2, "n_t": 8, "max_steps": 4, **FAST, "check_every": 2}
+    model = CausalPINN(Rotation(torch.tensor([0.0, 1.0])), make, **settings).fit()
+    assert model.converged_ == [True, True]
+    assert float(model.nets_[1].factor) == pytest.approx(1.0, abs=1e-3)
+    # A rate that the solution does not have: off by 1 in the one equation of it, in the mean over two outputs.
+    wrong = CausalPINN(Rotation(torch.tensor([0.0, 2.0])), make, **settings | {"max_steps": 1, "lr": 1e-9}).fit()
+    assert wrong.history_[0]["initial"] == pytest.approx(10.0 * 0.5, rel=1e-3)
+    assert wrong.converged_[0] is False
+
+
+def test_equations_whose_beginning_is_not_determined_are_refused() -> None:
+    settings = {"eps": 0, "n_t": 4, "max_steps": 1, **FAST}
+    for n_windows in (1, 2):
+        with pytest.raises(ValueError, match=r"initial_rate must return du/dt .* order 2"):
+            CausalPINN(Rotation(None), lambda: MLP(1, (4,), 2), n_windows=n_windows, **settings).fit()
+    # Observations may determine it, and so may an exact condition with a rate.
+    CausalPINN(Rotation(None), lambda: MLP(1, (4,), 2), **settings).fit(
+        data=(np.array([1.0]), np.array([[np.cos(1.0), np.sin(1.0)]]))
+    )
+    held = CausalPINN(
+        Rotation(None),
+        lambda: ExactInitialCondition(MLP(1, (4,), 2), torch.zeros(2), rate=torch.tensor([0.0, 1.0])),
+        **settings,
+    ).fit()
+    np.testing.assert_allclose(held.predict(np.zeros(1), derivative=(1,))[0], [0.0, 1.0], atol=1e-6)
+
+    class Third(Spring):
+        def residual(self, net, t, x=None):
+            return derivatives(net, [t], [(3,)])[0][:, 0] - torch.sin(t)
+
+    with pytest.raises(ValueError, match=r"second order in time at most, .* got order 3"):
+        CausalPINN(Third(), lambda: MLP(1, (4,), 1), **settings).fit()
 
 
 def test_each_axis_has_its_own_extent() -> None:
@@ -295,7 +363,7 @@ def test_small_solutions_do_not_converge_by_their_size(size) -> None:
         def initial(self, x):
             return torch.full((1,), size)
 
-    model = CausalPINN(Small(), lambda: MLP(1, (16,), 1), eps=(0.01, 1.0), n_t=16, max_steps=200, **FAST).fit()
+    model = CausalPINN(Small(), lambda: MLP(1, (16,), 1), eps=(0.01, 1.0), n_t=8, max_steps=50, **FAST).fit()
     t = np.linspace(0, 1, 11)
     wrong = -model.score(t, None, size * np.exp(-t)[:, None])
     assert wrong < 0.2 or not any(model.converged_)
@@ -376,8 +444,8 @@ def test_a_boundary_value_that_depends_on_time() -> None:
             return -torch.sin(x)
 
     model = CausalPINN(
-        Inflow(), lambda: MLP(2, (16,), 1), eps=0, n_windows=2, window_length=0.5, n_t=12, n_x=12, max_steps=500,
-        **FAST,
+        Inflow(), lambda: MLP(2, (16,), 1), eps=0, n_windows=2, window_length=0.5, n_t=8, n_x=8, max_steps=150,
+        **FAST | {"decay_steps": 40},
     ).fit()  # fmt: skip
     t, x = torch.linspace(0, 1, 6), torch.linspace(0, 1, 6)
     torch.testing.assert_close(model.predict(t, x), torch.sin(t[:, None] - x), rtol=0, atol=0.06)
@@ -397,13 +465,22 @@ def test_unknown_parameters_are_found_from_data() -> None:
         def initial(self, x):
             return torch.ones(1)
 
+    class Exponential(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor([1.0, -1.0]))
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.a[0] * torch.exp(self.a[1] * z)
+
     problem = Decay()
     t = torch.linspace(0, 1, 9)
     values = torch.exp(-2 * t)
     values[3] = torch.nan  # not observed
-    model = CausalPINN(problem, lambda: MLP(1, (16,), 1), eps=0, n_t=16, max_steps=800, data_weight=10.0, **FAST)
+    slow = FAST | {"decay_steps": 80}
+    model = CausalPINN(problem, Exponential, eps=0, n_t=8, max_steps=240, data_weight=10.0, **slow)
     model.fit(data=(t, values))
-    assert problem.rate.item() == pytest.approx(2.0, abs=0.1)
+    assert problem.rate.item() == pytest.approx(2.0, abs=0.02)
     assert float(model.parameters_[0]) == problem.rate.item()
     assert model.history_[-1]["parameters"] == [problem.rate.item()]
     bad = torch.tensor([5.0])
@@ -429,6 +506,11 @@ def test_what_users_methods_return_is_checked() -> None:
             (lambda: fit(temporal_losses=lambda net, t, x=None: net(t[:, None])[:, 0] - 9), ValueError, "square"),
             (lambda: fit(temporal_losses=lambda net, t, x=None: net(t[:, None]) ** 2), ValueError, "temporal_losses"),
             (lambda: fit(temporal_losses=lambda net, t, x=None: 1.0), TypeError, "temporal_losses"),
+            (
+                lambda: fit(temporal_losses=lambda net, t, x=None: 1 + net(t[:, None]).detach()[:, 0] ** 2),
+                ValueError,
+                "temporal_losses",
+            ),
             (lambda: fit(initial_loss=lambda net, x, s: net(x) ** 2 + torch.ones(2)), ValueError, "initial_loss"),
             (lambda: fit(initial_loss=lambda net, x, s: -(net(x) ** 2).sum() - 1), ValueError, "initial_loss"),
             (lambda: fit(lambda: MLP(1, (4,), 2)), ValueError, "make_net"),
@@ -447,8 +529,15 @@ def test_what_users_methods_return_is_checked() -> None:
         def residual(self, net, t, x=None):
             return derivatives(net, [t], [(1,)])[0]
 
-    with pytest.raises(ValueError, match=r"residual must return tensors of shape \(4,\)"):
-        CausalPINN(Columns(), plain, eps=1.0, n_t=4, max_steps=2, **FAST).fit()
+    class Nothing(Forced):
+        def residual(self, net, t, x=None):
+            self.kept = super().residual(net, t, x)  # and a return forgotten
+
+    for problem, error in ((Nothing(), "NoneType"), (Columns(), r"residual must return tensors of shape \(4,\)")):
+        with pytest.raises((TypeError, ValueError), match=error):
+            CausalPINN(problem, plain, eps=1.0, n_t=4, max_steps=2, **FAST).fit()
+    with pytest.raises(TypeError, match="make_net must be a function that makes a network for each window, got a MLP"):
+        CausalPINN(Forced(), MLP(1, (4,), 1))
 
 
 class Wrapper(nn.Module):
@@ -461,7 +550,7 @@ class Wrapper(nn.Module):
 
 
 def test_a_wrapped_exact_condition_goes_from_window_to_window() -> None:
-    make = {"eps": 0, "n_windows": 2, "n_t": 8, "max_steps": 100, **FAST}
+    make = {"eps": 0, "n_windows": 2, "n_t": 8, "max_steps": 50, **FAST}
     model = CausalPINN(Forced(), lambda: Wrapper(exact()), **make).fit()
     before, after = model.predict(np.array([1 - 1e-7, 1.0]))[:, 0]
     assert after == pytest.approx(before, abs=1e-4)
@@ -594,6 +683,6 @@ def test_gradients_of_the_users_own() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = CausalPINN(ByHand(), exact, eps=(0.1, 1.0), n_windows=2, n_t=12, max_steps=300, **FAST).fit()
+        model = CausalPINN(ByHand(), exact, eps=(0.1, 1.0), n_windows=2, n_t=8, max_steps=80, **FAST).fit()
     t = np.linspace(0, 2, 11)
     assert np.abs(model.predict(t)[:, 0] - np.sin(t)).max() < 0.1

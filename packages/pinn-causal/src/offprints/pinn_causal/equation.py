@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -179,7 +180,12 @@ class Equation:
 
 def as_tuple(residuals: Any) -> tuple[Tensor, ...]:
     """Return the residuals of a system; a single one may come alone."""
-    return (residuals,) if isinstance(residuals, Tensor) else tuple(residuals)
+    if isinstance(residuals, Tensor):
+        return (residuals,)
+    if not isinstance(residuals, tuple | list) or not residuals:
+        got = f"an empty {type(residuals).__name__}" if residuals == () or residuals == [] else type(residuals).__name__
+        raise TypeError(f"residual must return tensors, one or a tuple of them, got {got}")
+    return tuple(residuals)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -311,8 +317,6 @@ def order_in_time(problem: Problem, t: Tensor, x: Tensor | None) -> int:
 
     The trial functions agree at the one time ``t`` but in one derivative, to which the residual answers or does not.
     """
-    points = None if x is None else x.double()
-    times = torch.full_like(t, float(t[0]), dtype=torch.float64)
     outputs = problem.n_outputs
 
     def trial(order: int, size: float) -> Net:
@@ -324,16 +328,19 @@ def order_in_time(problem: Problem, t: Tensor, x: Tensor | None) -> int:
 
         return net
 
-    def answers(order: int) -> bool:
+    def answers(order: int, dtype: torch.dtype) -> bool:
+        times = torch.full_like(t, float(t[0]), dtype=dtype)
+        points = None if x is None else x.to(dtype)
         found = [problem.residual(trial(order, size), times, points) for size in (0.0, 1.0)]
         first, second = (as_tuple(r) for r in found)
         pairs = zip(first, second, strict=True)
         return any(float((a - b).abs().max()) > 1e-6 * float(a.abs().max() + b.abs().max()) for a, b in pairs)
 
-    try:
-        return max([1, *(order for order in (2, 3, 4) if answers(order))])
-    except Exception:  # a residual may ask more of its network than to be a function
-        return 1
+    # The second time in the precision of the fit, which constants of the residual may be bound to.
+    for dtype in dict.fromkeys((torch.float64, t.dtype)):
+        with contextlib.suppress(Exception):  # a residual may ask more of its network than to be a function
+            return max([1, *(order for order in (2, 3, 4) if answers(order, dtype))])
+    return 1
 
 
 def check_times(t: Tensor) -> None:

@@ -16,24 +16,15 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from offprints.pinn_causal.batches import Data
 from offprints.pinn_causal.boundary import Boundary
-from offprints.pinn_causal.equation import (
-    Problem,
-    as_tuple,
-    check_problem,
-    on_points,
-    order_in_time,
-    state_points,
-)
-from offprints.pinn_causal.exact import exact_conditions
-from offprints.pinn_causal.handover import Start, has_rate, initial_function, pointwise
+from offprints.pinn_causal.equation import Problem, as_tuple, check_problem
+from offprints.pinn_causal.inputs import beginning, observations, order_of_windows
 from offprints.pinn_causal.jets import partials
-from offprints.pinn_causal.march import March, Store, required_arguments
+from offprints.pinn_causal.march import March, Store
 from offprints.pinn_causal.references import relative_l2
 from offprints.pinn_causal.schedule import EpsilonSchedule
 from offprints.pinn_causal.window import WindowSettings
-from offprints.shared.device import evaluating, local_seed, resolve_device
+from offprints.shared.device import evaluating, resolve_device
 from offprints.shared.distributed import world_size
 from offprints.shared.estimators import as_features, check_fitted, like_input
 from offprints.shared.validation import check_bool, check_choice, check_number
@@ -174,6 +165,9 @@ class CausalPINN(BaseEstimator):
             value = getattr(self, name)
             if not callable(value) and not (name == "callback" and value is None):
                 raise TypeError(f"{name} must be callable, got {type(value).__name__}")
+        if isinstance(self.make_net, nn.Module):
+            kind = type(self.make_net).__name__
+            raise TypeError(f"make_net must be a function that makes a network for each window, got a {kind}")
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating torch.dtype, got {self.dtype!r}")
         check_choice(self.sampling, "sampling", ("random", "grid"))
@@ -293,13 +287,18 @@ class CausalPINN(BaseEstimator):
             seed = secrets.randbits(32)
         settings = self._settings(seed)
         like = torch.empty(0, dtype=self.dtype, device=resolve_device(self.device))
-        observed = None if data is None else self._check_data(data, like)
-        start = self._start(initial, like)
+        end = self.t0 + self.n_windows * self.window_length
+        observed = None if data is None else observations(self.problem, data, like, self.t0, end)
+        start = beginning(self.problem, initial, like, self.t0)
         if state is not None and not torch.equal(state["states"][0].to(start.state), start.state):
             raise ValueError("initial must be the state that the interrupted fit began with, got another one")
 
+        order = order_of_windows(
+            self.problem, start, self.make_net, self.n_t, seed=seed, observed=observed is not None,
+            several=self.n_windows > 1 or self.max_halvings > 0 or self.warm_start,
+        )  # fmt: skip
         march = March(
-            self, settings, start, order=self._order(start, seed), user_state=initial is not None, data=observed,
+            self, settings, start, order=order, user_state=initial is not None, data=observed,
             run=run, seed=seed,
         )  # fmt: skip
         for name in ("nets_", "edges_", "history_", "weights_", "converged_", "n_iter_", "parameters_", "state_"):
@@ -311,7 +310,6 @@ class CausalPINN(BaseEstimator):
             march.load_state_dict(state)
             # Windows that the state does not know of yet: `n_windows` was raised.
             planned = march.edges[-1] + sum(length for length, _ in march.pending)
-            end = self.t0 + self.n_windows * self.window_length
             march.pending += windows[: max(0, round((end - planned) / self.window_length))]
         march.train()
         if self.warm_start or march.stopped:
@@ -339,136 +337,6 @@ class CausalPINN(BaseEstimator):
         planned = len(state["nets"]) + len(state["pending"])
         if not self.max_halvings and self.n_windows != planned:
             raise ValueError(f"n_windows must be that of the checkpoint in run, {planned}, got {self.n_windows}")
-
-    def _start(self, initial: Any, like: Tensor) -> Start:
-        """Return the beginning of the problem."""
-        problem = self.problem
-        d = len(problem.domain)
-        function = None
-        if initial is None or callable(initial):
-            x = state_points(problem, None, like)
-            if initial is None:
-                state = problem.initial(x)
-                self._check_own_state(state, x)
-            else:
-                state = self._sample(initial, x)
-                function = initial
-            state = state.to(like)
-            function = function or initial_function(problem, x, state)
-        else:
-            state, n = self._check_state(initial)
-            x = state_points(problem, n, like)
-            state = state.to(like)
-        rates, rate_function = [], None
-        if has_rate(problem) and (rate := problem.initial_rate(x)) is not None:  # type: ignore[attr-defined]
-            if not isinstance(rate, Tensor) or rate.shape != state.shape:
-                got = tuple(rate.shape) if isinstance(rate, Tensor) else type(rate).__name__
-                raise ValueError(f"problem.initial_rate must return shape {tuple(state.shape)}, got {got}")
-            rates = [rate.to(like)]
-            if d and function is not None:
-                rate_function = pointwise(problem, problem.initial_rate)  # type: ignore[attr-defined]
-        return Start(self.t0 + 0.0, x, state, rates, function=function, rate_function=rate_function)
-
-    def _order(self, start: Start, seed: int) -> int:
-        """Return the order in time: what a window must hand over."""
-        if start.rates:
-            return 1 + len(start.rates)
-        if self.n_windows == 1 and not self.max_halvings and not self.warm_start:
-            with local_seed(seed):
-                net = self.make_net() if required_arguments(self.make_net) == 0 else None
-            if net is None or not isinstance(net, nn.Module) or not exact_conditions(net):
-                return 1
-        t = start.x.new_full((self.n_t,), start.time)
-        d = len(self.problem.domain)
-        x = None
-        if d:
-            unit = torch.linspace(0.1, 0.9, 7, dtype=start.x.dtype, device=start.x.device)
-            x = torch.stack([low + (high - low) * unit for low, high in self.problem.domain], dim=-1)
-            x = x[:, 0] if d == 1 else x
-        return order_in_time(self.problem, t, x)
-
-    def _check_own_state(self, state: object, x: Tensor) -> None:
-        problem, d = self.problem, len(self.problem.domain)
-        if not isinstance(state, Tensor):
-            raise TypeError(f"problem.initial must return a torch.Tensor, got {type(state).__name__}")
-        if not bool(state.isfinite().all()):
-            raise ValueError("problem.initial must be finite")
-        q = problem.n_outputs
-        if d == 0 and state.shape != (q,):
-            raise ValueError(f"problem.initial must have shape ({q},), got {tuple(state.shape)}")
-        if d == 1 or (d and on_points(problem)):
-            wanted = (len(x),) if q == 1 else (q, len(x))
-            if state.shape != wanted:
-                raise ValueError(
-                    f"problem.initial must have shape {wanted} on points {tuple(x.shape)}, got {tuple(state.shape)}"
-                )
-
-    def _sample(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        problem, d = self.problem, len(self.problem.domain)
-        if d == 0 or (d > 1 and not on_points(problem)):
-            kind = "for a system of ODEs" if d == 0 else f"for {type(problem).__name__}"
-            raise TypeError(f"initial must be an array {kind}, got a function")
-        with torch.no_grad():
-            values = function(x[:, None] if d == 1 else x)
-        if not isinstance(values, Tensor) or values.shape != (len(x), problem.n_outputs):
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"initial must return shape {(len(x), problem.n_outputs)}, got {got}")
-        if not bool(values.isfinite().all()):
-            raise ValueError("initial must be finite")
-        return values[:, 0] if problem.n_outputs == 1 else values.T
-
-    def _check_data(self, data: tuple[Any, ...], like: Tensor) -> Data:
-        d, q = len(self.problem.domain), self.problem.n_outputs
-        parts = ("t", "x", "values") if d else ("t", "values")
-        if not isinstance(data, tuple | list) or len(data) != len(parts):
-            raise ValueError(f"data must be ({', '.join(parts)}), got {type(data).__name__} of {len(data)}")
-        t = as_features(data[0], "data t", ndim=1, dtype=like.dtype, device=like.device)
-        values = data[-1] if isinstance(data[-1], Tensor) else torch.as_tensor(np.asarray(data[-1]))
-        if not values.is_floating_point():
-            raise TypeError(f"data values must have a floating type, got {values.dtype}")
-        values = values.to(like)
-        values = values[:, None] if values.ndim == 1 and q == 1 else values
-        if values.shape != (len(t), q) or bool(values.isinf().any()) or bool(values.isnan().all()):
-            raise ValueError(f"data values must have shape {(len(t), q)}, finite or NaN, got {tuple(values.shape)}")
-        columns = [t[:, None]]
-        if d:
-            ndim = np.ndim(data[1]) if not isinstance(data[1], Tensor) else data[1].ndim
-            x = as_features(data[1], "data x", ndim=1 if d == 1 and ndim == 1 else 2).to(like)
-            x = x[:, None] if x.ndim == 1 else x
-            if x.shape != (len(t), d):
-                raise ValueError(f"data x must have shape {(len(t), d)}, got {tuple(x.shape)}")
-            columns.append(x)
-        end = self.t0 + self.n_windows * self.window_length
-        slack = 1e-6 * max(abs(end), abs(self.t0))
-        if bool((t < self.t0 - slack).any()) or bool((t > end + slack).any()):
-            raise ValueError(f"data t must be in [{self.t0:g}, {end:g}], got {float(t.min()):g} to {float(t.max()):g}")
-        return Data(torch.cat(columns, dim=1), values)
-
-    def _check_state(self, initial: Tensor | ArrayLike) -> tuple[Tensor, tuple[int, ...] | None]:
-        """Return a user's state and its points per axis."""
-        problem, axes, q = self.problem, len(self.problem.domain), self.problem.n_outputs
-        legacy = axes > 1 and not on_points(problem)
-        ndim = 1 if axes == 0 else axes + 1 if q > 1 or legacy else axes
-        if legacy and q == 1:
-            ndim = initial.ndim if isinstance(initial, Tensor) else np.ndim(initial)
-        state = as_features(initial, "initial", ndim=ndim)
-        if axes == 0:
-            if len(state) != q:
-                raise ValueError(f"initial must have shape ({q},), got {tuple(state.shape)}")
-            return state, None
-        shape = state.shape[-axes:]
-        if min(shape) < 4 or (legacy and len(set(shape)) != 1):
-            equal = ", equal along each axis" if legacy else ""
-            raise ValueError(f"initial must have at least 4 points{equal}, got {tuple(state.shape)}")
-        n = tuple(reversed(shape))
-        if on_points(problem) or axes == 1:
-            if state.ndim > axes and len(state) != q:
-                raise ValueError(f"initial must have {q} fields, got {tuple(state.shape)}")
-            return (state.flatten(-axes) if axes > 1 else state), n
-        expected = problem.initial(state_points(problem, n, torch.zeros(0, dtype=torch.float64))).shape
-        if state.shape != expected:
-            raise ValueError(f"initial must have shape {tuple(expected)}, got {tuple(state.shape)}")
-        return state, n
 
     # Prediction
 

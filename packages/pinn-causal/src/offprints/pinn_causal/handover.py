@@ -206,8 +206,8 @@ def initial_mismatch(problem: Problem, net: Net, start: Start, held: int, order:
 
 def has_rate(problem: Problem) -> bool:
     """Tell whether the problem knows du/dt at the beginning apart from its initial loss."""
-    own = getattr(type(problem), "initial_rate", None) or getattr(problem, "initial_rate", None)
-    return callable(own) and own is not Equation.initial_rate
+    own = getattr(problem, "initial_rate", None)  # of the class, or of this object alone
+    return callable(own) and getattr(own, "__func__", own) is not Equation.initial_rate
 
 
 def check_loss(loss: Tensor) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch._C._functorch import get_interpreter_stack
 
 from offprints.pinn_causal.algebra import Index, Operator, algebra
+from offprints.pinn_causal.composites import composites
 from offprints.pinn_causal.series import horner, stack
 from offprints.shared.validation import check_number, check_tensor
 
@@ -109,7 +110,12 @@ def compose(fn: Callable[[Tensor], Tensor], coefficients: list[Tensor]) -> list[
         return [fn(coefficients[0])]
     # Inside torch.func transforms there is no torch.autograd.grad.
     nested = _nested_forward_mode if get_interpreter_stack() else _nested_reverse_mode
-    return [c / math.factorial(k) if k > 1 else c for k, c in enumerate(nested(fn, coefficients))]
+
+    def rightly(x: Tensor) -> Tensor:
+        with composites():
+            return fn(x)
+
+    return [c / math.factorial(k) if k > 1 else c for k, c in enumerate(nested(rightly, coefficients))]
 
 
 def _nested_reverse_mode(fn: Callable[[Tensor], Tensor], coefficients: list[Tensor]) -> list[Tensor]:
@@ -176,7 +182,7 @@ def derivatives(
     net: Callable[[Tensor], Tensor],
     coordinates: Sequence[Tensor],
     indices: Sequence[Index] = (),
-    operators: Sequence[Operator | Mapping[Index, float]] = (),
+    operators: Sequence[Operator | Mapping[Index, float | Tensor]] = (),
 ) -> list[Float[Tensor, "*grid q"]]:
     """Return partial derivatives of ``net``, then differential operators, at points given by their coordinates.
 
@@ -185,7 +191,8 @@ def derivatives(
         coordinates: d tensors that broadcast to the shape of the grid: t as ``(n_t, 1)``, x as ``(1, n_x)``.
         indices: d exponents each: ``(1, 0)`` is d/dt, ``(0, 2)`` is d^2/dx^2.
         operators: ``{index: weight, ...}`` each. An operator costs no more than one of its derivatives where those
-            are the highest: ask for ``u_t - nu u_xx`` rather than for both terms.
+            are the highest: ask for ``u_t - nu u_xx`` rather than for both terms. A weight may be a tensor that
+            broadcasts to ``(*grid, q)``, such as an unknown coefficient; its term is then computed by itself.
 
     Each result broadcasts to ``(*grid, q)``.
 
@@ -214,20 +221,30 @@ def derivatives(
         shapes = ", ".join(str(tuple(c.shape)) for c in coordinates)
         raise ValueError(f"coordinates must broadcast to one grid, got {shapes}") from None
     asked = [_check_index(index, "indices", len(coordinates)) for index in indices]
-    sums = []
+    sums: list[list[tuple[Index, float]]] = []
+    by_tensors: list[list[tuple[Index, Tensor]]] = []
     for operator in operators:
         pairs = tuple(operator.items()) if isinstance(operator, Mapping) else tuple(operator)
         if not pairs:
             raise ValueError("operators must have one or more terms each, got an empty one")
-        sums.append(
-            tuple(
-                (_check_index(index, "operators", len(coordinates)), check_number(weight, "operators"))
-                for index, weight in pairs
-            )
-        )
+        sums.append([])
+        by_tensors.append([])
+        for index, weight in pairs:
+            index = _check_index(index, "operators", len(coordinates))
+            if isinstance(weight, Tensor):
+                by_tensors[-1].append((index, check_tensor(weight, "operators", finite=False)))
+            else:
+                sums[-1].append((index, check_number(weight, "operators")))
     if not asked and not sums:
         raise ValueError("indices or operators must be given")
-    return partials(net, coordinates, asked, sums)
+    apart = [index for terms in by_tensors for index, _ in terms]
+    found = partials(net, coordinates, [*asked, *apart], [tuple(terms) for terms in sums if terms])
+    terms_apart, totals = iter(found[len(asked) :]), iter(found[len(asked) + len(apart) :])
+    results = found[: len(asked)]
+    for terms, others in zip(sums, by_tensors, strict=True):
+        parts = [*([next(totals)] if terms else []), *(weight * next(terms_apart) for _, weight in others)]
+        results.append(sum(parts[1:], parts[0]))
+    return results
 
 
 def _check_index(index: Index, name: str, d: int) -> Index:

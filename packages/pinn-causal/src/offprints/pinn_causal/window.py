@@ -130,6 +130,11 @@ class WindowTrainer:
                 f"problem.temporal_losses must not be negative, got {float(losses.detach().min()):g}: is a square "
                 "forgotten?"
             )
+        if torch.is_grad_enabled() and not losses.requires_grad and self.looks_ahead and bool((losses != 0).any()):
+            raise ValueError(
+                "problem.temporal_losses must depend on the parameters of the network by operations of torch, got "
+                "losses without a gradient: is there a detach, or is a derivative of the network constant?"
+            )
         return self.batches.share_of_mean(x) * losses
 
     @property
