@@ -79,7 +79,6 @@ def test_it_solves_an_equation_of_the_users_and_says_that_it_converged() -> None
         Decay(),
         partial(MLP, 1, (16,), 1),
         eps=(1e-2, 1.0),
-        n_windows=2,
         window_length=0.5,
         n_t=10,
         max_steps=2000,
@@ -92,9 +91,9 @@ def test_it_solves_an_equation_of_the_users_and_says_that_it_converged() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.fit()
-    assert model.converged_ == [True, True]
-    assert model.n_iter_ < 8000
-    t = np.linspace(0, 1, 21)
+    assert model.converged_ == [True]
+    assert model.n_iter_ < 4000
+    t = np.linspace(0, 0.5, 21)
     assert model.score(t, None, np.exp(-t)[:, None]) > -0.05
     assert model.history_[-1]["w_min"] > 0.99
 
@@ -315,6 +314,12 @@ def test_scikit_learn_habits() -> None:
     assert isinstance(model.predict(t.numpy()), np.ndarray)
     np.testing.assert_allclose(model.predict(t.double().numpy()), expected, atol=1e-6)
     assert model.score(t, None, 2 * expected) == pytest.approx(-0.5)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numbers = {k: np.int32(v) for k, v in SMALL.items() if k != "device"} | {"lr": np.float32(1e-3), "device": "cpu"}
+    found = CausalPINN(Lorenz(), exact, eps=np.float64(1e-6), **numbers).fit()
+    same(found, CausalPINN(Lorenz(), exact, eps=1e-6, **SMALL | {"lr": float(np.float32(1e-3))}).fit())
 
 
 def test_numpy_states_and_float64() -> None:

@@ -18,7 +18,9 @@ from offprints.pinn_causal import (
     jet,
 )
 from offprints.pinn_causal.algebra import algebra
+from offprints.pinn_causal.exact import WithoutRate
 from offprints.pinn_causal.interpolant import TrigonometricInterpolant
+from offprints.pinn_causal.jets import takes_series
 from offprints.pinn_causal.series import horner
 from offprints.shared.testing import check_errors
 
@@ -323,3 +325,26 @@ def test_weights_of_operators_may_be_tensors(net) -> None:
     torch.testing.assert_close(torch.autograd.grad(whole.sum(), nu, retain_graph=True)[0], -u_xx.sum())
     with pytest.raises(TypeError, match="operators"):
         derivatives(net, [t, x], [], [{(1, 0): torch.tensor(1)}])
+
+
+@pytest.mark.parametrize("state", [None, lambda s: torch.sin(s)], ids=["soft", "exact"])
+def test_a_network_without_its_rate(state) -> None:
+    """Derivatives in space remain, those with a time in them vanish; by series, by jets and by autograd."""
+    torch.manual_seed(0)
+    inner = ModifiedMLP(2, (5, 5), 1, embedding=SpaceTimeEmbedding(**PERIODIC))
+    net = (inner if state is None else ExactInitialCondition(inner, state, t0=0.2)).double()
+    still = WithoutRate(net)
+    t, x = torch.rand(3, 1, dtype=torch.float64), torch.rand(1, 4, dtype=torch.float64)
+    assert takes_series(still)
+    indices = [(0, 0), (1, 0), (0, 2), (1, 1), (0, 4)]
+    expected = derivatives(net, [t, x], indices)
+    expected = [torch.zeros_like(e) if index[0] else e for e, index in zip(expected, indices, strict=True)]
+    operator = {(1, 0): 1.0, (0, 4): -0.3}
+    for module in (still, lambda z: still(z)):
+        *found, rate = derivatives(module, [t, x], indices, [operator])
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a.expand(3, 4, 1), b.expand(3, 4, 1), rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(rate.expand(3, 4, 1), -0.3 * expected[-1].expand(3, 4, 1), rtol=1e-8, atol=1e-8)
+    z = torch.rand(6, 2, dtype=torch.float64)
+    for a, b in zip(jet(still, z, torch.ones(2), 3), jet(net, z, torch.tensor([0.0, 1.0]), 3), strict=True):
+        torch.testing.assert_close(a, b)

@@ -146,7 +146,7 @@ def test_exact_conditions_are_not_made_periodic(problem, given) -> None:
 
     model = CausalPINN(
         problem, of_state if given == "state" else make, eps=0, n_windows=2, window_length=0.5, n_t=5, n_x=6,
-        max_steps=80, **FAST,
+        max_steps=50, **FAST | {"lr": 0.1, "decay_steps": 12},
     ).fit()  # fmt: skip
     assert {record["initial"] for record in model.history_} == {0.0}
     t, x = torch.tensor([0.0, 0.5 - 1e-6, 0.5, 1.0]), torch.linspace(0, 1, 5)
@@ -212,8 +212,9 @@ class Spring(Equation):
     ids=["found", "hook", "exact value", "exact value and rate", "exact value and found"],
 )
 def test_equations_of_second_order_hand_their_rates_over(problem, make_net) -> None:
-    slow = FAST | {"decay_steps": 50}
-    model = CausalPINN(problem, make_net, eps=0, n_windows=2, window_length=0.8, n_t=8, max_steps=200, **slow).fit()
+    steps = 200 if isinstance(make_net(), MLP) else 80  # to fit the initial state, too
+    settings = FAST | {"decay_steps": steps // 4, "max_steps": steps}
+    model = CausalPINN(problem, make_net, eps=0, n_windows=2, window_length=0.8, n_t=8, **settings).fit()
     t = np.linspace(0, 1.6, 21)
     assert np.abs(model.predict(t)[:, 0] - np.cos(t)).max() < 0.15  # without the rate it is off by 0.5
     before, after = model.predict(np.array([0.8 - 1e-7, 0.8]), derivative=(1,))[:, 0]
@@ -256,7 +257,7 @@ def test_the_rate_counts_wherever_it_is_defined_and_whatever_the_precision() -> 
     settings = {"eps": 1.0, "n_windows": 2, "n_t": 8, "max_steps": 4, **FAST, "check_every": 2}
     model = CausalPINN(Rotation(torch.tensor([0.0, 1.0])), make, **settings).fit()
     assert model.converged_ == [True, True]
-    assert float(model.nets_[1].factor) == pytest.approx(1.0, abs=1e-3)
+    assert model.nets_[1].factor.item() == pytest.approx(1.0, abs=1e-3)
     # A rate that the solution does not have: off by 1 in the one equation of it, in the mean over two outputs.
     wrong = CausalPINN(Rotation(torch.tensor([0.0, 2.0])), make, **settings | {"max_steps": 1, "lr": 1e-9}).fit()
     assert wrong.history_[0]["initial"] == pytest.approx(10.0 * 0.5, rel=1e-3)
@@ -318,9 +319,9 @@ def test_each_axis_has_its_own_extent() -> None:
             Heat(), lambda: MLP(3, (8,), 1), n_t=4, n_x=n_x, sampling=sampling, max_steps=2, **FAST, eps=0
         ).fit()
         assert all(bool((x <= x.new_tensor([1.0, 2.0])).all()) for x in seen)
-        assert float(seen[0][:, 1].max()) > 1.5
-    assert seen[0].shape == (15, 2)
-    assert sorted({float(v) for v in seen[0][:, 1]}) == [0.0, 0.5, 1.0, 1.5, 2.0]
+        assert float(seen[-1][:, 1].max()) > 1.5
+    assert seen[-1].shape == (15, 2)
+    assert sorted({float(v) for v in seen[-1][:, 1]}) == [0.0, 0.5, 1.0, 1.5, 2.0]
     # The states of windows cover the domain, in the soft and in the exact condition.
     model = CausalPINN(
         Heat(), lambda: ExactInitialCondition(MLP(3, (8,), 1), torch.zeros(1)), eps=0, n_t=4, n_x=9, max_steps=2,
@@ -444,8 +445,8 @@ def test_a_boundary_value_that_depends_on_time() -> None:
             return -torch.sin(x)
 
     model = CausalPINN(
-        Inflow(), lambda: MLP(2, (16,), 1), eps=0, n_windows=2, window_length=0.5, n_t=8, n_x=8, max_steps=150,
-        **FAST | {"decay_steps": 40},
+        Inflow(), lambda: MLP(2, (16,), 1), eps=0, n_windows=2, window_length=0.5, n_t=8, n_x=8, max_steps=100,
+        **FAST | {"decay_steps": 25},
     ).fit()  # fmt: skip
     t, x = torch.linspace(0, 1, 6), torch.linspace(0, 1, 6)
     torch.testing.assert_close(model.predict(t, x), torch.sin(t[:, None] - x), rtol=0, atol=0.06)
@@ -536,6 +537,8 @@ def test_what_users_methods_return_is_checked() -> None:
     for problem, error in ((Nothing(), "NoneType"), (Columns(), r"residual must return tensors of shape \(4,\)")):
         with pytest.raises((TypeError, ValueError), match=error):
             CausalPINN(problem, plain, eps=1.0, n_t=4, max_steps=2, **FAST).fit()
+    with pytest.raises(ValueError, match="compile must be False for Sequential"):
+        CausalPINN(Forced(), plain, eps=1.0, n_t=4, max_steps=2, compile=True, **FAST).fit()
     with pytest.raises(TypeError, match="make_net must be a function that makes a network for each window, got a MLP"):
         CausalPINN(Forced(), MLP(1, (4,), 1))
 

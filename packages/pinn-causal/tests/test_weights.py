@@ -162,3 +162,50 @@ def test_errors() -> None:
             (lambda: EpsilonSchedule().load_state_dict(state | {"index": 9}), ValueError, "index"),
         ]
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_summed_in_float32(dtype) -> None:
+    """600 losses of 200 are beyond what float16 holds, and beyond where bfloat16 can count."""
+    losses = torch.full((600,), 200.0, dtype=dtype, requires_grad=True)
+    right = torch.exp(-1e-5 * 200.0 * torch.arange(600, dtype=torch.float64))
+    weights = causal_weights(losses, 1e-5)
+    assert weights.dtype == dtype
+    torch.testing.assert_close(weights.double(), right, rtol=0, atol=4e-3)
+    loss, same = causal_loss(losses, 1e-5)
+    assert torch.equal(weights, same)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(200 * float(right.mean()), rel=1e-5)
+    loss.backward()
+    torch.testing.assert_close(losses.grad.double(), right / 600, rtol=0, atol=1e-5)
+    large = torch.full((3,), 6e4, dtype=dtype)
+    total = causal_loss(large, 0.0, initial_loss=large[0])
+    assert total.loss.item() == pytest.approx(1.2e5, rel=1e-2)
+    assert bool((total.weights == 1).all())
+
+
+def test_a_sum_that_overflows() -> None:
+    losses = torch.full((3,), 3e38)
+    assert causal_weights(losses, 0.0).tolist() == [1.0, 1.0, 1.0]
+    assert causal_weights(losses, 1.0).tolist() == [1.0, 0.0, 0.0]
+
+
+def test_initial_losses_that_do_not_fit_are_refused_whether_they_weigh_or_not() -> None:
+    losses = torch.rand(3, 5)
+    for by in (True, False):
+        check_errors(
+            [
+                (
+                    lambda v=v, by=by: causal_loss(losses, 1.0, initial_loss=v, weight_by_initial=by),
+                    kind,
+                    "initial_loss",
+                )
+                for v, kind in (
+                    (torch.ones(7), ValueError),
+                    (torch.ones(3, 1), ValueError),
+                    (torch.tensor(-1.0), ValueError),
+                    (torch.tensor(torch.nan), ValueError),
+                    ("a", TypeError),
+                )
+            ]
+        )

@@ -196,6 +196,8 @@ class FourierFeatures(_Embedding):
         self.in_features = in_features
         self.out_features = 2 * n_features
         self.sigma = float(sigma)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
         device = None if generator is None else generator.device
         self.register_buffer(
             "frequencies", sigma * torch.randn(in_features, n_features, generator=generator, device=device)

@@ -61,7 +61,7 @@ class CausalPINN(BaseEstimator):
         random_state: seed of networks and batches, the same for every window; None draws one at `fit`.
         device: None or "auto": CUDA, MPS or the CPU.
         dtype: of networks and batches.
-        compile: run the losses through ``torch.compile``.
+        compile: run the losses through ``torch.compile``; for networks that Taylor mode goes through.
         callback: called with the estimator after every check; it can `predict` up to the end of the current window.
             Training stops where it returns True.
         max_halvings: train a window that did not converge again as two of half the length, so many times.
@@ -204,8 +204,8 @@ class CausalPINN(BaseEstimator):
             *("max_steps", "check_every", "compile", "relative_tolerance", "data_weight", "parameter_lr"),
         )
         return WindowSettings(
-            eps=eps, n_x=self._points(), initial_weight=weight, seed=seed,
-            **{name: getattr(self, name) for name in names},
+            eps=tuple(map(float, eps)), n_x=self._points(), initial_weight=float(weight), seed=int(seed),
+            **{name: _number(getattr(self, name)) for name in names},
         )  # fmt: skip
 
     def _points(self) -> int | tuple[int, ...]:
@@ -285,6 +285,7 @@ class CausalPINN(BaseEstimator):
             seed = state["seed"]
         elif seed is None:
             seed = secrets.randbits(32)
+        seed = int(seed)
         settings = self._settings(seed)
         like = torch.empty(0, dtype=self.dtype, device=resolve_device(self.device))
         end = self.t0 + self.n_windows * self.window_length
@@ -451,6 +452,11 @@ class CausalPINN(BaseEstimator):
             NotFittedError, TypeError, ValueError: as `predict`; or ``reference`` has another shape.
         """
         return -relative_l2(self.predict(t, x), reference)
+
+
+def _number(value: Any) -> Any:
+    """Return a number of NumPy as one of Python: lists and slices tell them apart."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _plain(value: Any) -> Any:

@@ -215,6 +215,35 @@ class TimeShift(nn.Module):
         return result
 
 
+class WithoutRate(nn.Module):
+    """A network without its time derivatives: its values, and its derivatives in space."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @property
+    def takes_series(self) -> bool:
+        """Whether series in several variables can pass the network."""
+        return passes_series(self.net)
+
+    def forward(self, x: Float[Tensor, "*batch coordinates"]) -> Float[Tensor, "*batch q"]:
+        """Return the outputs at points ``(t, x...)``."""
+        value: Tensor = self.net(torch.cat([x[..., :1].detach(), x[..., 1:]], dim=-1))
+        return value
+
+    def forward_jet(self, coeffs: list[Tensor]) -> list[Tensor]:
+        """Return the normalized Taylor coefficients along a curve."""
+        still = [torch.cat([torch.zeros_like(c[..., :1]), c[..., 1:]], dim=-1) for c in coeffs[1:]]
+        return compose(self.net, [coeffs[0], *still])
+
+    def forward_series(self, coordinates: Sequence[Series], ring: Algebra) -> Series | Tensor:
+        """Return the series of the outputs."""
+        (value, *rest), *space = coordinates
+        result: Series | Tensor = self.net.forward_series([[value, *(None for _ in rest)], *space], ring)  # type: ignore[operator]
+        return result
+
+
 class AtTime:
     """A trained network at one time, as a function of the space coordinates ``(..., d)``: the state it hands over.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from offprints.pinn_causal.batches import Data
 from offprints.pinn_causal.equation import Equation, Problem, on_points, order_in_time, state_points
-from offprints.pinn_causal.exact import exact_conditions
+from offprints.pinn_causal.exact import ExactInitialCondition, exact_conditions
 from offprints.pinn_causal.handover import Start, has_rate, initial_function, pointwise
 from offprints.pinn_causal.march import required_arguments
 from offprints.shared.device import local_seed
@@ -67,11 +67,18 @@ def order_of_windows(
     Raises:
         ValueError: nothing gives the rate at the beginning of an `Equation` of second order, or it is of a higher one.
     """
-    with local_seed(seed):
-        net = make_net() if required_arguments(make_net) == 0 else None
-    conditions = exact_conditions(net) if isinstance(net, nn.Module) else []
-    own_loss = getattr(type(problem), "initial_loss", None) is not Equation.initial_loss
-    if not several and not conditions and not start.rates and own_loss:
+    states_wanted = required_arguments(make_net) > 0
+
+    def conditions() -> list[ExactInitialCondition]:
+        if states_wanted:
+            return []
+        with local_seed(seed):
+            net: object = make_net()
+        return exact_conditions(net) if isinstance(net, nn.Module) else []
+
+    own: Any = problem.initial_loss
+    own_loss = getattr(own, "__func__", own) is not Equation.initial_loss
+    if own_loss and not several and not start.rates and not conditions():
         return 1
     t = start.x.new_full((n_t,), start.time)
     d = len(problem.domain)
@@ -81,16 +88,18 @@ def order_of_windows(
         x = torch.stack([low + (high - low) * unit for low, high in problem.domain], dim=-1)
         x = x[:, 0] if d == 1 else x
     order = order_in_time(problem, t, x)
-    known = 1 + max([len(start.rates), *(int(c.rate is not None) for c in conditions)])
-    if order > known and not (own_loss or observed or required_arguments(make_net)):
-        if known > 1:
+    known = 1 + len(start.rates)
+    if order > known and not (own_loss or observed or states_wanted):
+        known = max([known, *(2 for c in conditions() if c.rate is not None)])
+        if order > known > 1:
             raise ValueError(
                 "problem must be of second order in time at most, or have an initial_loss of its own, got order "
                 f"{order}"
             )
-        raise ValueError(
-            f"problem.initial_rate must return du/dt at the beginning: the equation is of order {order} in time"
-        )
+        if order > known:
+            raise ValueError(
+                f"problem.initial_rate must return du/dt at the beginning: the equation is of order {order} in time"
+            )
     return max(order, 1 + len(start.rates))
 
 

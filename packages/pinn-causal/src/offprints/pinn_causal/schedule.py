@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from offprints.pinn_causal.arguments import check_sequence
-from offprints.shared.validation import check_number, check_tensor
+from offprints.shared.validation import check_bool, check_number, check_tensor
 
 
 class EpsilonSchedule:
@@ -90,5 +90,6 @@ class EpsilonSchedule:
             raise ValueError(f"state lacks {sorted(missing)}")
         fresh = EpsilonSchedule(state["values"], threshold=state["threshold"])
         check_number(state["index"], "state['index']", low=0, high=len(fresh.values) - 1, integer=True)
+        done = check_bool(state["done"], "state['done']")
         self.values, self.threshold = fresh.values, fresh.threshold
-        self.index, self.done = state["index"], bool(state["done"])
+        self.index, self.done = int(state["index"]), done

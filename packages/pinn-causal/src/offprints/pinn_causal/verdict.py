@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from offprints.pinn_causal.batches import Batches
 from offprints.pinn_causal.equation import Problem
+from offprints.pinn_causal.exact import WithoutRate
 from offprints.pinn_causal.handover import Start
 from offprints.pinn_causal.jets import partials
 from offprints.pinn_causal.weights import weights_after
@@ -33,11 +33,7 @@ class Verdict:
 
     def scale(self, all_losses: Callable[..., Tensor], batches: Batches) -> float:
         """Return the scale of the temporal losses on the fixed grid."""
-
-        def without_rate(z: Tensor) -> Tensor:
-            value: Tensor = self.net(torch.cat([z[..., :1].detach(), z[..., 1:]], dim=-1))
-            return value
-
+        without_rate = WithoutRate(self.net)
         t, x = batches.grid
         space = [] if x is None else [x[None, :]] if x.ndim == 1 else [c[None, :] for c in x.unbind(-1)]
         time = t if x is None else t[:, None]

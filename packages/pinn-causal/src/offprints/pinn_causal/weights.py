@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_bool, check_number, check_tensor, should_check
 
 
@@ -32,6 +33,26 @@ def _check_losses(losses: Tensor) -> None:
         raise ValueError(f"losses must not be negative, got {losses.min().item():g}")
 
 
+def _check_initial(initial_loss: Tensor | float | None, losses: Tensor) -> None:
+    if not isinstance(initial_loss, Tensor):
+        if initial_loss is not None:
+            check_number(initial_loss, "initial_loss", low=0)
+        return
+    check_tensor(initial_loss, "initial_loss")
+    wanted = losses.shape[:-1]
+    try:
+        fits = torch.broadcast_shapes(initial_loss.shape, wanted) == wanted
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"initial_loss must broadcast to the shape {tuple(wanted)} of losses without their times, got "
+            f"{tuple(initial_loss.shape)}"
+        )
+    if should_check(initial_loss) and bool((initial_loss.detach() < 0).any()):
+        raise ValueError(f"initial_loss must not be negative, got {initial_loss.min().item():g}")
+
+
 def causal_weights(
     losses: Float[Tensor, "*batch n_t"], eps: float, *, initial_loss: Tensor | float | None = None
 ) -> Float[Tensor, "*batch n_t"]:
@@ -43,6 +64,7 @@ def causal_weights(
         initial_loss: ``L_0``, weighted as in the loss, broadcastable to ``losses[..., 0]``; without it ``w_1 = 1``.
 
     The weights underflow to exactly 0 where the accumulated loss is large: such times do not count at all.
+    Half types are summed in float32.
 
     Raises:
         TypeError: ``losses`` is not a floating tensor.
@@ -55,24 +77,24 @@ def causal_weights(
     """
     _check_losses(losses)
     check_number(eps, "eps", low=0)
+    _check_initial(initial_loss, losses)
     detached = losses.detach()
-    start = torch.zeros_like(detached[..., :1])
+    start = torch.zeros_like(detached[..., :1], dtype=working_dtype(detached))
     if isinstance(initial_loss, Tensor):
-        check_tensor(initial_loss, "initial_loss")
-        if should_check(initial_loss) and bool((initial_loss.detach() < 0).any()):
-            raise ValueError(f"initial_loss must not be negative, got {initial_loss.min().item():g}")
         start = start + initial_loss.detach().unsqueeze(-1)
     elif initial_loss is not None:
-        check_number(initial_loss, "initial_loss", low=0)
         start = start + initial_loss
     return weights_after(start, detached, eps)
 
 
 def weights_after(start: Tensor, losses: Tensor, eps: float) -> Tensor:
     """Return the weights, given what the times before have accumulated; unchecked."""
+    dtype = working_dtype(losses)
     # An exclusive sum by shifting: cumsum(l) - l would lose the small terms.
-    earlier = torch.cat([start, losses[..., :-1]], dim=-1).cumsum(-1)
-    return torch.exp(-eps * earlier)
+    earlier = torch.cat([start.to(dtype), losses[..., :-1].to(dtype)], dim=-1).cumsum(-1)
+    if eps == 0:  # also where the sum has overflowed
+        return torch.ones_like(losses)
+    return torch.exp(-eps * earlier).to(losses.dtype)
 
 
 def causal_loss(
@@ -90,6 +112,8 @@ def causal_loss(
         initial_loss: ``L_0``, shape ``(...)``, already multiplied by its weight.
         weight_by_initial: put ``L_0`` into the exponents too, so that nothing counts before the initial condition.
 
+    Half types are computed in float32, and the loss is returned in it.
+
     Raises:
         TypeError: ``losses`` is not a floating tensor.
         ValueError: as `causal_weights`.
@@ -99,9 +123,12 @@ def causal_loss(
         >>> loss
         tensor(2.)
     """
-    weights = causal_weights(losses, eps, initial_loss=initial_loss if weight_by_initial else None)
-    loss = (weights * losses).mean(-1)
-    return CausalLossResult(loss if initial_loss is None else loss + initial_loss, weights)
+    _check_losses(losses)
+    _check_initial(initial_loss, losses)
+    values = losses.to(working_dtype(losses))
+    weights = causal_weights(values, eps, initial_loss=initial_loss if weight_by_initial else None)
+    loss = (weights * values).mean(-1)
+    return CausalLossResult(loss if initial_loss is None else loss + initial_loss, weights.to(losses.dtype))
 
 
 class CausalLoss(nn.Module):

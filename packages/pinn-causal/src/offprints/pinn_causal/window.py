@@ -15,11 +15,12 @@ from offprints.pinn_causal.boundary import Boundary
 from offprints.pinn_causal.equation import Problem, trainable
 from offprints.pinn_causal.exact import TimeShift
 from offprints.pinn_causal.handover import Start, initial_mismatch
+from offprints.pinn_causal.jets import implements, takes_series
 from offprints.pinn_causal.schedule import EpsilonSchedule
 from offprints.pinn_causal.verdict import Verdict
 from offprints.pinn_causal.weights import weights_after
 from offprints.shared.device import compile as compile_function
-from offprints.shared.device import evaluating
+from offprints.shared.device import evaluating, working_dtype
 from offprints.shared.distributed import all_reduce_, world_size
 
 # Points of one chunk of times, at most, and numbers of one coefficient of its widest layer: the processor's cache and
@@ -100,6 +101,11 @@ class WindowTrainer:
         self.done = False
         self.converged = False
         self.verdict = Verdict(problem, net, length, settings.relative_tolerance)
+        if settings.compile and not (takes_series(net) or implements(net, "forward_jet")):
+            raise ValueError(
+                f"compile must be False for {type(net).__name__}: it is differentiated by nested reverse mode, which "
+                "torch.compile cannot differentiate"
+            )
         self.losses: Callable[..., Tensor] = compile_function(self._temporal_losses, enabled=settings.compile)
         points, numbers = CHUNK_CPU if like.device.type == "cpu" else CHUNK_ACCELERATOR
         width = max((p.shape[0] for p in self.parameters if p.ndim == 2), default=1)
@@ -187,14 +193,14 @@ class WindowTrainer:
         """
         t, x = self.batch
         self.optimizer.zero_grad(set_to_none=True)
-        before = t.new_zeros(1)
-        total = t.new_zeros(())
+        before = t.new_zeros(1, dtype=working_dtype(t))
+        total = t.new_zeros((), dtype=before.dtype)
         counted = 0
         if (initial := self._initial_loss()) is not None:
             (initial / world_size()).backward()
             total = total + initial.detach()
             if self.settings.weight_by_initial:
-                before = initial.detach().reshape(1)
+                before = initial.detach().reshape(1).to(before)
         if (data := self._data_loss()) is not None:
             (data / world_size()).backward()
             total = total + data.detach()
@@ -209,8 +215,8 @@ class WindowTrainer:
             part = (weights * losses).sum() / len(t)
             if part.requires_grad:
                 part.backward()
-            total = total + (weights * known).sum() / len(t)
-            before = before + known.sum()
+            total = total + (weights * known).to(before).sum() / len(t)
+            before = before + known.to(before).sum()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if world_size() > 1:
             all_reduce_(*gradients)
