@@ -95,7 +95,7 @@ def trained(images: Tensor, labels: Tensor, settings: MediumSettings, seed: int)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps)
         generator = make_generator(seed)
         for _ in range(settings.epochs):
-            options = {"batch_size": settings.batch_size, "generator": generator, "drop_last": True}
+            options: dict[str, Any] = {"batch_size": settings.batch_size, "generator": generator, "drop_last": True}
             for x, y in tensor_batches(images, labels, **options):
                 loss = nn.functional.cross_entropy(model(x), y)
                 optimizer.zero_grad()
@@ -138,7 +138,7 @@ def half_unit(settings: MediumSettings, data: Path | None, download: bool, C: fl
     for title, (rows, test_rows) in inputs.items():
         makers: dict[str, Any] = {NB: GaussianNaiveBayes, LR: partial(LogisticRegression, C=C, tol=1e-4)}
         for name, make in makers.items():
-            options = {"repeats": settings.repeats, "seed": seed}
+            options: dict[str, Any] = {"repeats": settings.repeats, "seed": seed}
             curve = learning_curve(make, rows, y, test_rows, y_test, settings.sizes, **options)
             results[f"{title} {name}"] = curve.errors
     with torch.no_grad():

@@ -102,12 +102,17 @@ def train(
     """Train on standardized, or on contaminated pixel digits; score samples against the clean set."""
     clean = (pixel_digits() if contaminated else standardized_digits()).to(device)
     data = contaminate(clean.cpu(), seed=seed).to(device) if contaminated else clean
+    return fit(recipe, data, clean, settings=settings, seed=seed)
+
+
+def fit(recipe: Recipe, data: Tensor, clean: Tensor, *, settings: DigitSettings, seed: int) -> dict[str, Any]:
+    """Train on ``data`` ``[N, d]``; score as many samples as there are in the clean set against it."""
     torch.manual_seed(seed)
     dim = clean.shape[1]
     network: nn.Module = ResidualMLP(dim, settings.width, settings.blocks)
     if recipe.norm == "non_scaling":
         network = replace_norms(network, torch.zeros(2, dim), torch.zeros(2))
-    model = LatentConsistencyModel(network).to(device)
+    model = LatentConsistencyModel(network).to(data.device)
     average = copy.deepcopy(model)
     weights, averages = list(model.parameters()), [p.detach() for p in average.parameters()]
     optimizer = torch.optim.RAdam(weights, lr=settings.learning_rate, foreach=True)

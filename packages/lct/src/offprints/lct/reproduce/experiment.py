@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,12 +14,15 @@ from offprints.lct.latents import impulse_statistics
 from offprints.lct.reproduce import figures, studies
 from offprints.lct.reproduce.digits import DigitSettings, contaminate, pixel_digits, standardized_digits, train
 from offprints.lct.reproduce.generator import LatentSettings, on_latents
+from offprints.lct.reproduce.medium import MediumSettings, reproduce_medium
 from offprints.lct.reproduce.metrics import collapse
 from offprints.lct.reproduce.pictures import PAPER
 from offprints.lct.reproduce.recipes import RECIPES, Recipe, RecipeName
 from offprints.shared.experiment import Experiment, Run
 
-Part = Literal["location", "impulses", "coupling", "schedules", "contaminated", "digits", "ablation", "latents"]
+Part = Literal[
+    "location", "impulses", "coupling", "schedules", "contaminated", "digits", "ablation", "fashion", "latents"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +32,12 @@ class Config:
     Attributes:
         parts: "location" to "schedules" need no training; "contaminated" and
             "digits" train on digits; "ablation" trains on contaminated digits with each part of the paper off in turn;
-            "latents" is the paper's training.
+            "fashion" trains on latents of Fashion-MNIST; "latents" is the paper's training.
         recipes: of the parts "ablation" and "latents".
         draws: of the noise, in the part "coupling".
         digits: trainings on digits.
+        medium: training on latents of Fashion-MNIST.
+        data: folder of Fashion-MNIST's folder; default: ``OFFPRINTS_DATA``.
         latents: training on latents of images.
     """
 
@@ -46,6 +52,8 @@ class Config:
     recipes: tuple[RecipeName, ...] = tuple(RECIPES)
     draws: int = 30
     digits: DigitSettings = field(default_factory=DigitSettings)
+    medium: MediumSettings = field(default_factory=MediumSettings)
+    data: Path | None = None
     latents: LatentSettings = field(default_factory=LatentSettings)
 
 
@@ -109,6 +117,8 @@ def reproduce(config: Config, run: Run) -> None:
         results = {key.partition("/")[2]: value for key, value in done.items() if key.startswith(f"{part}/")}
         if results:
             report(run, results, seed)
+    if "fashion" in config.parts:
+        reproduce_medium(config.medium, config.data, run)
     if "latents" in config.parts:
         report_latents(run, config, on_latents(run, config.latents, {name: RECIPES[name] for name in config.recipes}))
 
@@ -314,6 +324,7 @@ experiment = Experiment(
     presets={
         "smoke": Config(draws=3, digits=DigitSettings(steps=20, width=16, scored=200)),
         "quick": Config(),
+        "medium": Config(parts=("fashion",)),
         "ablation": Config(parts=("ablation",)),
         "paper": Config(parts=("latents",), recipes=("full", "baseline")),
     },
