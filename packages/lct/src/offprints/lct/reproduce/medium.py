@@ -47,10 +47,10 @@ class MediumSettings:
 
     images: int = 20_000
     test_images: int = 2000
-    autoencoder_steps: int = 600
+    autoencoder_steps: int = 400
     autoencoder_lr: float = 3e-3
     width: int = 16
-    training: DigitSettings = field(default_factory=lambda: DigitSettings(steps=1200, width=256, blocks=3))
+    training: DigitSettings = field(default_factory=lambda: DigitSettings(steps=800, width=256, blocks=3))
     download: bool = False
 
 
