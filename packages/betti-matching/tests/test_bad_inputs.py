@@ -210,6 +210,23 @@ def test_loss_modules(module: Any, from_logits: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("call", [lambda **o: betti_matching_loss(BATCH, BATCH, **o), BettiMatchingLoss])
+def test_weights_of_bars(call: Any) -> None:
+    check_errors(
+        [
+            (lambda: call(weights=0.5), TypeError, "weights must be two numbers"),
+            (lambda: call(weights="12"), TypeError, "weights must be two numbers"),
+            (lambda: call(weights=(1.0,)), ValueError, "weights must be two numbers"),
+            (lambda: call(weights=(1.0, 1.0, 1.0)), ValueError, "weights must be two numbers"),
+            (lambda: call(weights=(1.0, -0.5)), ValueError, "weights"),
+            (lambda: call(weights=(1.0, float("nan"))), ValueError, "weights"),
+            (lambda: call(min_persistence=-0.1), ValueError, "min_persistence"),
+            (lambda: call(unmatched="edge"), ValueError, "unmatched"),
+            (lambda: call(nonfinite="ignore"), ValueError, "nonfinite"),
+        ]
+    )
+
+
 def test_alpha() -> None:
     check_errors(
         [
