@@ -2,7 +2,8 @@
 
 The formula, log(s / sum s) in float64, is that of `reference.py`. The fused linear losses stand beside the same loss of
 materialized logits, that of softmax beside torch's own F.linear_cross_entropy (from torch 2.13 on) too, at 4096
-tokens, 512 features and 50304 classes; an argument divides tokens and classes. `--memory` measures peak memory alone.
+tokens, 512 features and 50304 classes; an argument divides tokens and classes. `--only` measures peak memory, the
+losses or the fused losses alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from offprints.shared.benchmark import Case, compare, machine
@@ -30,7 +31,7 @@ from offprints.stablemax import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-SHAPES = ((5107, 113), (1024, 8192))
+SHAPES = ((128, 10), (5107, 113), (1024, 8192))
 Loss = Callable[..., Tensor]
 Result = tuple[str, Tensor, tuple[Tensor, ...]]
 
@@ -57,8 +58,9 @@ LOSSES: dict[str, tuple[Loss, str]] = {
     "linear_exact_cross_entropy": (linear_exact_cross_entropy, "softmax"),
     "F.cross_entropy of materialized logits": (materialized_softmax, "softmax"),
 }
-if hasattr(F, "linear_cross_entropy"):
-    LOSSES["F.linear_cross_entropy"] = (F.linear_cross_entropy, "softmax")
+if hasattr(nn, "LinearCrossEntropyOptions"):  # without options it holds whole logits, as the loss before this one
+    in_chunks = partial(F.linear_cross_entropy, options=nn.LinearCrossEntropyOptions())
+    LOSSES["F.linear_cross_entropy in chunks"] = (in_chunks, "softmax")
 
 
 def logits_inputs(rows: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -113,14 +115,7 @@ def memory(divisor: int) -> None:
     (RESULTS / "losses_memory.json").write_text(text + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--divisor", type=int, default=1, help="divides the tokens and classes of the fused loss")
-    parser.add_argument("--memory", action="store_true", help="peak memory alone")
-    options = parser.parse_args()
-    memory(options.divisor)
-    if options.memory:
-        return
+def time_losses() -> None:
     cases = []
     for shape in SHAPES:
         inputs = logits_inputs(*shape)
@@ -132,7 +127,9 @@ def main() -> None:
             cases.append(Case(f"{ours} {shape}", partial(forward_backward, ours, *inputs), calls, agree))
     compare(cases, RESULTS / "losses.json", rounds=5, seconds=0.1, threads=1)
 
-    inputs = linear_inputs(options.divisor)
+
+def time_fused(divisor: int) -> None:
+    inputs = linear_inputs(divisor)
     stable, whole, exact, *torchs = list(LOSSES)[4:]
     cases = []
     for ours, peers in ((stable, [whole]), (exact, torchs)):
@@ -140,6 +137,19 @@ def main() -> None:
         calls = {peer: partial(forward_backward, peer, *inputs) for peer in peers}
         cases.append(Case(name, partial(forward_backward, ours, *inputs), calls, agree))
     compare(cases, RESULTS / "losses_fused.json", rounds=3, seconds=0.1, threads=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--divisor", type=int, default=1, help="divides the tokens and classes of the fused loss")
+    parser.add_argument("--only", choices=("memory", "losses", "fused"), help="a part of it alone")
+    options = parser.parse_args()
+    if options.only in (None, "memory"):
+        memory(options.divisor)
+    if options.only in (None, "losses"):
+        time_losses()
+    if options.only in (None, "fused"):
+        time_fused(options.divisor)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from offprints.stablemax import (
     OrthoGrad,
     StableMaxCrossEntropyLoss,
     exact_cross_entropy,
+    linear_exact_cross_entropy,
     linear_stablemax_cross_entropy,
     stablemax_cross_entropy,
 )
@@ -45,18 +46,9 @@ PUBLIC = [
     "train_grokking",
 ]
 
-NOT_YET = {
-    "reference": "not yet: to be written",
-    "the paper in the code": "not yet: to be written",
-    "examples": "not yet: to be written",
-}
-
 
 def test_package() -> None:
-    check_package("stablemax", public=PUBLIC, skip=NOT_YET)
-
-
-NO_FUNC = {"torch.func": "not yet: the function has no setup_context"}
+    check_package("stablemax", public=PUBLIC)
 
 
 def logits(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -67,36 +59,55 @@ def maps(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.randn(3, 5, 2, 4, generator=generator), torch.randint(5, (3, 2, 4), generator=generator)
 
 
+def tie(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows in which the label's term equals the sum of the others, for both losses."""
+    return torch.tensor([[0.0, 0.0, -torch.inf], [0.0, -torch.inf, 0.0], [-torch.inf, 0.0, 0.0]]), torch.arange(3)
+
+
+def masked(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """All classes but the label's are masked, or some are."""
+    return torch.tensor([[1.0, -torch.inf, -torch.inf], [2.0, 0.5, -torch.inf]]), torch.tensor([0, 1])
+
+
+def ignored(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    logits = torch.randn(5, 3, generator=generator)
+    logits[1], logits[3, 0] = torch.nan, torch.inf
+    return logits, torch.tensor([0, -100, 2, -100, 1])
+
+
+COMPILED = {"torch.compile": "at these and more points, beside the right values, in test_paths"}
+SPECIAL = {"tie": tie, "masked": masked, "ignored": ignored}
+
+
 @pytest.mark.parametrize("loss", [stablemax_cross_entropy, exact_cross_entropy])
 def test_losses(loss: object) -> None:
-    check_loss(loss, logits, nan="propagate", skip=NO_FUNC)  # type: ignore[arg-type]
+    check_loss(loss, logits, nan="propagate", special=SPECIAL, skip=COMPILED)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("loss", [StableMaxCrossEntropyLoss, ExactCrossEntropyLoss])
 def test_loss_modules(loss: type) -> None:
     weight = torch.tensor([0.5, 1.0, 2.0, 0.25, 1.5])
-    options = {"reductions": (), "skip": {**NO_FUNC, "torch.compile": "compiled as a function above"}}
-    check_loss(loss(weight, ignore_index=2, label_smoothing=0.1), maps, nan="propagate", **options)
+    criterion = loss(weight, ignore_index=2, label_smoothing=0.1)
+    check_loss(criterion, maps, nan="propagate", reductions=(), skip=COMPILED)
 
 
-def test_fused_loss() -> None:
+@pytest.mark.parametrize("loss", [linear_stablemax_cross_entropy, linear_exact_cross_entropy])
+def test_fused_losses(loss: object) -> None:
     def inputs(generator: torch.Generator) -> tuple[Tensor, ...]:
         hidden, weight = torch.randn(7, 3, generator=generator), torch.randn(5, 3, generator=generator)
         labels, bias = torch.randint(5, (7,), generator=generator), torch.randn(5, generator=generator)
         return hidden.requires_grad_(), weight.requires_grad_(), labels, bias.requires_grad_()
 
-    fused = partial(linear_stablemax_cross_entropy, chunk_size=2)
-    skip = {**NO_FUNC, "double backward": "not yet: the second derivative is silently zero"}
-    check_loss(fused, inputs, nan="propagate", reductions=("mean", "sum"), skip=skip)
+    skip = {"torch.compile": "in test_linear"}
+    check_loss(partial(loss, chunk_size=2), inputs, nan="propagate", skip=skip)  # type: ignore[arg-type]
 
 
 def test_models() -> None:
-    raw = {"arguments": "not yet: torch's own errors"}
-    check_module(GrokMLP(6, 4, hidden=(8,)), lambda g: (torch.randn(5, 6, generator=g),), skip=raw)
+    check_module(GrokMLP(6, 4, hidden=(8,)), lambda g: (torch.randn(5, 6, generator=g),))
     mlp = GrokMLP(6, 4, hidden=(8, 8), bias=True, alpha=2.0)
-    check_module(mlp, lambda g: (torch.randn(5, 6, generator=g),), skip=raw)
+    check_module(mlp, lambda g: (torch.randn(5, 6, generator=g),))
     transformer = GrokTransformer(11, d_model=8, num_heads=2)
-    skip = {**raw, "torch.compile": "torch's own encoder layer"}
+    skip = {"torch.compile": "torch's own encoder layer"}
     check_module(transformer, lambda generator: (torch.randint(11, (5, 2), generator=generator),), skip=skip)
 
 

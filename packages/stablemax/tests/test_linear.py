@@ -131,11 +131,44 @@ def test_the_fused_loss_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("fused_loss", [linear_stablemax_cross_entropy, linear_exact_cross_entropy])
+def test_a_single_row(fused_loss: Callable[..., Tensor]) -> None:
+    hidden, weight, target, bias = fused_inputs()
+    expected = fused_loss(hidden[:1], weight, target[:1], bias)
+    for reduction in ("mean", "sum", "none"):
+        single = fused_loss(hidden[0], weight, target[0], bias, reduction=reduction)
+        assert single.shape == ()
+        torch.testing.assert_close(single, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("fused_loss", "loss"), PAIRS)
+def test_the_types_of_autocast(fused_loss: Callable[..., Tensor], loss: Callable[..., Tensor]) -> None:
+    """The layer runs in the low type, and stays in double precision, as `F.linear` does."""
+    for dtype in (torch.float32, torch.float64):
+        hidden, weight, target, bias = fused_inputs(dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            fused, expected = (
+                fused_loss(hidden, weight, target, bias),
+                loss(F.linear(hidden, weight, bias), target),
+            )
+        assert fused.dtype == expected.dtype == dtype
+        torch.testing.assert_close(fused, expected, rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=0)
+    half = fused_inputs(torch.bfloat16)[0]
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="weight must have the type"):
+        fused_loss(half, weight, target)
+
+
+@pytest.mark.parametrize("fused_loss", [linear_stablemax_cross_entropy, linear_exact_cross_entropy])
 def test_all_tokens_ignored(fused_loss: Callable[..., Tensor]) -> None:
     hidden, weight, target, _ = fused_inputs()
     hidden.data[3] = math.nan
     for options in ({}, {"label_smoothing": 0.1}, {"token_weight": torch.rand(40)}):
         value = fused_loss(hidden, weight, torch.full_like(target, -100), **options)
+        assert value == 0
+        for gradient in torch.autograd.grad(value, (hidden, weight)):
+            assert (gradient == 0).all()
+    hidden.data[3] = 0  # labels that count, of tokens without a weight: a micro-batch that is masked as a whole
+    for options in ({}, {"class_weight": torch.rand(33).double() + 0.1}):
+        value = fused_loss(hidden, weight, target, token_weight=torch.zeros(40), **options)
         assert value == 0
         for gradient in torch.autograd.grad(value, (hidden, weight)):
             assert (gradient == 0).all()
@@ -149,7 +182,7 @@ def test_the_fused_loss_compiled_and_transformed() -> None:
 
     (expected,) = torch.autograd.grad(loss(hidden), hidden)
     torch._dynamo.reset()
-    compiled: Any = torch.compile(loss, backend="eager")
+    compiled: Any = torch.compile(loss, backend="aot_eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own, at the break of the graph
         torch.testing.assert_close(torch.autograd.grad(compiled(hidden), hidden)[0], expected)
@@ -172,7 +205,7 @@ def test_bad_input_of_the_fused_loss() -> None:
             (lambda: fused(hidden, weight, target, token_weight=torch.ones(3)), ValueError, "token_weight"),
             (lambda: fused(hidden, weight, target.unsqueeze(1)), ValueError, "target"),
             (lambda: fused(hidden, weight, target[:5]), ValueError, "target"),
-            (lambda: fused(hidden[0], weight, target[0]), ValueError, "hidden"),
+            (lambda: fused(hidden[0, 0], weight, target[0]), ValueError, "hidden"),
             (lambda: fused(hidden[:0], weight, target[:0]), ValueError, "hidden"),
             (lambda: fused(hidden, weight[:, :3], target), ValueError, "weight"),
             (lambda: fused(hidden, weight[:1], target * 0), ValueError, "weight"),

@@ -144,6 +144,17 @@ def test_elements_are_paired_by_index_not_by_memory() -> None:
         torch.testing.assert_close(a[0].grad, b[0].grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_whose_elements_share_memory(dtype: torch.dtype) -> None:
+    for granularity in ("tensor", "row", "global"):
+        one, other = params(dtype=dtype, shapes=[(4, 3)]), params(dtype=dtype, shapes=[(4, 3)])
+        one[0].grad = torch.full((1, 1), 0.5, dtype=dtype).expand(4, 3)
+        other[0].grad = torch.full((4, 3), 0.5, dtype=dtype)
+        orthogonalize_gradients_(one, granularity=granularity)  # type: ignore[arg-type]
+        orthogonalize_gradients_(other, granularity=granularity)  # type: ignore[arg-type]
+        assert torch.equal(one[0].grad, other[0].grad)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_reduced_in_float32_or_better(dtype: torch.dtype) -> None:
     half = params(dtype=dtype, shapes=[(200, 200)])
@@ -255,6 +266,21 @@ def test_deepcopy_keeps_wrapper_and_wrapped_together() -> None:
     twin = copy.deepcopy(optimizer)
     assert twin.param_groups is twin.optimizer.param_groups
     assert twin.param_groups is not optimizer.param_groups
+
+
+def test_other_methods_of_the_wrapped_optimizer_are_reached() -> None:
+    class Averaging(torch.optim.SGD):
+        mode = "eval"
+
+        def train(self) -> None:
+            self.mode = "train"
+
+    optimizer = OrthoGrad(Averaging(params(), lr=0.1))
+    optimizer.train()
+    assert optimizer.mode == optimizer.optimizer.mode == "train"
+    with pytest.raises(AttributeError, match="evaluate"):
+        optimizer.evaluate()
+    assert not hasattr(optimizer, "_step_supports_amp_scaling")  # a scaler is to unscale before the projection
 
 
 def polyak(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
@@ -436,6 +462,11 @@ def test_bad_input() -> None:
             (lambda: orthogonalize_gradients_(made, eps=-1.0), ValueError, "eps"),
             (lambda: orthogonalize_gradients_(made, rescale="no"), TypeError, "rescale"),  # type: ignore[arg-type]
             (lambda: orthogonalize_gradients_(made[0]), TypeError, "params"),  # type: ignore[arg-type]
+            (lambda: orthogonalize_gradients_(None), TypeError, "params"),  # type: ignore[arg-type]
+            (lambda: orthogonalize_gradients_(made, foreach=3), TypeError, "foreach"),  # type: ignore[arg-type]
+            (lambda: OrthoGrad(sgd, foreach="yes"), TypeError, "foreach"),  # type: ignore[arg-type]
+            (lambda: nlm_alignment(None), TypeError, "params"),  # type: ignore[arg-type]
+            (lambda: nlm_alignment(made[0]), TypeError, "params"),  # type: ignore[arg-type]
             (lambda: orthogonalize_gradients_([made[0], *sparse.parameters()]), TypeError, "position 1"),
             (lambda: orthogonalize_gradients_([*made, other]), TypeError, "position 4"),
             (lambda: orthogonalize_gradients_(["weights"]), TypeError, "position 0"),  # type: ignore[list-item]

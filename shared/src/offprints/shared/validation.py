@@ -274,8 +274,9 @@ def check_number(
         raise TypeError(f"{name} must be {kind}, got {v!r} ({type(v).__name__})")
     too_low = low is not None and (v <= low if open_low else v < low)
     too_high = high is not None and (v >= high if open_high else v > high)
-    infinite = math.isinf(v) and not (v == low and not open_low) and not (v == high and not open_high)
-    if math.isnan(v) or too_low or too_high or infinite:
+    # Comparisons instead of math.isinf and math.isnan: the compiler traces them where a number is symbolic.
+    infinite = abs(v) == math.inf and not (v == low and not open_low) and not (v == high and not open_high)
+    if not -math.inf <= v <= math.inf or too_low or too_high or infinite:
         left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
         right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
         raise ValueError(f"{name} must be {kind} in {left}, {right}, got {v}")

@@ -90,11 +90,14 @@ def _stablemax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
     s.scatter_(1, label, 0)
     total = s.sum(1, keepdim=True)
     # dL/dx_j = p_j g'(x_j): for x_j >= 0 the product s_j / (1 + |x_j|) is 1, for x_j < 0 it is s_j squared.
-    if x.device.type == "cpu" and _moderate(total) and _moderate(s_label):
-        ratio = total / s_label
-        share = ratio / (1 + ratio)
-        inverse.square_().mul_((s_label + total).reciprocal_())
-        loss = ratio.log1p_()
+    if x.device.type == "cpu" and _moderate(torch.cat((total, s_label))):
+        # A small batch costs what its operations cost to start, one with a Python number two: few, and without these.
+        inverse_sum = (total + s_label).reciprocal_()
+        inverse.square_().mul_(inverse_sum)
+        loss = (total / s_label).log1p_()
+        # 1 / (1 + |x|) of the label is its term or the inverse, whichever is smaller.
+        slope = torch.minimum(s_label, s_label.reciprocal())
+        of_label = slope.mul_(total.mul_(inverse_sum)).neg_()
     else:
         # Scaled by the largest term, a sum of huge terms cannot overflow and a sum of tiny ones keeps its digits.
         tiny = torch.finfo(s.dtype).tiny
@@ -105,7 +108,8 @@ def _stablemax_block(x: Tensor, label: Tensor, work: Tensor) -> Tensor:
         share = torch.where(d < 10, ratio / (1 + ratio), torch.sigmoid(d))
         inverse.square_().mul_(share / total.clamp(min=tiny) / largest)
         loss = torch.where(d < 10, ratio.log1p(), softplus(d))
-    inverse.scatter_(1, label, -share / (1 + x.gather(1, label).abs()))
+        of_label = -share / (1 + x.gather(1, label).abs())
+    inverse.scatter_(1, label, of_label)
     return loss.squeeze(1)
 
 

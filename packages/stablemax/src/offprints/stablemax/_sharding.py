@@ -6,7 +6,7 @@ their placements and granularity. Whether a gradient or a shard is empty here do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,21 @@ class Layout:
     groups: tuple[Group, ...]
     plain: bool
     size: int | None
+
+
+def listed(params: Iterable[Parameter]) -> list[Parameter]:
+    """The parameters as a list.
+
+    Raises:
+        TypeError: a single tensor, no iterable, or something in it that is no tensor.
+    """
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        raise TypeError(f"params must be an iterable of parameters, got {type(params).__name__}")
+    found = list(params)
+    for position, param in enumerate(found):
+        if not isinstance(param, Tensor):
+            raise TypeError(f"params must hold parameters, got {type(param).__name__} at position {position}")
+    return found
 
 
 def is_distributed(tensor: Tensor) -> bool:

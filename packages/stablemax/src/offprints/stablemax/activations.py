@@ -74,9 +74,8 @@ def stablemax(input: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."
         ValueError: `input` is empty or a scalar, or `dim` out of range.
 
     Example:
-        ```python
-        p = stablemax(torch.tensor([[2.0, 0.0, -1.0]]))  # terms 3, 1 and 1/2: 0.667, 0.222, 0.111
-        ```
+        >>> stablemax(torch.tensor([2.0, 0.0, -1.0]))  # terms 3, 1 and 1/2
+        tensor([0.6667, 0.2222, 0.1111])
     """
     return torch.softmax(signed_log(_checked(input, dim)), dim).to(input.dtype)
 
@@ -89,8 +88,7 @@ def log_stablemax(input: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "
         ValueError: `input` is empty or a scalar, or `dim` out of range.
 
     Example:
-        ```python
-        loss = -log_stablemax(torch.randn(4, 3))[:, 0].mean()
-        ```
+        >>> log_stablemax(torch.tensor([2.0, 0.0, -1.0]))
+        tensor([-0.4055, -1.5041, -2.1972])
     """
     return torch.log_softmax(signed_log(_checked(input, dim)), dim).to(input.dtype)

@@ -35,9 +35,9 @@ def modular_arithmetic(
         ValueError: `p` < 2, an unknown operation or encoding, division with composite `p`.
 
     Example:
-        ```python
-        inputs, labels = modular_arithmetic(7, "multiply")  # [49, 14] and [49]
-        ```
+        >>> inputs, labels = modular_arithmetic(7, "multiply", encoding="index")
+        >>> inputs[17], labels[17]  # 2 * 3
+        (tensor([2, 3]), tensor(6))
     """
     check_number(p, "p", low=2, integer=True)
     check_choice(operation, "operation", ("add", "subtract", "multiply", "divide", "square_sum"))
@@ -84,9 +84,11 @@ def sparse_parity(
             more than 62 bits.
 
     Example:
-        ```python
-        rows, labels = sparse_parity(100, num_parity=2, num_noise=8)  # [100, 10] and [100]
-        ```
+        >>> rows, labels = sparse_parity(100, num_parity=2, num_noise=8)
+        >>> rows.shape
+        torch.Size([100, 10])
+        >>> torch.equal(rows[:, :2].sum(1) % 2, labels.float())
+        True
     """
     check_number(num_parity, "num_parity", low=1, integer=True)
     check_number(num_noise, "num_noise", low=0, integer=True)

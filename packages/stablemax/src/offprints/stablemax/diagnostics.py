@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from offprints.shared.validation import check_bool, check_choice, check_labels, check_number, check_tensor
 from offprints.stablemax import _projection as projection
-from offprints.stablemax._sharding import add_up_, layout, matrix
+from offprints.stablemax._sharding import add_up_, layout, listed, matrix
 from offprints.stablemax.activations import log_stablemax
 
 
@@ -68,10 +68,8 @@ def softmax_collapse_fraction(
         ValueError: `logits` is not ``[batch, classes, ...]`` or empty, `dtype` is not a floating type.
 
     Example:
-        ```python
-        logits = torch.tensor([[20.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-        softmax_collapse_fraction(logits)  # 0.5
-        ```
+        >>> softmax_collapse_fraction(torch.tensor([[20.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+        0.5
     """
     check_dtype(dtype)
     z = _rows(logits).to(dtype or logits.dtype)
@@ -96,10 +94,9 @@ def zero_loss_fraction(
         ValueError: shapes that do not fit, labels out of range, an unknown loss, `dtype` not a floating type.
 
     Example:
-        ```python
-        logits = torch.tensor([[20.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-        zero_loss_fraction(logits, torch.tensor([0, 0]))  # 0.5
-        ```
+        >>> logits = torch.tensor([[20.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> zero_loss_fraction(logits, torch.tensor([0, 0]))
+        0.5
     """
     check_choice(loss, "loss", ("softmax", "stablemax"))
     check_dtype(dtype)
@@ -139,10 +136,9 @@ def zero_gradient_fraction(
         ValueError: shapes that do not fit, labels out of range, an unknown `which`, `dtype` not a floating type.
 
     Example:
-        ```python
-        logits = torch.tensor([[20.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-        zero_gradient_fraction(logits, torch.tensor([0, 0]))  # 0.5
-        ```
+        >>> logits = torch.tensor([[20.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> zero_gradient_fraction(logits, torch.tensor([0, 0]))
+        0.5
     """
     check_choice(which, "which", ("target", "all"))
     check_dtype(dtype)
@@ -162,14 +158,11 @@ def alignment_terms(params: Iterable[Parameter], *, process_group: object = None
     """<w, -g>, <w, w>, <g, g> and 1 where there is a gradient, of each parameter: ``[4, tensors]``, in double
     precision and of whole parameters where these are sharded. Parameters without a gradient have <w, w> alone.
     """
-    listed = list(params)
-    for position, param in enumerate(listed):
-        if not isinstance(param, Tensor):
-            raise TypeError(f"params must hold parameters, got {type(param).__name__} at position {position}")
-    if not listed:
+    everyone = listed(params)
+    if not everyone:
         return torch.zeros(4, 0)
-    layouts = [layout(param, False, process_group) for param in listed]
-    shards = [matrix(param, False, one.size)[0] for param, one in zip(listed, layouts, strict=True)]
+    layouts = [layout(param, False, process_group) for param in everyone]
+    shards = [matrix(param, False, one.size)[0] for param, one in zip(everyone, layouts, strict=True)]
     totals = projection.dots(shards, shards[0].weight.device)
     add_up_(totals, layouts, projection.offsets(shards))
     return torch.stack(
@@ -194,11 +187,10 @@ def nlm_alignment(params: Iterable[Parameter], *, per_tensor: bool = False) -> f
         ValueError: no parameter has a gradient.
 
     Example:
-        ```python
-        layer = torch.nn.Linear(4, 3)
-        exact_cross_entropy(layer(torch.randn(8, 4)), torch.randint(3, (8,))).backward()
-        nlm_alignment(layer.parameters())  # between -1 and 1
-        ```
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> weight.grad = torch.tensor([-0.3, -0.4])
+        >>> round(nlm_alignment([weight]), 4)
+        1.0
     """
     check_bool(per_tensor, "per_tensor")
     terms = alignment_terms(params)

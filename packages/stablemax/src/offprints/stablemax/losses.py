@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -125,6 +125,12 @@ def _cross_entropy(
             return losses.reshape(expected)
         return losses.sum() if reduction == "sum" else losses.mean()
 
+    if isinstance(target, Tensor) and target.is_floating_point():
+        raise TypeError(
+            f"target must hold labels of an integer type, or probabilities of the shape of input {tuple(input.shape)}, "
+            f"got {target.dtype} of shape {tuple(target.shape)}"
+        )
+
     # Smallest and largest label are two operations where a full check takes eight: the fixed cost of a small batch.
     usual = (
         isinstance(target, Tensor)
@@ -217,11 +223,13 @@ def stablemax_cross_entropy(
             `ignore_index`, a negative probability, an unknown reduction, `label_smoothing` outside [0, 1].
 
     Example:
-        ```python
-        logits = torch.randn(8, 5, requires_grad=True)
-        loss = stablemax_cross_entropy(logits, torch.randint(5, (8,)))
-        loss.backward()
-        ```
+        >>> logits = torch.tensor([[2.0, 0.0, -1.0]], requires_grad=True)
+        >>> loss = stablemax_cross_entropy(logits, torch.tensor([0]))
+        >>> round(loss.item(), 4)  # -log(3 / 4.5)
+        0.4055
+        >>> loss.backward()
+        >>> logits.grad
+        tensor([[-0.1111,  0.2222,  0.0556]])
     """
     return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing, "stablemax")
 
@@ -246,17 +254,18 @@ def exact_cross_entropy(
         ValueError: as `stablemax_cross_entropy`.
 
     Example:
-        ```python
-        logits = torch.tensor([[30.0, 0.0, 0.0]], requires_grad=True)
-        loss = exact_cross_entropy(logits, torch.tensor([0]))  # 1.9e-13, where F.cross_entropy gives 0
-        loss.backward()
-        ```
+        >>> logits, target = torch.tensor([[30.0, 0.0, 0.0]]), torch.tensor([0])
+        >>> exact_cross_entropy(logits, target)
+        tensor(1.8715e-13)
+        >>> torch.nn.functional.cross_entropy(logits, target).item() == 0
+        True
     """
     return _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing, "softmax")
 
 
 class _CrossEntropyLoss(nn.Module):
     weight: Tensor | None
+    _terms: ClassVar[Terms]
 
     def __init__(
         self,
@@ -280,44 +289,34 @@ class _CrossEntropyLoss(nn.Module):
     def extra_repr(self) -> str:
         return f"ignore_index={self.ignore_index}, reduction={self.reduction!r}, label_smoothing={self.label_smoothing}"
 
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {
-            "ignore_index": self.ignore_index,
-            "reduction": self.reduction,
-            "label_smoothing": self.label_smoothing,
-        }
+    def forward(
+        self, input: Float[Tensor, "batch classes *spatial"], target: Shaped[Tensor, "batch *spatial"]
+    ) -> Tensor:
+        """Loss of `input` against labels or probabilities `target`."""
+        return _cross_entropy(
+            input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing, self._terms
+        )
 
 
 class StableMaxCrossEntropyLoss(_CrossEntropyLoss):
     """Module form of `stablemax_cross_entropy`; `weight` ``[classes]`` is a buffer.
 
     Example:
-        ```python
-        criterion = StableMaxCrossEntropyLoss(label_smoothing=0.1)
-        loss = criterion(torch.randn(8, 5), torch.randint(5, (8,)))
-        ```
+        >>> criterion = StableMaxCrossEntropyLoss(label_smoothing=0.1)
+        >>> criterion(torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0]))
+        tensor(0.5018)
     """
 
-    def forward(
-        self, input: Float[Tensor, "batch classes *spatial"], target: Shaped[Tensor, "batch *spatial"]
-    ) -> Tensor:
-        """Loss of `input` against labels or probabilities `target`."""
-        return stablemax_cross_entropy(input, target, self.weight, **self._options)
+    _terms = "stablemax"
 
 
 class ExactCrossEntropyLoss(_CrossEntropyLoss):
     """Module form of `exact_cross_entropy`; `weight` ``[classes]`` is a buffer.
 
     Example:
-        ```python
-        criterion = ExactCrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]))
-        loss = criterion(torch.randn(8, 3), torch.randint(3, (8,)))
-        ```
+        >>> criterion = ExactCrossEntropyLoss(torch.tensor([1.0, 2.0]), reduction="sum")
+        >>> criterion(torch.zeros(2, 2), torch.tensor([0, 1]))  # (1 + 2) log 2
+        tensor(2.0794)
     """
 
-    def forward(
-        self, input: Float[Tensor, "batch classes *spatial"], target: Shaped[Tensor, "batch *spatial"]
-    ) -> Tensor:
-        """Loss of `input` against labels or probabilities `target`."""
-        return exact_cross_entropy(input, target, self.weight, **self._options)
+    _terms = "softmax"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,9 +22,8 @@ class GrokMLP(nn.Module):
         ValueError: a width < 1, or `alpha` not positive.
 
     Example:
-        ```python
-        logits = GrokMLP(14, 7, hidden=(32,))(modular_arithmetic(7)[0])  # [49, 7]
-        ```
+        >>> GrokMLP(14, 7, hidden=(32,))(modular_arithmetic(7)[0]).shape
+        torch.Size([49, 7])
     """
 
     def __init__(
@@ -43,11 +43,15 @@ class GrokMLP(nn.Module):
             check_number(width, "hidden", low=1, integer=True)
         widths = (in_features, *hidden, out_features)
         self.layers = nn.ModuleList(nn.Linear(before, after, bias=bias) for before, after in pairwise(widths))
+        self.in_features = in_features
         self.alpha = alpha
 
     def forward(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """Logits of ``x``."""
-        check_tensor(x, "x", ndim=2, finite=False)
+        check_tensor(x, "x", shape=(None, self.in_features), finite=False)
+        dtype = next(self.parameters()).dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"x must have the type of the weights, {dtype}, got {x.dtype}")
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         logits: Tensor = self.layers[-1](x)
@@ -61,10 +65,9 @@ class GrokTransformer(nn.Module):
         ValueError: a size < 1, `d_model` not divisible by `num_heads`, `dropout` outside [0, 1].
 
     Example:
-        ```python
-        model = GrokTransformer(7, d_model=16, num_heads=2)
-        logits = model(modular_arithmetic(7, encoding="index")[0])  # [49, 7]
-        ```
+        >>> model = GrokTransformer(7, d_model=16, num_heads=2)
+        >>> model(modular_arithmetic(7, encoding="index")[0]).shape
+        torch.Size([49, 7])
     """
 
     def __init__(

@@ -54,16 +54,13 @@ class CollapseMonitor:
         ValueError: `every` < 1, `dtype` not a floating type.
 
     Example:
-        ```python
-        model = torch.nn.Linear(4, 3)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        logits, y = model(torch.randn(8, 4)), torch.randint(3, (8,))
-        with CollapseMonitor(model, optimizer) as monitor:
-            exact_cross_entropy(logits, y).backward()
-            monitor.observe(logits, y)
-            optimizer.step()
-        monitor.latest()["collapse"]  # 0.0
-        ```
+        >>> model = torch.nn.Linear(2, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> logits, target = torch.tensor([[20.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([0, 0])
+        >>> with CollapseMonitor(model, optimizer) as monitor:
+        ...     monitor.observe(logits, target)  # beside the loss of every batch
+        >>> monitor.latest()["collapse"]
+        0.5
     """
 
     def __init__(

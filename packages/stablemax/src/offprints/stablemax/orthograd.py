@@ -17,26 +17,30 @@ from torch.nn import Parameter
 from offprints.shared.validation import check_bool, check_choice, check_number
 from offprints.stablemax import _projection as projection
 from offprints.stablemax._projection import Shard
-from offprints.stablemax._sharding import Layout, add_up_, layout, matrix, maximum_
+from offprints.stablemax._sharding import Layout, add_up_, layout, listed, matrix, maximum_
 
 Granularity = Literal["tensor", "row", "global"]
 
 
 def _checked(params: Iterable[Parameter]) -> list[Parameter]:
     """The parameters; what cannot be projected is refused before anything is changed."""
-    if isinstance(params, Tensor):
-        raise TypeError("params must be an iterable of parameters, got a tensor")
-    chosen = []
-    for position, param in enumerate(params):
-        if not isinstance(param, Tensor):
-            raise TypeError(f"params must hold parameters, got {type(param).__name__} at position {position}")
-        if param.grad is not None:
-            if param.grad.is_sparse or param.grad.layout != torch.strided:
-                raise TypeError(f"params: the gradient at position {position} is sparse; a dense one is needed")
-            if param.is_complex():
-                raise TypeError(f"params: the parameter at position {position} is complex; a real one is needed")
-        chosen.append(param)
+    chosen = listed(params)
+    for position, param in enumerate(chosen):
+        if param.grad is None:
+            continue
+        if param.grad.is_sparse or param.grad.layout != torch.strided:
+            raise TypeError(f"params: the gradient at position {position} is sparse; a dense one is needed")
+        if param.is_complex():
+            raise TypeError(f"params: the parameter at position {position} is complex; a real one is needed")
+    for param in chosen:
+        if param.grad is not None and _overlaps(param.grad):
+            param.grad = param.grad.contiguous()
     return chosen
+
+
+def _overlaps(gradient: Tensor) -> bool:
+    """Whether elements share memory, as those of an expanded tensor do: it cannot be written in place."""
+    return any(stride == 0 and size > 1 for stride, size in zip(gradient.stride(), gradient.shape, strict=True))
 
 
 @torch.no_grad()
@@ -163,15 +167,17 @@ def orthogonalize_gradients_(
             `process_group`.
 
     Example:
-        ```python
-        layer = torch.nn.Linear(4, 3)
-        layer(torch.randn(8, 4)).square().mean().backward()
-        orthogonalize_gradients_(layer.parameters())
-        ```
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> weight.grad = torch.tensor([1.0, 0.0])
+        >>> orthogonalize_gradients_([weight])
+        >>> weight.grad
+        tensor([ 0.8000, -0.6000])
     """
     check_choice(granularity, "granularity", ("tensor", "row", "global"))
     check_bool(rescale, "rescale")
     check_number(eps, "eps", low=0)
+    if foreach is not None:
+        check_bool(foreach, "foreach")
     _orthogonalize_(params, granularity, rescale, eps, foreach, process_group)
 
 
@@ -179,7 +185,8 @@ class OrthoGrad(torch.optim.Optimizer):
     """Any torch optimizer, stepping with gradients from which `orthogonalize_gradients_` took the weight-scaling part.
 
     `param_groups`, `state` and `defaults` are those of the wrapped optimizer itself, so that schedulers, checkpoints
-    and gradient scalers work on it. The state dict is the wrapped optimizer's with the entry `"orthograd"` beside it,
+    and gradient scalers work on it; what else it has, like the `train` of schedule-free optimizers, is reached through
+    the wrapper. The state dict is the wrapped optimizer's with the entry `"orthograd"` beside it,
     which holds the granularity, `rescale` and `eps`; that of the wrapped optimizer alone can be loaded too.
     The wrapped optimizer gets the closure of `step`, if any, with the projection behind it: it may read the loss or
     evaluate more than once. A param group with `"orthograd": False` is not projected. Coupled (L2) weight decay is
@@ -199,12 +206,12 @@ class OrthoGrad(torch.optim.Optimizer):
         ValueError: an unknown granularity, `eps` negative.
 
     Example:
-        ```python
-        model = torch.nn.Linear(4, 3)
-        optimizer = OrthoGrad(torch.optim.AdamW(model.parameters(), lr=1e-3))
-        exact_cross_entropy(model(torch.randn(8, 4)), torch.randint(3, (8,))).backward()
-        optimizer.step()
-        ```
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = OrthoGrad(torch.optim.SGD([weight], lr=1.0))
+        >>> weight[0].backward()
+        >>> optimizer.step()  # with the gradient (0.8, -0.6) instead of (1, 0)
+        >>> weight.detach()
+        tensor([2.2000, 4.6000])
     """
 
     def __init__(
@@ -230,6 +237,8 @@ class OrthoGrad(torch.optim.Optimizer):
         check_choice(granularity, "granularity", ("tensor", "row", "global"))
         check_bool(rescale, "rescale")
         check_number(eps, "eps", low=0)
+        if foreach is not None:
+            check_bool(foreach, "foreach")
         super().__init__([{"params": []}], {})  # sets up the hooks; groups and state are the wrapped optimizer's
         self.optimizer = optimizer
         self.granularity = granularity
@@ -268,6 +277,11 @@ class OrthoGrad(torch.optim.Optimizer):
     def defaults(self, value: dict[str, Any]) -> None:
         if "optimizer" in self.__dict__:
             self.optimizer.defaults = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "optimizer" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.optimizer, name)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__)

@@ -55,9 +55,9 @@ class GrokConfig:
         device: `"auto"` or a torch device.
 
     Example:
-        ```python
-        config = GrokConfig(p=11, steps=20, orthograd=True, beta2=0.999, adam_eps=1e-8)
-        ```
+        >>> config = GrokConfig(p=11, steps=20, orthograd=True)
+        >>> config.loss, config.lr
+        ('softmax', 0.01)
     """
 
     task: Task = "add"
@@ -116,10 +116,9 @@ class GrokResult:
         grokked_at: First logged step with a test accuracy of at least 0.95, or None.
 
     Example:
-        ```python
-        result = train_grokking(GrokConfig(p=11, steps=20, hidden=(16,), device="cpu"))
-        best = result.history["test_accuracy"].max()
-        ```
+        >>> result = train_grokking(GrokConfig(p=11, steps=20, hidden=(16,), device="cpu"))
+        >>> result.grokked_at is None
+        True
     """
 
     history: dict[str, np.ndarray] = field(repr=False)
@@ -189,10 +188,9 @@ def train_grokking(
         FloatingPointError: the loss became NaN or infinite; the message names the step.
 
     Example:
-        ```python
-        result = train_grokking(GrokConfig(p=11, steps=20, log_every=10, hidden=(16,), device="cpu"))
-        result.history["train_loss"]  # of steps 0, 10 and 20
-        ```
+        >>> result = train_grokking(GrokConfig(p=11, steps=20, log_every=10, hidden=(16,), device="cpu"))
+        >>> [int(step) for step in result.history["step"]]
+        [0, 10, 20]
     """
     device = resolve_device(config.device)
     generator = make_generator(config.seed)
