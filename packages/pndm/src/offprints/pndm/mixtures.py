@@ -17,8 +17,8 @@ class GaussianMixtureEps:
 
         eps(x, t) = sqrt(1 - a) sum_k r_k(x) (x - sqrt(a) m_k) / v_k
 
-    with the posterior weights r of the components. Differentiable in `x`; levels are computed in float64, half types in
-    float32.
+    with the posterior weights r of the components. Differentiable in `x`; levels and posterior weights are computed in
+    float64, the rest in float32 for half types.
 
     Args:
         means: ``[K, D]``.
@@ -66,10 +66,10 @@ class GaussianMixtureEps:
         variances = level * stds**2 + 1 - level
         bias = weights.log() - x.shape[1] / 2 * variances.log()
         dtype, x = x.dtype, x.to(working_dtype(x))
-        means, signal, noise, variances, bias = (
-            part.to(x.device, x.dtype) for part in (means, level.sqrt(), (1 - level).sqrt(), variances, bias)
-        )
-        distances = (x.unsqueeze(1) - signal.unsqueeze(1) * means).square().sum(2)
-        posterior = (bias - distances / (2 * variances)).softmax(1)
+        # Squares of all that float32 holds are finite in float64, which Apple's GPUs do not have.
+        wide = x if x.device.type == "mps" else x.double()
+        distances = (wide.unsqueeze(1) - (level.sqrt().unsqueeze(1) * means).to(wide)).square().sum(2)
+        posterior = (bias.to(wide) - distances / (2 * variances.to(wide))).softmax(1).to(x.dtype)
+        means, signal, noise, variances = (part.to(x) for part in (means, level.sqrt(), (1 - level).sqrt(), variances))
         pull = posterior / variances
         return (noise * (x * pull.sum(1, keepdim=True) - signal * (pull @ means))).to(dtype)

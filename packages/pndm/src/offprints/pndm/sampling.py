@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.pndm.plans import METHODS, PREDICTIONS, Call, History, Method, Node, Prediction, make_plan, plain_step
+from offprints.pndm.history import History
+from offprints.pndm.plans import METHODS, PREDICTIONS, Call, Method, Node, Prediction, make_plan, plain_step
 from offprints.pndm.schedules import AlphaSchedule, as_float64, inference_times
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_bool, check_choice, check_monotone, check_number, check_tensor
@@ -150,7 +151,7 @@ def _times(
         if len(grid) < 2:
             raise ValueError(f"times must hold at least two times, got {grid.tolist()}")
         check_monotone(grid, "times", increasing=False)
-        warn_if_uneven(grid[:-1].numpy(), method, stacklevel=4)
+        warn_if_uneven(np.array(grid[:-1].tolist()), method, stacklevel=4)
     end = 1 if schedule.num_train_timesteps == 0 else schedule.num_train_timesteps - 1 - schedule.offset
     if grid[0] > end:
         raise ValueError(f"times must not lie beyond the last one of the schedule, {end}, got {grid[0].item():g}")

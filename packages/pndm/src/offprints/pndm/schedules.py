@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
 
 
 def as_float64(values: Values, name: str, *, ndim: int = 1) -> Tensor:
-    """A tensor, an array or numbers as a finite float64 tensor on the CPU, without passing through float32.
+    """A tensor, an array or numbers as a new, finite float64 tensor on the CPU, without passing through float32.
 
     Raises:
         TypeError: something else.
@@ -40,7 +40,7 @@ def as_float64(values: Values, name: str, *, ndim: int = 1) -> Tensor:
     if isinstance(values, Tensor):
         if values.is_complex() or values.dtype == torch.bool:
             raise TypeError(f"{name} must hold real numbers, got {values.dtype}")
-        tensor = values.detach().to("cpu", torch.float64)
+        tensor = values.detach().to("cpu", torch.float64, copy=True)
     else:
         try:
             array = np.asarray(values)
@@ -118,7 +118,7 @@ class AlphaSchedule:
             table = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))).square()
         self.num_train_timesteps = len(table)
         self.offset, self.final, self.interpolation = offset, final, interpolation
-        self._table = table.clone()
+        self._table = table
         self._log = table.log()
 
     @classmethod
@@ -262,7 +262,7 @@ class AlphaSchedule:
     def _time_of(self, alpha_bar: Tensor) -> Tensor:
         """The times at which levels are reached; the time of the first entry for levels above it."""
         entries = np.arange(self.num_train_timesteps, dtype=np.float64) - self.offset
-        return torch.as_tensor(np.interp(-alpha_bar.log().numpy(), -self._log.numpy(), entries))
+        return torch.as_tensor(np.interp(-_numbers(alpha_bar.log()), -_numbers(self._log), entries))
 
     def _check_end(self, time: Tensor, within: Tensor) -> None:
         if should_check(time) and not bool(within.all()):
@@ -326,6 +326,11 @@ def _as_time(t: Any) -> Tensor:
     if should_check(time) and bool(time.isnan().any()):
         raise ValueError("t must not be NaN")
     return time
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    # Not `tensor.numpy()`: inside of a transform of torch.func a tensor has no memory to share.
+    return np.array(tensor.tolist())
 
 
 def _check_betas(beta_start: float, beta_end: float) -> None:

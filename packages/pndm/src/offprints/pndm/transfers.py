@@ -82,9 +82,13 @@ def scaled(x: Tensor, factor: float) -> Tensor:
 
 
 def add(total: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted terms added to `total` in place. A weight of zero is added too: it does not hide NaN."""
+    """The weighted terms added to `total`, in place. A weight of zero is added too: it does not hide NaN."""
     for term, weight in zip(terms, weights, strict=False):
-        total.add_(term, alpha=weight)
+        try:
+            total.add_(term, alpha=weight)
+        except RuntimeError:
+            # A transform of torch.func over the model alone (its weights): `total` is not part of it.
+            total = total.add(term, alpha=weight)
     return total
 
 

@@ -15,7 +15,7 @@ from offprints.pndm.reproduce.paper import PaperSettings, reproduce_paper
 from offprints.shared import datasets
 from offprints.shared.experiment import Experiment, Run
 
-# What a trained network must show, set from seeds 11 to 15: two to three times the largest measured.
+# What a trained network must show, set from the seeds 11 to 14: about two to four times the largest measured there.
 DIGIT_BARS = {("f-pndm", 50): 0.2, ("plms", 20): 0.5, ("plms", 50): 0.15}
 NO_GRADIENT_PART = "the same steps with the newest prediction alone (no gradient part)"
 # The order of a method, how near, and its negative control: the method without what makes the order.
