@@ -176,6 +176,7 @@ def test_a_copy_of_a_scheduler_goes_on_with_the_run(method: Any, through: Callab
     assert torch.equal(*runs)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own jvp
 @pytest.mark.parametrize("method", [*METHODS, "f-pndm-sigma"])
 def test_transforms_over_the_weights(method: Any) -> None:
     """Gradients, directional derivatives and ensembles of the model's weights by torch.func, from one noise."""
