@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from importlib.metadata import version
 from io import StringIO
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,3 +102,18 @@ def test_disagreement_is_an_error_before_anything_is_timed() -> None:
 def test_errors(arguments, word) -> None:
     with pytest.raises(ValueError, match=word):
         compare(console=quiet(), **arguments)
+
+
+def test_the_benchmark_of_starts_answers_help_and_refuses() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "bench_start.py"
+    ask = [sys.executable, str(script)]
+    helped = subprocess.run([*ask, "--help"], check=True, capture_output=True, text=True).stdout
+    assert "--rounds" in helped
+    assert "default 3" in helped
+    for wrong, word in (
+        (("--rounds", "0"), "must be at least 1"),
+        (("--only", "no-such-paper"), "not installed: no-such-paper"),
+    ):
+        answer = subprocess.run([*ask, *wrong], check=False, capture_output=True, text=True)
+        assert answer.returncode != 0
+        assert word in answer.stderr
