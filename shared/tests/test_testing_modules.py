@@ -181,8 +181,11 @@ class GoodWrapper(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> Tensor:
+        given = self.model(x)
+        if not isinstance(given, Tensor) or given.shape != (len(x), 3):
+            raise ValueError(f"model must give 3 numbers for each row, got {given}")
         self.stream.set_state(self.stream_state)
-        self.mean += self.model(x).mean(0) * torch.randn((), generator=self.stream)
+        self.mean += given.mean(0) * torch.randn((), generator=self.stream)
         self.stream_state.copy_(self.stream.get_state())
         return self.mean
 
@@ -242,7 +245,7 @@ class GoodProbe:
         self.seen: list[Tensor] = []
 
     def __enter__(self) -> Self:
-        self.handle = self.model.register_forward_pre_hook(lambda _, args: self.seen.append(args[0].detach()))
+        self.handle = self.model.register_forward_pre_hook(lambda _, args: self.seen.append(args[0].detach().clone()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -260,6 +263,58 @@ class StaysHooked(GoodProbe):
         pass
 
 
+class Twice(GoodWrapper):
+    """Gives the batch to the model again, after the model has had it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        super().forward(x)
+        return super().forward(x)
+
+
+class AnyRows(GoodWrapper):
+    """Means over what the model gives, be it one row or all."""
+
+    def update(self, x: Tensor) -> Tensor:
+        self.mean += self.model(x).mean(0).detach() * 0.1
+        return self.mean
+
+
+class LosesNaN(GoodWrapper):
+    def update(self, x: Tensor) -> Tensor:
+        return super().update(x).nan_to_num()
+
+
+class CountsFirst(GoodWrapper):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.register_buffer("count", torch.zeros(()))
+
+    def update(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return super().update(x)
+
+
+class SeesLater(GoodProbe):
+    """Keeps the tensors that the model goes on to change."""
+
+    def __enter__(self) -> Self:
+        self.handle = self.model.register_forward_pre_hook(lambda _, args: self.seen.append(args[0]))
+        return self
+
+
+class Passes(nn.Module):
+    """Gives what the model gives, whatever that is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.isfinite().all():
+            raise ValueError("x must be finite")
+        return self.model(x)
+
+
 BATCHES = [torch.randn(6, 4, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 BROKEN_WRAPPERS = [
     ("determinism", GlobalDraws),
@@ -270,6 +325,13 @@ BROKEN_WRAPPERS = [
     ("resume", ForgetsHalf),
     ("rejected batch", UpdatesFirst),
     ("rejected batch", AcceptsAll),
+    (r"hostile networks: 1 of 7 habits of model:\n  in place: another result", Twice),
+    (r"hostile networks: (.|\n)*  one row: accepted", AnyRows),
+    (r"hostile networks: 1 of 7 habits of model:\n  NaN: is lost", LosesNaN),
+    (
+        r"hostile networks: (.|\n)*  one row: raised AssertionError: refused \(model must .*the state has chang",
+        CountsFirst,
+    ),
 ]
 
 
@@ -281,7 +343,7 @@ def model() -> nn.Module:
     ("property_name", "wrapper"), BROKEN_WRAPPERS, ids=[wrapper.__name__ for _, wrapper in BROKEN_WRAPPERS]
 )
 def test_broken_wrapper_is_caught(property_name, wrapper) -> None:
-    with pytest.raises(AssertionError, match=rf"^check_wrapper of {wrapper.__name__}: {property_name}: "):
+    with pytest.raises(AssertionError, match=rf"^check_wrapper of {wrapper.__name__}: {property_name}"):
         check_wrapper(wrapper, model(), BATCHES)
 
 
@@ -289,7 +351,15 @@ def test_good_wrappers_pass() -> None:
     check_wrapper(GoodWrapper, model(), BATCHES)
     check_wrapper(GoodWrapper, model(), [(x,) for x in BATCHES], step=lambda wrapper, batch: wrapper(*batch) * 2)
     check_wrapper(GoodProbe, model(), BATCHES, skip={"resume": "keeps no state"})
+    check_wrapper(Passes, model(), BATCHES)
     check_wrapper(MovesModel, model(), BATCHES, owns_model=True, skip={"rejected batch": "moves the model first"})
+
+
+def test_hooks_that_keep_what_changes_are_caught() -> None:
+    with pytest.raises(AssertionError, match=r"SeesLater: hostile networks: 1 of 7 habits of model:\n  in place: "):
+        check_wrapper(SeesLater, model(), BATCHES, skip={"resume": "keeps no state"})
+    skip = {"resume": "keeps no state", "hostile networks: in place": "for the test"}
+    check_wrapper(SeesLater, model(), BATCHES, skip=skip)
 
 
 def test_wrapper_needs_batches_and_results() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.optim import SGD
 
 from offprints.shared.testing import check_optimizer, check_schedule
-from offprints.shared.validation import check_number
+from offprints.shared.validation import check_bool, check_number
 
 
 class Momentum(SGD):
@@ -97,6 +97,18 @@ class DeafToHooks(Momentum):
         return None
 
 
+class AnyParameters(Momentum):
+    def __init__(self, params):
+        super().__init__(list(params) or [torch.zeros(1, requires_grad=True)])
+
+
+class Checked(Momentum):
+    def __init__(self, params, lr: float = 0.05, *, nesterov: bool = False):
+        check_number(lr, "lr", low=0, high=1e3)
+        check_bool(nesterov, "nesterov")
+        super().__init__(params, lr=lr, nesterov=nesterov)
+
+
 def single_precision(params):
     @torch.no_grad()
     def round_all(optimizer, args, kwargs):
@@ -126,12 +138,14 @@ BROKEN = [
     ("scheduler", NotAnOptimizer),
     ("step hooks", DeafToHooks),
     ("dtype", single_precision),
+    ("arguments: params: empty", AnyParameters),
+    (r"arguments: check_arguments of Momentum: \d+ of \d+ cases fail:(.|\n)*  lr: NaN: accepted", Momentum),
 ]
 
 
 @pytest.mark.parametrize(("property_name", "factory"), BROKEN, ids=[factory.__name__ for _, factory in BROKEN])
 def test_broken_optimizer_is_caught(property_name, factory) -> None:
-    with pytest.raises(AssertionError, match=rf"^check_optimizer of {factory.__name__}: {property_name}: "):
+    with pytest.raises(AssertionError, match=rf"^check_optimizer of {factory.__name__}: {property_name}"):
         check_optimizer(factory)
 
 
@@ -139,7 +153,13 @@ def test_broken_optimizer_is_caught(property_name, factory) -> None:
     "factory", [Momentum, torch.optim.AdamW, partial(torch.optim.AdamW, lr=1e-2, amsgrad=True), torch.optim.RMSprop]
 )
 def test_good_optimizer_passes(factory) -> None:
-    check_optimizer(factory)
+    check_optimizer(factory, skip={"arguments": "torch takes NaN and True for a learning rate"})
+
+
+def test_arguments_of_a_good_optimizer() -> None:
+    check_optimizer(Checked)
+    with pytest.raises(AssertionError, match="skip names 'lr: red', which is not a case of the arguments lr, nesterov"):
+        check_optimizer(Checked, skip={"arguments: lr: red": "no such case"})
 
 
 # Schedules

@@ -99,7 +99,10 @@ def tensors(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, np.ndarray):
-        return [] if result.dtype.kind in "USO" else [torch.from_numpy(np.ascontiguousarray(result))]
+        if result.dtype.kind in "USO":
+            return []
+        native = np.ascontiguousarray(result, dtype=result.dtype.newbyteorder("="))
+        return [torch.from_numpy(native if native.flags.writeable else native.copy())]
     if isinstance(result, bool | int | float | complex | np.generic):
         return [torch.as_tensor(result)]
     if isinstance(result, Mapping):

@@ -22,10 +22,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import estimator_checks
 from torch import Tensor
 
+from offprints.shared.testing._estimator_case import Case, with_x
+from offprints.shared.testing._estimator_data import DataKinds
+from offprints.shared.testing._estimator_habits import Habits
 from offprints.shared.testing._properties import (
     Skip,
     assert_equal,
-    assert_near,
     cast,
     clone,
     expect_error,
@@ -38,11 +40,9 @@ from offprints.shared.testing._properties import (
 )
 from offprints.shared.testing.arguments import check_arguments
 
-METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score_samples", "transform")
-
-_WORDS = "the same error, in other words"
 _TYPE = "a TypeError here"
-# Where offprints' conventions part from scikit-learn's; what the checks are about is covered by *bad data* above.
+# Where `as_features` and `check_labels` part from scikit-learn's conventions, for the estimators that stand on them:
+# what these checks are about is covered by *bad data*, *integer features* and *labels*. One that holds is right too.
 DEPARTURES = {
     "check_estimators_dtypes": f"integers as features: {_TYPE}",
     "check_classifier_data_not_an_array": f"integers as features: {_TYPE}",
@@ -56,14 +56,19 @@ DEPARTURES = {
     "check_estimators_nan_inf": f"floating labels: {_TYPE}",
     "check_classifiers_one_label": f"floating labels: {_TYPE}",
     "check_supervised_y_2d": "a column of labels: a ValueError here",
-    "check_estimator_sparse_tag": _WORDS,
-    "check_estimator_sparse_array": _WORDS,
-    "check_estimator_sparse_matrix": _WORDS,
-    "check_estimators_empty_data_messages": _WORDS,
-    "check_fit2d_predict1d": _WORDS,
-    "check_n_features_in_after_fitting": _WORDS,
-    "check_requires_y_none": _WORDS,
 }
+
+
+PARTED = (
+    "arrays",
+    "integer features",
+    "sparse features",
+    "labels",
+    "data frames",
+    "set_params after fit",
+    "own output",
+    "arguments",
+)
 
 
 def check_estimator(
@@ -72,6 +77,7 @@ def check_estimator(
     *,
     query: Sequence[Any] | None = None,
     methods: Sequence[str] | None = None,
+    own_output: Mapping[str, str] | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
     rtol: float = 1e-5,
     skip: Skip | None = None,
@@ -83,10 +89,23 @@ def check_estimator(
     which are left alone), *refit* (forgets), *NumPy and tensors* (the kind that came in comes out, with the same
     values), *probabilities* (rows sum to one; the largest is the prediction), *rows* (results do not depend on the
     batch), *strided and double* (any strides; float32 and float64), *pickle* (and deepcopy), *bad data* (X with NaN,
-    infinity, integers, no rows, one axis, another number of features; y too short; labels with two axes or fractions;
-    targets with NaN), *rejected fit* (changes nothing), *device* (CUDA), *scikit-learn* (its own ``check_estimator``,
-    only where `expected_failed_checks` is given), *arguments* (`check_arguments` of the parameters, by fitting with
-    them, of fit and of every method; a part is "arguments: fit: X: inf").
+    infinity, no rows, one axis, another number of features; y too short; labels with two axes or fractions; targets
+    with NaN), *rejected fit* (changes nothing), *device* (CUDA).
+
+    Then the kinds of data that users bring: each is refused by an error that names the argument, or gives what plain
+    arrays of the same numbers give. *arrays* (read-only, which is never refused; big-endian; a list; masked, which is
+    refused), *integer features* (int64, int32, uint8, uint64, bool), *sparse features* (csr_array, csc_matrix, a sparse
+    tensor), *labels* of a classifier (uint64, uint8, big-endian, boolean, whole floats, text, objects, a list), *data
+    frames* (where pandas is installed: values, whatever the index; other order: reordered or refused; other names:
+    refused; nullable: missing values are refused).
+
+    Then what it keeps: *set_params after fit* (each parameter, which is the part's name: all methods give the old
+    results or those of a new fit, and fit again gives the latter), *no graph* (after a fit with X that requires a
+    gradient), *own output* (predicted labels, transformed data and what was learned are taken back). At the end
+    *scikit-learn* (its own ``check_estimator``, only where `expected_failed_checks` is given) and *arguments*
+    (`check_arguments` of the parameters, by fitting with them, of fit and of every method).
+
+    A part of a property can be skipped alone: "labels: text", "arguments: fit: X: inf".
 
     Args:
         estimator: An instance, not fitted. A parameter `random_state` of None is set to 0 where results are compared.
@@ -94,12 +113,15 @@ def check_estimator(
         query: Positional arguments of the methods; default: X.
         methods: Default: those of predict, predict_proba, predict_log_proba, decision_function, score_samples,
             transform that the estimator has.
+        own_output: Parameter to the learned attribute that it takes, as in ``{"init": "cluster_centers_"}``, beyond
+            those whose names tell (`prior` and `prior_`, `means_init` and `means_`).
         expected_failed_checks: Name of scikit-learn's check to the reason why it cannot hold, beyond `DEPARTURES`; one
             that holds after all is reported. ``{}`` runs all. None runs none: right for X that is not a table.
         rtol: How closely float32 results of the same numbers agree, relative to the largest.
-        skip: Property to reason.
+        skip: Property, or property and part, to reason.
     """
-    case = _Case(estimator, tuple(data), query, methods, rtol)
+    case = _Properties(estimator, tuple(data), query, methods, rtol)
+    kinds, habits = DataKinds(case), Habits(case, own_output)
     properties: dict[str, Callable[[], None]] = {
         "parameters": case.check_parameters,
         "not fitted": case.check_not_fitted,
@@ -114,61 +136,21 @@ def check_estimator(
         "bad data": case.check_bad_data,
         "rejected fit": case.check_rejected_fit,
         "device": case.check_device,
+        "arrays": lambda: kinds.check_arrays(parts_of(skip, "arrays")),
+        "integer features": lambda: kinds.check_integers(parts_of(skip, "integer features")),
+        "sparse features": lambda: kinds.check_sparse(parts_of(skip, "sparse features")),
+        "labels": lambda: kinds.check_labels(parts_of(skip, "labels")),
+        "data frames": lambda: kinds.check_frames(parts_of(skip, "data frames")),
+        "set_params after fit": lambda: habits.check_set_params(parts_of(skip, "set_params after fit")),
+        "no graph": habits.check_no_graph,
+        "own output": lambda: habits.check_own_output(parts_of(skip, "own output")),
         "scikit-learn": lambda: case.check_scikit_learn(expected_failed_checks),
         "arguments": lambda: case.check_arguments(parts_of(skip, "arguments")),
     }
-    run_properties("check_estimator", estimator, properties, skip, parts=("arguments",))
+    run_properties("check_estimator", estimator, properties, skip, parts=PARTED)
 
 
-def _numpy(values: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in clone(tuple(values)))
-
-
-def _tensors(values: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in clone(tuple(values)))
-
-
-def _with_x(data: Sequence[Any], x: Any) -> tuple[Any, ...]:
-    return (x, *data[1:])
-
-
-class _Case:
-    def __init__(
-        self,
-        estimator: Any,
-        data: tuple[Any, ...],
-        query: Sequence[Any] | None,
-        methods: Sequence[str] | None,
-        rtol: float,
-    ) -> None:
-        self.estimator, self.rtol = estimator, rtol
-        self.numpy, self.tensors = _numpy(data), _tensors(data)
-        given = data[:1] if query is None else tuple(query)
-        self.query_numpy, self.query_tensors = _numpy(given), _tensors(given)
-        self.methods = tuple(m for m in METHODS if hasattr(estimator, m)) if methods is None else tuple(methods)
-        if not self.methods:
-            raise ValueError(f"{type(estimator).__name__} has none of {', '.join(METHODS)}: pass methods=")
-
-    def new(self) -> Any:
-        estimator = sklearn_clone(self.estimator)
-        if estimator.get_params(deep=False).get("random_state", 0) is None:
-            estimator.set_params(random_state=0)
-        return estimator
-
-    def fitted(self, data: Sequence[Any] | None = None) -> Any:
-        return self.new().fit(*clone(self.numpy if data is None else data))
-
-    def results(self, estimator: Any, query: Sequence[Any] | None = None) -> dict[str, Any]:
-        query = self.query_numpy if query is None else query
-        return {method: getattr(estimator, method)(*clone(tuple(query))) for method in self.methods}
-
-    def near(self, actual: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-        for method, wanted in expected.items():
-            floating = torch.as_tensor(wanted).is_floating_point()
-            scale = float(torch.as_tensor(wanted).abs().max()) if floating else 0.0
-            rtol = self.rtol if floating else 0.0
-            assert_near(actual[method], wanted, f"{what}: {method}", rtol=rtol, atol=rtol * scale, dtype=False)
-
+class _Properties(Case):
     def check_parameters(self) -> None:
         estimator = self.estimator
         params = estimator.get_params(deep=False)
@@ -216,7 +198,7 @@ class _Case:
     def check_refit(self) -> None:
         estimator = self.fitted()
         expected = self.results(estimator)
-        estimator.fit(*clone(_with_x(self.numpy, self.numpy[0] * 3 + 1)))
+        estimator.fit(*clone(with_x(self.numpy, self.numpy[0] * 3 + 1)))
         estimator.fit(*clone(self.numpy))
         assert_equal(self.results(estimator), expected, "fit after another fit gives another result")
 
@@ -265,8 +247,8 @@ class _Case:
         estimator = self.fitted(self.tensors)
         expected = self.results(estimator, self.query_tensors)
         x, q = self.tensors[0], self.query_tensors[0]
-        refitted = self.fitted(_with_x(self.tensors, strided(x)))
-        self.near(self.results(refitted, _with_x(self.query_tensors, strided(q))), expected, "strided X")
+        refitted = self.fitted(with_x(self.tensors, strided(x)))
+        self.near(self.results(refitted, with_x(self.query_tensors, strided(q))), expected, "strided X")
         for dtype in (torch.float32, torch.float64):
             results = self.results(self.fitted(cast(self.tensors, dtype)), cast(self.query_tensors, dtype))
             for method, result in results.items():
@@ -287,10 +269,9 @@ class _Case:
             spoiled[name].flat[0] = value
         cases: list[tuple[str, Any, type[Exception]]] = [(name, bad, ValueError) for name, bad in spoiled.items()]
         cases += [("no rows", x[:0], ValueError), ("one axis", x.ravel(), ValueError)]
-        self._check_integers(x)
         fitted = self.fitted()
         for name, bad, error in cases:
-            expect_error(error, f"fit with {name} in X", self.new().fit, *_with_x(self.numpy, bad))
+            expect_error(error, f"fit with {name} in X", self.new().fit, *with_x(self.numpy, bad))
         if len(self.query_numpy) == 1:
             if x.ndim == 2:
                 cases += [("twice the features", np.concatenate([x, x], 1), ValueError)]
@@ -308,22 +289,11 @@ class _Case:
             for name, bad, errors in wrong:
                 expect_error(errors, f"fit with y {name}", self.new().fit, x, bad, *self.numpy[2:])
 
-    def _check_integers(self, x: np.ndarray) -> None:
-        """Integers in X are refused, or taken for the numbers that they are."""
-        whole = np.rint(x * 8)
-        try:
-            found = self.results(self.new().fit(*clone(_with_x(self.numpy, whole.astype(np.int64)))))
-        except TypeError:
-            return
-        self.near(
-            found, self.results(self.fitted(_with_x(self.numpy, whole.astype(np.float64)))), "fit with integers in X"
-        )
-
     def check_rejected_fit(self) -> None:
         estimator = self.fitted()
         expected, bad = self.results(estimator), np.array(self.numpy[0])
         bad.flat[-1] = np.nan
-        expect_error(ValueError, "fit with NaN in X", estimator.fit, *_with_x(self.numpy, bad))
+        expect_error(ValueError, "fit with NaN in X", estimator.fit, *with_x(self.numpy, bad))
         assert_equal(self.results(estimator), expected, "a rejected fit changed the estimator")
 
     def check_device(self) -> None:

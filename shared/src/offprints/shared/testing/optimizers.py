@@ -2,14 +2,14 @@
 
 ::
 
-    check_optimizer(torch.optim.AdamW)
+    check_optimizer(torch.optim.AdamW, skip={"arguments": "torch takes NaN for a learning rate"})
     check_optimizer(lambda params, foreach=None: OrthoGrad(torch.optim.SGD(params, lr=0.1), foreach=foreach))
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,12 +19,28 @@ from offprints.shared.testing._properties import (
     Skip,
     assert_equal,
     assert_near,
+    describe,
+    expect_error,
     generator,
+    parts_of,
     random_state_untouched,
     run_properties,
     saved_and_loaded,
     seed_globally,
 )
+from offprints.shared.testing.arguments import check_arguments
+
+# What is not a list of parameters; the messages may be those of `torch.optim`.
+BAD_PARAMETERS: dict[str, Callable[[], Any]] = {
+    "None": lambda: None,
+    "a number": lambda: 3,
+    "a string": lambda: "weights",
+    "empty": list,
+    "a tensor": lambda: torch.zeros(3, requires_grad=True),
+    "a string inside": lambda: ["weight"],
+    "None inside": lambda: [None],
+    "a result inside": lambda: [torch.zeros(3, requires_grad=True) * 2],
+}
 
 
 def check_optimizer(factory: Callable[..., torch.optim.Optimizer], *, skip: Skip | None = None) -> None:
@@ -35,12 +51,14 @@ def check_optimizer(factory: Callable[..., torch.optim.Optimizer], *, skip: Skip
     new optimizer, continues bit for bit), *closure* (evaluated with gradients on, its loss returned, the same step as
     without), *groups* (learning rates per group; ``add_param_group``), *foreach* (equal to the loop; only where
     `factory` takes ``foreach``), *scheduler* (``LambdaLR`` sets the learning rate, and zero stops), *step hooks* (once
-    per step), *dtype* (float64 and bfloat16 parameters keep theirs).
+    per step), *dtype* (float64 and bfloat16 parameters keep theirs), *arguments* (`check_arguments` of all options that
+    `factory` has, by one step with them, which has to be finite; parameters that are not any are a TypeError or
+    ValueError; a part is "arguments: lr: inf" or "arguments: params: empty").
 
     Args:
         factory: ``factory(params)`` makes the optimizer, of parameters or groups; ``factory(params, foreach=...)``
             where it has both implementations.
-        skip: Property to reason.
+        skip: Property, or "arguments" and part, to reason.
     """
     case = _Case(factory)
     properties: dict[str, Callable[[], None]] = {
@@ -54,8 +72,9 @@ def check_optimizer(factory: Callable[..., torch.optim.Optimizer], *, skip: Skip
         "scheduler": case.check_scheduler,
         "step hooks": case.check_step_hooks,
         "dtype": case.check_dtype,
+        "arguments": lambda: case.check_arguments(parts_of(skip, "arguments")),
     }
-    run_properties("check_optimizer", factory, properties, skip)
+    run_properties("check_optimizer", factory, properties, skip, parts=("arguments",))
 
 
 class _Problem:
@@ -211,3 +230,33 @@ class _Case:
                 raise AssertionError(
                     f"{dtype} parameters are {after[0].dtype} after 3 steps, or not moved, or not finite"
                 )
+
+    def check_arguments(self, skip: Mapping[str, str]) -> None:
+        signature = inspect.signature(self.factory)
+        first, *options = signature.parameters.values()
+        known = [option.name for option in options if option.kind not in (option.VAR_POSITIONAL, option.VAR_KEYWORD)]
+        rest = dict(skip)
+        failures = []
+        for name, make in BAD_PARAMETERS.items():
+            if rest.pop(f"{first.name}: {name}", None) is None:
+                try:
+                    expect_error((TypeError, ValueError), f"{first.name}: {name}", self.factory, make())
+                except AssertionError as error:
+                    failures.append(str(error))
+
+        def first_step(**chosen: Any) -> list[Tensor]:
+            problem = _Problem()
+            problem.steps(self.new(problem, **chosen), 1)
+            return problem.values()
+
+        first_step.__qualname__ = describe(self.factory)
+        tried = [option for option in options if option.name in known]
+        first_step.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in tried]
+        )
+        try:
+            check_arguments(first_step, lambda g: {}, skip=rest)
+        except AssertionError as error:
+            failures.append(str(error))
+        if failures:
+            raise AssertionError("\n".join(failures))

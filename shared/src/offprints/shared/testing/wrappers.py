@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from offprints.shared.testing._hostile import Hostile, check_networks
 from offprints.shared.testing._properties import (
     Skip,
     assert_equal,
     clone,
     expect_error,
     map_tensors,
+    parts_of,
     random_state_untouched,
     run_properties,
     saved_and_loaded,
@@ -40,6 +42,7 @@ def check_wrapper(
     *,
     step: Callable[[W, Any], Any] | None = None,
     owns_model: bool = False,
+    name: str = "model",
     skip: Skip | None = None,
 ) -> None:
     """Check a wrapper on copies of a user's model.
@@ -47,7 +50,11 @@ def check_wrapper(
     Properties, in order: *determinism* (whatever the global seeds, which are left alone), *model untouched* (values,
     modes, requires_grad, gradients), *hooks removed* (after ``with`` or ``.remove()``, else after every step), *resume*
     (a state dict saved half way, through ``torch.load(weights_only=True)``, loaded in a new wrapper of the original
-    model, continues bit for bit), *rejected batch* (a NaN is a ValueError and changes nothing).
+    model, continues bit for bit), *rejected batch* (a NaN is a ValueError and changes nothing), *hostile networks* (a
+    model that changes its input in place: the same results; that gives another floating type: the same, or a TypeError
+    or ValueError that names it; NaN: such an error, a FloatingPointError, or a NaN that is seen; another shape or None:
+    such an error, or passed on as it is. What is refused changes no state; what leaves the output of the model aside
+    need not look at it. A part is "hostile networks: one row").
 
     Args:
         wrapper: ``wrapper(model)`` makes the object; give it its seed. A context manager is entered, one with
@@ -57,7 +64,8 @@ def check_wrapper(
         step: ``step(wrapper, batch)`` returns what is compared; default: calls the wrapper with the batch (a tuple as
             positional arguments).
         owns_model: The wrapper is documented to change the model: leaves *model untouched* and *hooks removed* out.
-        skip: Property to reason. Objects without ``state_dict`` have to skip *resume*.
+        name: The argument's name, which messages about the model have in them.
+        skip: Property, or "hostile networks" and part, to reason. Objects without ``state_dict`` have to skip *resume*.
     """
     case = _Case(wrapper, model, list(batches), step or _call)
     untouched: dict[str, Callable[[], None]] = {
@@ -69,8 +77,9 @@ def check_wrapper(
         **({} if owns_model else untouched),
         "resume": case.check_resume,
         "rejected batch": case.check_rejected_batch,
+        "hostile networks": lambda: case.check_hostile_networks(name, parts_of(skip, "hostile networks")),
     }
-    run_properties("check_wrapper", wrapper(copy.deepcopy(model)), properties, skip)
+    run_properties("check_wrapper", wrapper(copy.deepcopy(model)), properties, skip, parts=("hostile networks",))
 
 
 def _call(wrapper: Any, batch: Any) -> Any:
@@ -153,6 +162,24 @@ class _Case:
             assert_equal(disturbed.state_dict(), undisturbed.state_dict(), "a rejected batch changed the state")
         expected = self.run(undisturbed, self.batches[half:])
         assert_equal(self.run(disturbed, self.batches[half:]), expected, "a rejected batch changed what follows")
+
+    def check_hostile_networks(self, name: str, skip: dict[str, str]) -> None:
+        """Wrap the model in each bad habit, and give it the first batches."""
+
+        def first_steps(network: Any) -> Any:
+            if isinstance(network, Hostile):  # a wrapper may change its model
+                network.network = copy.deepcopy(self.model)
+            wrapper = self.make(network)
+            wrapper = wrapper.__enter__() if isinstance(wrapper, AbstractContextManager) else wrapper
+            before = clone(wrapper.state_dict()) if hasattr(wrapper, "state_dict") else {}
+            try:
+                return clone(self.step(wrapper, clone(self.batches[0])))
+            except (TypeError, ValueError, FloatingPointError) as error:
+                after = wrapper.state_dict() if hasattr(wrapper, "state_dict") else {}
+                assert_equal(after, before, f"refused ({error}), but the state has changed")
+                raise
+
+        check_networks(first_steps, copy.deepcopy(self.model), name, skip, passes=True)
 
 
 def _with_nan(batch: Any) -> Any:
