@@ -89,6 +89,8 @@ def test_clusterer() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(24, 5, generator=generator) + 3 * torch.eye(5)[torch.arange(24) % 3]
     refused = {"check_do_not_raise_errors_in_init_or_set_params": "impossible hyperparameters are refused at once"}
+    of_classifiers = "scikit-learn asks whatever has predict_proba for the tags of a classifier"
+    refused |= {f"check_estimator_sparse_{kind}": of_classifiers for kind in ("array", "matrix")}
     skip = {
         "bad data": "integers are features; what is refused is in test_bad_inputs",
         "arguments: parameters: semantic_weight: a number": "a weight, as well as the word in its place",
