@@ -29,6 +29,7 @@ with warnings.catch_warnings():
 
 RESULTS = Path(__file__).parent / "results"
 EPSILON, GAMMA, TOL = 0.1, 1.0, 1e-8
+OTHER_SIZES = ((128, 10), (512, 20), (256, 2000))  # a batch; more clusters than samples
 ABSORB = 1e8
 PAPER = "paper's algorithm"
 
@@ -78,6 +79,25 @@ def needed_iterations(cost: Tensor, rho: float) -> int:
     return result.iterations
 
 
+def random_cost(n: int, k: int) -> Tensor:
+    """Costs of random logits."""
+    generator = torch.Generator().manual_seed(0)
+    return -(2 * torch.randn(n, k, generator=generator, dtype=torch.float64)).log_softmax(1)
+
+
+def hard_columns(cost: Tensor, rho: float) -> Case:
+    """Equal sizes that are enforced: balanced transport of the extended cost, which POT has."""
+    n, k = cost.shape
+    rows, extended = np.full(n, 1 / n), torch.nn.functional.pad(cost, (0, 1)).numpy()
+    columns = np.append(np.full(k, rho / k), 1 - rho)
+    return Case(
+        f"hard columns {n} x {k}, rho {rho}",
+        partial(partial_ot, cost, rho=rho, gamma=math.inf, tol=TOL),
+        {"POT": lambda: ot.sinkhorn(rows, columns, extended, EPSILON, numItermax=100_000, stopThr=TOL)[:, :k]},
+        agree,
+    )
+
+
 def agree(ours: Any, theirs: Any, *, atol: float = 1e-5) -> None:
     """The same pseudo-labels; all stop at masses that are right to 1e-8, which n multiplies."""
     n = len(ours.plan)
@@ -95,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(1)
     n, k = options.samples, options.clusters
     generator = torch.Generator().manual_seed(0)
-    cost = -(2 * torch.randn(n, k, generator=generator, dtype=torch.float64)).log_softmax(1)
+    cost = random_cost(n, k)
     size = f"{n} x {k}"
 
     cases = []
@@ -112,16 +132,23 @@ def main() -> None:
             )
         )
 
-    rows, extended = np.full(n, 1 / n), torch.nn.functional.pad(cost, (0, 1)).numpy()
-    columns = np.append(np.full(k, 0.5 / k), 0.5)
-    cases.append(
-        Case(
-            f"hard columns {size}, rho 0.5",
-            partial(partial_ot, cost, rho=0.5, gamma=math.inf, tol=TOL),
-            {"POT": lambda: ot.sinkhorn(rows, columns, extended, EPSILON, numItermax=100_000, stopThr=TOL)[:, :k]},
-            agree,
+    cases.append(hard_columns(cost, 0.5))
+    for shape in OTHER_SIZES:
+        other = random_cost(*shape)
+        name, rho = "P²OT {} x {}".format(*shape), 0.5
+        if options.only not in f"{name}, rho {rho}":
+            continue
+        iterations = needed_iterations(other, rho)
+        cases.append(
+            Case(
+                f"{name}, rho {rho}",
+                partial(partial_ot, other, rho=rho, tol=TOL),
+                {f"{PAPER}, {iterations} iterations": partial(paper_scaling, other, rho, iterations)},
+                agree,
+            )
         )
-    )
+        cases.append(hard_columns(other, rho))
+    rows = np.full(n, 1 / n)
     sizes = np.full(k, 1 / k)
 
     def semi_unbalanced() -> np.ndarray:

@@ -20,6 +20,7 @@ from offprints.sp2ot import (
     partial_ot,
     rho_schedule,
     semantic_partial_ot,
+    transport_value,
 )
 
 
@@ -40,7 +41,23 @@ LOSS: dict[str, Any] = {"num_clusters": 3, "total_steps": 10}
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "partial_ot": (
         partial_ot,
-        lambda g: {"cost": cost(g), "rho": 0.4, "prior": torch.tensor([0.5, 0.3, 0.2]), "init": torch.zeros(4)},
+        lambda g: {
+            "cost": cost(g),
+            "rho": 0.4,
+            "prior": torch.tensor([0.5, 0.3, 0.2]),
+            "init": torch.zeros(4),
+            "weights": torch.linspace(1, 2, 8),
+        },
+        {},
+    ),
+    "partial_ot of capacities": (
+        partial_ot,
+        lambda g: {"cost": cost(g), "rho": 0.4, "capacity": torch.tensor([0.3, 0.2, 0.1])},
+        {},
+    ),
+    "transport_value": (
+        transport_value,
+        lambda g: {"cost": cost(g), "result": partial_ot(cost(g), rho=0.4), "rho": 0.4},
         {},
     ),
     "semantic_partial_ot": (

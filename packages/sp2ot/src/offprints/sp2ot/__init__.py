@@ -10,6 +10,7 @@ from offprints.sp2ot.graph import knn_similarity
 from offprints.sp2ot.head import CosineHead
 from offprints.sp2ot.longtail import long_tailed_counts, long_tailed_indices
 from offprints.sp2ot.losses import SP2OTLoss, SP2OTOutput
+from offprints.sp2ot.objective import TransportValue, transport_value
 from offprints.sp2ot.schedule import rho_schedule
 from offprints.sp2ot.scores import cluster_scores
 from offprints.sp2ot.semantic import SemanticTransportResult, semantic_partial_ot
@@ -26,6 +27,7 @@ __all__ = [
     "SP2OTOutput",
     "SemanticTransportResult",
     "TransportResult",
+    "TransportValue",
     "cluster_scores",
     "knn_similarity",
     "long_tailed_counts",
@@ -33,6 +35,7 @@ __all__ = [
     "partial_ot",
     "rho_schedule",
     "semantic_partial_ot",
+    "transport_value",
 ]
 
 

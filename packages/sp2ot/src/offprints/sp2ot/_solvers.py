@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from offprints.sp2ot._semidual import Point, SemiDual
@@ -13,15 +16,19 @@ HALVINGS = 12
 PATIENCE = 40  # Newton steps after which the smoothing is lowered gradually instead
 LARGE_RANGE = 1e3  # costs in units of the smoothing beyond which that is done from the start
 WARM_UP = 10  # scaling steps before the first Newton step
+SWEEP = 10  # scaling steps between two looks at the residual
+
+Tolerance = float | Float[Tensor, " batch"]
 
 
 def solve_newton(
-    cost: Float[Tensor, "batch samples columns"],
-    target: Float[Tensor, " columns"],
+    make: Callable[..., SemiDual],
+    cost: Float[Tensor, "batch samples real"],
     softness: Float[Tensor, " columns"],
     epsilon: float,
+    reach: Float[Tensor, " batch"],
     *,
-    tol: float,
+    tol: Tolerance,
     max_iterations: int,
     init: Float[Tensor, "batch columns"] | None,
 ) -> tuple[SemiDual, Point, int]:
@@ -29,24 +36,30 @@ def solve_newton(
 
     Costs that are large against ``epsilon`` make F nearly piecewise linear, and Newton's steps meaningless. Smoothed
     by the range of the costs it is benign, and the solution there is a good start for half of that smoothing.
+
+    Args:
+        make: The semi-dual of some of the problems, of their costs, softness, epsilon and which they are.
+        reach: Range of the costs.
     """
-    dual = SemiDual(cost / epsilon, target, softness.expand(len(cost), -1))
-    reach = cost.amax((1, 2)) - cost.amin((1, 2))
+    every = torch.ones_like(reach, dtype=torch.bool)
+    dual = make(cost, softness.expand(len(cost), -1), epsilon, every)
     if init is None:
-        start = scaling(dual, torch.zeros_like(cost[:, 0]), tol=0, max_iterations=min(WARM_UP, max_iterations))[0].g
+        start = cost.new_zeros(len(cost), len(softness), dtype=torch.float64)
+        start = scaling(dual, start, tol=0.0, max_iterations=min(WARM_UP, max_iterations))[0].g
         first = 0 if bool((reach > LARGE_RANGE * epsilon).any()) else PATIENCE
     else:
-        start, first = init, PATIENCE
+        start, first = dual.allowed(init), PATIENCE
     point, iterations = newton(dual, start, tol=tol, max_iterations=min(first, max_iterations))
     stalled = point.residual > tol
     if iterations < max_iterations and bool(stalled.any()):
         g, more = _lower_smoothing(
+            make,
             cost[stalled],
-            target,
             softness,
             epsilon,
             reach[stalled],
-            tol=tol,
+            stalled,
+            tol=tol[stalled] if isinstance(tol, Tensor) else tol,
             max_iterations=max_iterations - iterations,
         )
         whole = point.g.clone()
@@ -56,22 +69,23 @@ def solve_newton(
 
 
 def _lower_smoothing(
-    cost: Float[Tensor, "batch samples columns"],
-    target: Float[Tensor, " columns"],
+    make: Callable[..., SemiDual],
+    cost: Float[Tensor, "batch samples real"],
     softness: Float[Tensor, " columns"],
     epsilon: float,
     reach: Float[Tensor, " batch"],
+    which: Bool[Tensor, " all"],
     *,
-    tol: float,
+    tol: Tolerance,
     max_iterations: int,
 ) -> tuple[Float[Tensor, "batch columns"], int]:
     """``g`` at ``epsilon`` by way of ``reach``, ``reach / 2``, ``reach / 4`` ..."""
     level = reach.clamp(min=epsilon)
-    g = cost.new_full((len(cost), cost.shape[2]), 0.0)
+    g = level.new_zeros(len(cost), len(softness))
     used = 0
     while True:
         last = bool((level <= epsilon).all())
-        dual = SemiDual(cost / level[:, None, None], target, softness * (level / epsilon).unsqueeze(-1))
+        dual = make(cost, softness * (level / epsilon).unsqueeze(-1), level, which)
         point, steps = newton(dual, g, tol=tol if last else 1e-2, max_iterations=max_iterations - used)
         g, used = point.g, used + steps
         if last or used >= max_iterations:
@@ -81,30 +95,39 @@ def _lower_smoothing(
 
 
 def scaling(
-    dual: SemiDual, g: Float[Tensor, "batch columns"], *, tol: float, max_iterations: int
+    dual: SemiDual, g: Float[Tensor, "batch columns"], *, tol: Tolerance, max_iterations: int
 ) -> tuple[Point, int, Float[Tensor, "batch samples"]]:
     """Scale rows, then columns, until every residual is at most ``tol``; ``tol = 0`` never stops early.
 
-    Returns the point, the iterations, and the row potentials that its ``g`` was computed from: the iteration ends with
-    the columns. Where the residual is small enough they are those of ``g`` itself.
+    The residual is looked at every ``SWEEP`` steps, later every third time. Returns the point, the iterations, and the
+    logarithms of the rows that its ``g`` was computed from: the iteration ends with the columns. Where the residual is
+    small enough they are those of ``g`` itself.
     """
-    dual.anchor(g)
-    point = dual.at(g)
-    rows = dual.row_potential(point)
-    for iteration in range(max_iterations):
-        rows = dual.row_potential(point)
-        pending = point.residual > tol
-        if tol > 0 and not bool(pending.any()):
-            return point, iteration, rows
-        g = dual.scale(point)
-        point = dual.move(torch.where(pending.unsqueeze(-1), g, point.g) if tol > 0 else g)
-    return point, max_iterations, rows
+    point, done = dual.move(g), 0
+    rows = dual.log_rows(point)
+    stops = isinstance(tol, Tensor) or tol > 0
+    while done < max_iterations:
+        if stops and not bool((point.residual > tol).any()):
+            return point, done, dual.log_rows(point)
+        steps = min(SWEEP if stops and done < 10 * SWEEP else 3 * SWEEP, max_iterations - done)
+        swept = dual.sweep(point.g, steps)
+        if swept is not None:
+            g, sums = swept
+            rows = dual.log_rows(replace(point, row_sums=sums))
+            point = dual.move(g)
+        else:
+            for _ in range(steps):
+                rows = dual.log_rows(point)
+                point = dual.move(dual.scale(point))
+        done += steps
+    return point, done, rows
 
 
-def newton(dual: SemiDual, g: Float[Tensor, "batch columns"], *, tol: float, max_iterations: int) -> tuple[Point, int]:
+def newton(
+    dual: SemiDual, g: Float[Tensor, "batch columns"], *, tol: Tolerance, max_iterations: int
+) -> tuple[Point, int]:
     """Newton's method with a bounded step and backtracking; a scaling step where that fails."""
-    dual.anchor(g)
-    point = dual.at(g)
+    point = dual.move(g)
     exhausted = torch.zeros_like(point.residual, dtype=torch.bool)  # nothing is left to gain but rounding
     for iteration in range(max_iterations):
         pending = (point.residual > tol) & ~exhausted
@@ -115,22 +138,27 @@ def newton(dual: SemiDual, g: Float[Tensor, "batch columns"], *, tol: float, max
         slope = (point.gradient * direction).sum(-1)
         # A gain below the rounding of F cannot be seen in F: there, the residual decides.
         blind = slope <= 1e-12 * (1 + point.value.abs())
+        least = 1e-4 * slope
         step = torch.ones_like(slope)
         best = point
-        for _ in range(HALVINGS):
-            trial = dual.at(point.g + step.unsqueeze(-1) * direction)
-            risen = trial.value >= point.value + 1e-4 * step * slope
+        for halving in range(HALVINGS):
+            ahead = direction if halving == 0 else step.unsqueeze(-1) * direction
+            trial = dual.at(dual.allowed(point.g + ahead))
+            if dual.capped is not None:
+                least = 1e-4 * (point.gradient * (trial.g - point.g)).sum(-1) / step
+            risen = trial.value >= point.value + step * least
             accepted = pending & torch.where(blind, trial.residual < point.residual, risen)
             best = trial.where(accepted, best)
             pending = pending & ~accepted
-            if not bool(pending.any()):
+            if best is trial or not bool(pending.any()):
                 break
             step = step / 2
-        exhausted = exhausted | (pending & blind)
-        failed = pending & ~blind
-        if bool(failed.any()):
-            best = dual.move(torch.where(failed.unsqueeze(-1), dual.scale(point), best.g))
-        elif bool((best.g - dual.anchored).abs().amax() > MAX_STEP):
+        if best is not trial:
+            exhausted = exhausted | (pending & blind)
+            failed = pending & ~blind
+            if bool(failed.any()):
+                best = dual.move(torch.where(failed.unsqueeze(-1), dual.scale(point), best.g))
+        if bool((best.g - dual.anchored).abs().amax() > MAX_STEP):
             best = dual.move(best.g)
         point = best
     return point, max_iterations

@@ -17,10 +17,10 @@ from offprints.shared.estimators import as_features, check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number, check_tensor
 from offprints.sp2ot._inputs import Place, as_samples
 from offprints.sp2ot._partition import exchanged, normalized_cut
+from offprints.sp2ot._problem import relative_sizes
 from offprints.sp2ot.graph import knn_similarity
 from offprints.sp2ot.head import CosineHead
 from offprints.sp2ot.losses import SMALLEST_EPSILON, SP2OTLoss
-from offprints.sp2ot.transport import relative_sizes
 
 PAPER_WEIGHT = 1000 / 5120  # of the semantic term, per sample of the transport problem
 OUTER_ITERATIONS = 2  # of the semantic term at each step; the next step goes on

@@ -20,11 +20,12 @@ from offprints.shared.validation import (
     check_same_device,
     check_tensor,
 )
+from offprints.sp2ot._problem import as_batch, check_transport, relative_sizes
 from offprints.sp2ot._sparse import as_coo, both_ways, check_similarity, sub_matrix
 from offprints.sp2ot.bank import LogitBank, keep_wide
 from offprints.sp2ot.schedule import KINDS, rho_schedule
 from offprints.sp2ot.semantic import majorize
-from offprints.sp2ot.transport import as_batch, check_transport, relative_sizes, solve, warn_unconverged
+from offprints.sp2ot.transport import solve, warn_unconverged
 
 OUTER_TOL = 1e-6
 TOL = 1e-10

@@ -11,17 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offprints.shared.validation import check_bool, check_number, check_same_device, check_tensor
-from offprints.sp2ot._sparse import both_ways, check_similarity, multiply
-from offprints.sp2ot.transport import (
+from offprints.sp2ot._problem import (
     LARGEST_REACH,
     as_batch,
+    as_problems,
     check_reach,
     check_transport,
-    like_cost,
     relative_sizes,
-    solve,
-    warn_unconverged,
 )
+from offprints.sp2ot._sparse import both_ways, check_similarity, multiply
+from offprints.sp2ot.transport import like_cost, solve, warn_unconverged
 
 
 class SemanticTransportResult(NamedTuple):
@@ -110,7 +109,7 @@ def semantic_partial_ot(
     shares = relative_sizes(prior, cost.shape[-1], cost)
     check_similarity(similarity, cost.shape[-2])
     check_same_device(cost, similarity, names=("cost", "similarity"))
-    check_reach(as_batch(cost), epsilon)
+    check_reach(as_problems(cost), epsilon)
     check_bool(decay, "decay")
     check_number(semantic_weight, "semantic_weight", low=0)
     check_number(outer_iterations, "outer_iterations", low=1, integer=True)

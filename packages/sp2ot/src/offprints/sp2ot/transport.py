@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from offprints.shared.device import float32_region
-from offprints.shared.validation import check_choice, check_number, check_same_device, check_tensor
+from offprints.shared.validation import check_bool, check_same_device, check_tensor
+from offprints.sp2ot._implicit import Implicit
+from offprints.sp2ot._problem import (
+    as_batch,
+    as_problems,
+    check_capacity,
+    check_reach,
+    check_share,
+    check_transport,
+    reach_of,
+    relative_sizes,
+    row_masses,
+)
 from offprints.sp2ot._semidual import SemiDual
-from offprints.sp2ot._solvers import scaling, solve_newton
+from offprints.sp2ot._solvers import Tolerance, scaling, solve_newton
 
-METHODS = ("newton", "sinkhorn")
-LARGEST_REACH = 1e12  # of costs, in units of the smoothing
 SMALLEST_SHARE = 1e-2  # of the transported mass that a residual must not exceed, however small that mass is
-SMALLEST_RHO = 1e-13  # below, 1 - rho has too few digits to tell
 
 
 class TransportResult(NamedTuple):
@@ -54,7 +64,7 @@ class TransportResult(NamedTuple):
 def partial_ot(
     cost: Float[Tensor, "*batch samples clusters"],
     *,
-    rho: float,
+    rho: float | Float[Tensor, " batch"],
     epsilon: float = 0.1,
     gamma: float = 1.0,
     prior: Float[Tensor, " clusters"] | None = None,
@@ -62,20 +72,24 @@ def partial_ot(
     tol: float = 1e-10,
     max_iterations: int = 1000,
     init: Float[Tensor, "*batch columns"] | None = None,
+    weights: Float[Tensor, "*batch samples"] | None = None,
+    capacity: Float[Tensor, " clusters"] | None = None,
+    differentiable: bool = False,
 ) -> TransportResult:
     """Transport the share ``rho`` of the samples' mass, the confident part, to clusters of softly prescribed sizes.
 
     Minimizes ``<Q, cost> + gamma KL(Q^T 1, rho * prior)`` with entropic smoothing over plans ``Q >= 0`` with
     ``Q 1 <= 1/N`` and total mass ``rho``: a virtual cluster of cost 0 and mass ``1 - rho`` takes what is not
-    transported. Computed in float64 without a gradient, whatever the type of the cost and autocast.
+    transported. Computed in float64, whatever the type of the cost and autocast, without a gradient unless asked for.
 
-    ``"newton"`` is a second-order method on the semi-dual in K + 1 variables: a handful of steps to rounding.
+    ``"newton"`` is a second-order method on the semi-dual in K + 1 variables: a handful of steps to rounding. From 1000
+    columns on its equations are solved by conjugate gradients, whose products cost as much as a scaling iteration.
     ``"sinkhorn"`` is the paper's scaling iteration, whose last half-step fits the columns: where it stops at
     ``max_iterations``, rows may exceed ``1/N`` by as much as the residual says.
 
     Args:
         cost: ``(N, K)``, or ``(B, N, K)`` for B problems at once; usually ``-log_softmax(logits)``.
-        rho: Share of the mass to transport, from 1e-13 to 1.
+        rho: Share of the mass to transport, from 1e-13 to 1; a tensor ``(B,)`` for a share of each problem.
         epsilon: Entropic smoothing.
         gamma: Weight of the sizes; ``inf`` makes them equalities.
         prior: ``(K,)`` relative sizes of the clusters, shares or counts; default: equal.
@@ -84,12 +98,19 @@ def partial_ot(
             ``max_iterations``.
         max_iterations: Newton steps or scaling iterations.
         init: A ``column_potential`` to start from.
+        weights: ``(N,)`` or ``(B, N)`` relative masses of the samples in place of equal ones; ``1/N`` is their share
+            of the sum then, and ``N * plan`` the plan by that share.
+        capacity: ``(K,)`` largest masses of the clusters, in place of the soft sizes: the ordinary partial problem.
+            Of all samples together the mass is 1; ``gamma`` plays no part.
+        differentiable: Whether plan and pseudo-labels have a gradient in the cost, that of the solution by the implicit
+            function theorem; potentials have none. Costs a matrix ``(K + 1, K + 1)`` in the backward pass.
 
     Raises:
         TypeError: a cost that is not a floating tensor.
         ValueError: a cost that is not finite, empty or of another number of axes; a number out of range; an unknown
-            method; an ``epsilon`` below 1e-12 of the range of the cost; a prior or ``init`` of another shape, a prior
-            that is negative or all zero.
+            method; an ``epsilon`` below 1e-12 of the range of the cost; a prior, weights, capacity or ``init`` of
+            another shape, a prior or weights that are negative or all zero, a capacity that is negative or less than
+            ``rho`` together, or given beside a prior.
 
     Warns:
         sklearn.exceptions.ConvergenceWarning: the residual is larger than ``tol``.
@@ -101,16 +122,25 @@ def partial_ot(
         tensor([0.9000, 0.9000, 0.0000], dtype=torch.float64)
     """
     check_tensor(cost, "cost", ndim=(2, 3))
-    check_transport(rho, epsilon, gamma, method, tol, max_iterations)
+    of_each = isinstance(rho, Tensor)
+    if isinstance(rho, Tensor):
+        check_share(rho, cost)
+    check_transport(1.0 if of_each else rho, epsilon, gamma, method, tol, max_iterations)  # type: ignore[arg-type]
     clusters = cost.shape[-1]
     shares = relative_sizes(prior, clusters, cost)
+    check_bool(differentiable, "differentiable")
     if init is not None:
         check_tensor(init, "init", shape=(*cost.shape[:-2], clusters + 1), finite=False)
         check_same_device(cost, init, names=("cost", "init"))
-    check_reach(as_batch(cost), epsilon)
+    problems = as_problems(cost, differentiable)
+    masses = None if weights is None else row_masses(weights, cost)
+    largest = float(rho.max()) if isinstance(rho, Tensor) else rho
+    if capacity is not None:
+        check_capacity(capacity, prior, largest, cost)
+    check_reach(problems.detach(), epsilon)
     solution = solve(
-        as_batch(cost),
-        rho=rho,
+        problems,
+        rho=rho.detach().double() if isinstance(rho, Tensor) else rho,
         epsilon=epsilon,
         gamma=gamma,
         prior=shares,
@@ -118,61 +148,18 @@ def partial_ot(
         tol=tol,
         max_iterations=max_iterations,
         init=None if init is None else as_batch(init, axes=2),
+        weights=masses,
+        capacity=None if capacity is None else as_batch(capacity, axes=1),
+        differentiable=differentiable,
     )
     if not solution.converged and tol > 0:
-        warn_unconverged(solution.residual, min(tol, SMALLEST_SHARE * rho), solution.iterations)
+        warn_unconverged(solution.residual, min(tol, SMALLEST_SHARE * largest), solution.iterations)
     return solution._replace(
         plan=like_cost(solution.plan, cost),
         pseudo_labels=like_cost(solution.pseudo_labels, cost),
         row_potential=like_cost(solution.row_potential, cost),
         column_potential=like_cost(solution.column_potential, cost),
     )
-
-
-def check_transport(rho: float, epsilon: float, gamma: float, method: str, tol: float, max_iterations: int) -> None:
-    """Refuse options of the transport problem that are out of range."""
-    check_number(rho, "rho", low=SMALLEST_RHO, high=1)
-    check_number(epsilon, "epsilon", low=0, open_low=True)
-    check_number(gamma, "gamma", low=0, high=math.inf, open_low=True)
-    check_choice(method, "method", METHODS)
-    check_number(tol, "tol", low=0)
-    check_number(max_iterations, "max_iterations", low=1, integer=True)
-
-
-def check_reach(cost: Float[Tensor, "batch samples clusters"], epsilon: float) -> None:
-    """Refuse a smoothing that float64 cannot tell from none: costs in its units have no digits left behind the point.
-
-    Raises:
-        ValueError: ``epsilon`` is too small for these costs, or the costs too large for float64.
-    """
-    reach = float(cost.amax().clamp(min=0) - cost.amin().clamp(max=0))  # the virtual cluster's cost is 0
-    if not math.isfinite(reach):
-        raise ValueError(f"cost must have a range that float64 holds, got {float(cost.amin())} to {float(cost.amax())}")
-    if reach > LARGEST_REACH * epsilon:
-        raise ValueError(
-            f"epsilon must be at least {1 / LARGEST_REACH:g} of the range of the cost, {reach:g}, got {epsilon:g}"
-        )
-
-
-def relative_sizes(prior: Tensor | None, clusters: int, like: Tensor | None = None) -> Tensor | None:
-    """Shares of the clusters, float64 and 1 together, of relative sizes; ``like`` has the device they must be on.
-
-    Raises:
-        TypeError: a prior that is not a tensor of numbers.
-        ValueError: another length, negative or not finite, all zero.
-    """
-    if prior is None:
-        return None
-    check_tensor(prior, "prior", shape=(clusters,), floating=False)
-    if prior.dtype == torch.bool or prior.is_complex():
-        raise TypeError(f"prior must hold numbers, got {prior.dtype}")
-    if like is not None:
-        check_same_device(like, prior, names=("cost", "prior"))
-    sizes = as_batch(prior, axes=1)
-    if bool((sizes < 0).any()) or not bool((sizes > 0).any()):
-        raise ValueError(f"prior must not be negative and not all zero, got {sizes.tolist()}")
-    sizes = sizes / sizes.max()
-    return sizes / sizes.sum()
 
 
 def warn_unconverged(residual: float, tol: float, iterations: int) -> None:
@@ -183,13 +170,6 @@ def warn_unconverged(residual: float, tol: float, iterations: int) -> None:
     warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
-def as_batch(x: Tensor, axes: int = 3) -> Tensor:
-    """Float64 with a batch axis, without a graph, on a device that has float64."""
-    x = x.detach()
-    x = (x.cpu() if x.device.type == "mps" else x).double()
-    return x if x.ndim == axes else x.unsqueeze(0)
-
-
 def like_cost(part: Tensor, cost: Tensor) -> Tensor:
     """A result on the device of the cost, with a batch axis if that has one."""
     return (part if cost.ndim == 3 else part.squeeze(0)).to(cost.device)
@@ -198,7 +178,7 @@ def like_cost(part: Tensor, cost: Tensor) -> Tensor:
 def solve(
     cost: Float[Tensor, "batch samples clusters"],
     *,
-    rho: float,
+    rho: float | Float[Tensor, " batch"],
     epsilon: float,
     gamma: float,
     prior: Float[Tensor, " clusters"] | None,
@@ -206,44 +186,116 @@ def solve(
     tol: float,
     max_iterations: int,
     init: Float[Tensor, "batch columns"] | None,
+    weights: Float[Tensor, "batch samples"] | None = None,
+    capacity: Float[Tensor, " clusters"] | None = None,
+    differentiable: bool = False,
 ) -> TransportResult:
-    """:func:`partial_ot` of a checked batch in float64, without a warning."""
+    """:func:`partial_ot` of a checked batch of costs of any floating type, without a warning."""
+    if isinstance(rho, Tensor):
+        full = rho >= 1
+        if bool(full.any()) and not bool(full.all()):  # these have no virtual cluster
+            parts = [
+                solve(
+                    cost[some],
+                    rho=share,
+                    epsilon=epsilon,
+                    gamma=gamma,
+                    prior=prior,
+                    method=method,
+                    tol=tol,
+                    max_iterations=max_iterations,
+                    init=None if init is None else init[some],
+                    weights=None if weights is None else weights[some],
+                    capacity=capacity,
+                    differentiable=differentiable,
+                )
+                for some, share in ((full, 1.0), (~full, rho[~full]))
+            ]
+            back = torch.cat([full.nonzero(), (~full).nonzero()]).squeeze(1).argsort()
+            return _merged(parts, back)
+        rho = 1.0 if bool(full.all()) else rho.to(cost.device, torch.float64)
     batch, samples, clusters = cost.shape
-    tol = min(tol, SMALLEST_SHARE * rho)
-    share = cost.new_full((clusters,), 1 / clusters) if prior is None else prior.to(cost)
-    target = torch.cat([rho * share, cost.new_full((1,), 1 - rho)])
-    extended = torch.cat([cost, cost.new_zeros(batch, samples, 1)], 2)
-    softness = cost.new_full((clusters + 1,), epsilon / gamma)
-    softness[-1] = 0
+    values = cost.detach()
+    like: dict[str, Any] = {"dtype": torch.float64, "device": cost.device}
+    share = torch.as_tensor(rho, **like).expand(batch).unsqueeze(1)
+    limits = (SMALLEST_SHARE * share).clamp(max=tol).squeeze(1) if isinstance(rho, Tensor) else None
+    tolerance: Tolerance = min(tol, SMALLEST_SHARE * rho) if limits is None else limits  # type: ignore[operator]
+    virtual = isinstance(rho, Tensor) or rho < 1
+    sizes = torch.full((clusters,), 1 / clusters, **like) if prior is None else prior.to(**like)
+    if capacity is not None:
+        capacity = capacity.to(**like)
+        if float(capacity.sum()) <= float(share.max()) * (1 + 1e-12):  # nothing is left to choose
+            sizes, gamma, capacity = capacity / capacity.sum(), math.inf, None
+    asked = share * sizes if capacity is None else capacity.expand(batch, -1)
+    hard = math.isinf(gamma) or capacity is not None
     # A column without mass has no logarithm: it takes no part.
-    used = target > 0
-    every, real = bool(used.all()), int(used[:clusters].sum())
+    used = asked[0] > 0
+    every = bool(used.all())
     if not every:
-        extended, target, softness = extended[:, :, used], target[used], softness[used]
-        init = None if init is None else init[:, used]
+        values, asked = values[:, :, used], asked[:, used]
+    real = asked.shape[1]
+    target = torch.cat([asked, 1 - share], 1) if virtual else asked
+    softness = torch.full((real + virtual,), 0.0 if hard else epsilon / gamma, **like)
+    softness[real:] = 0
+    capped = None
+    if capacity is not None:
+        capped = torch.arange(real + virtual, device=cost.device) < real
+    columns = torch.cat([used, used.new_full((1,), virtual)])
     if init is not None:
+        init = init.to(torch.float64)[:, columns]
         init = torch.where(init.isfinite(), init, 0.0)
+
+    def make(cost: Tensor, softness: Tensor, epsilon: float | Tensor, which: Tensor) -> SemiDual:
+        rows = None if weights is None else weights[which]
+        return SemiDual(cost, target[which], softness, epsilon=epsilon, virtual=virtual, rows=rows, capped=capped)
+
     with torch.no_grad(), float32_region(cost.device):
         if method == "newton":
             dual, point, iterations = solve_newton(
-                extended, target, softness, epsilon, tol=tol, max_iterations=max_iterations, init=init
+                make,
+                values,
+                softness,
+                epsilon,
+                reach_of(values),
+                tol=tolerance,
+                max_iterations=max_iterations,
+                init=init,
             )
-            if softness.max() == 0:  # the constant that gamma -> inf leads to
-                g = point.g - (target * point.g)[:, :real].sum(-1, keepdim=True) / rho
-                point = dual.move(g)
-            rows, plan = dual.row_potential(point), dual.plan(point)
+            log_rows = dual.log_rows(point)
         else:
-            dual = SemiDual(extended / epsilon, target, softness.expand(batch, -1))
-            start = extended.new_full((batch, len(target)), -math.log(clusters + 1)) if init is None else init
-            point, iterations, rows = scaling(dual, start, tol=tol, max_iterations=max_iterations)
-            plan = (rows.unsqueeze(-1) + point.g.unsqueeze(1) - dual.scaled_cost).exp_()
-    potential = point.g
-    if not every:
-        potential = potential.new_full((batch, clusters + 1), -math.inf)
-        potential[:, used] = point.g
-        whole = plan.new_zeros(batch, samples, clusters + 1)
-        whole[:, :, used] = plan
-        plan = whole
-    plan = plan[:, :, :clusters]
-    residual = float(point.residual.max())
-    return TransportResult(plan, samples * plan, rows, potential, iterations, residual, residual <= tol)
+            dual = make(values, softness.expand(batch, -1), epsilon, torch.ones_like(share[:, 0], dtype=torch.bool))
+            start = target.new_full(target.shape, -math.log(clusters + 1)) if init is None else init
+            point, iterations, log_rows = scaling(
+                dual, dual.allowed(start), tol=tolerance, max_iterations=max_iterations
+            )
+        shares = dual.shares(point, log_rows)
+        g = point.g
+        if method == "newton" and hard and capacity is None:  # the constant that gamma -> inf leads to
+            shift = (asked * g[:, :real]).sum(-1, keepdim=True) / share
+            g, log_rows = g - shift, log_rows + shift
+        potential = g
+        if not bool(columns.all()):
+            potential = g.new_full((batch, clusters + 1), -math.inf)
+            potential[:, columns] = g
+        labels = shares[:, :, :real]
+        if not every:
+            labels = shares.new_zeros(batch, samples, clusters)
+            labels[:, :, used] = shares[:, :, :real]
+        residuals = point.residual
+    if differentiable:
+        held = None if capped is None else capped & (point.g >= 0)
+        labels = Implicit.apply(cost, labels, shares, weights, softness * point.wanted, epsilon, used, held)
+    plan = labels / samples if weights is None else labels * weights.unsqueeze(-1)
+    converged = bool((residuals <= tolerance).all())
+    return TransportResult(
+        plan, labels, dual.row_potential(log_rows), potential, iterations, float(residuals.max()), converged
+    )
+
+
+def _merged(parts: Sequence[TransportResult], back: Tensor) -> TransportResult:
+    """Results of parts of a batch, in the order ``back``."""
+    plan, labels, rows, columns = (torch.cat([part[i] for part in parts])[back] for i in range(4))
+    iterations, residual = (max(part[i] for part in parts) for i in (4, 5))
+    return TransportResult(
+        plan, labels, rows, columns, int(iterations), float(residual), all(part.converged for part in parts)
+    )

@@ -22,6 +22,7 @@ METHODS = ("k-means", "spectral", *OPTIONS)
 SCORES = ("balanced_accuracy", "accuracy", "nmi", "f1", "head", "medium", "tail")
 LABELS = {"balanced_accuracy": "balanced accuracy", "nmi": "NMI", "f1": "F1"}
 MIDDLE = (0.3, 0.6)  # shares at which the semantic term is judged
+EXACT_DRAWS = 2  # on which the paper's scaling is run to its end beside the solver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +102,17 @@ def reproduce(config: Config, run: Run) -> None:
                 jobs[f"{method} {features} {seed}"] = partial(
                     clustering, seed, method, features=features, ratio=config.ratio, steps=config.steps
                 )
+    middle = tuple(rho for rho in config.rhos if rho in MIDDLE) or config.rhos[:1]
     for features in config.features:
-        for seed in seeds[: config.pseudo_seeds]:
+        for number, seed in enumerate(seeds[: config.pseudo_seeds]):
             jobs[f"labels {features} {seed}"] = partial(
-                pseudo_label_quality, seed, features=features, ratio=config.ratio, rhos=config.rhos
+                pseudo_label_quality,
+                seed,
+                features=features,
+                ratio=config.ratio,
+                rhos=config.rhos,
+                control_rhos=middle,
+                exact=number < EXACT_DRAWS,
             )
     for seed in seeds[: config.imbalance_seeds]:
         jobs[f"imbalance {seed}"] = partial(imbalance, seed, steps=config.imbalance_steps)
@@ -144,7 +152,7 @@ def report_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Co
         ">=",
         0.04,
         spread=_error(over_plain),
-        control=(strangers - plain)[:, middle].mean(),
+        control=(strangers - plain[:, middle]).mean(),
         control_name="neighbors that are strangers",
     )
     run.report_value(
@@ -159,7 +167,7 @@ def report_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Co
         "exact",
         f"pseudo-labels at rho {config.rhos[0]:g}: largest difference of the Newton solver from the paper's scaling,"
         " run to its end",
-        max(result["off the paper's scaling"] for result in of_first),
+        max(result["off the paper's scaling"] for result in of_first[:EXACT_DRAWS]),
         "<=",
         1e-7,
     )
@@ -190,10 +198,15 @@ def report_imbalance(results: Sequence[Mapping[str, Any]], run: Run) -> None:
         f"clusters of 1 to 100, NMI of the clusterer with its defaults minus k-means, mean of {len(gain)} draws",
         gain.mean(),
         ">=",
-        0.05,
+        0.1,
         spread=_error(gain),
-        control=(nmi["balanced OT"] - nmi["k-means"]).mean(),
-        control_name="prototypes trained with balanced transport",
+        control=(nmi["start"] - nmi["k-means"]).mean(),
+        control_name="its start alone, k-means after exchanges",
+    )
+    run.report_value(
+        "imbalance-balanced",
+        "the same, prototypes trained with balanced transport minus k-means",
+        (nmi["balanced OT"] - nmi["k-means"]).mean(),
     )
     run.report_value("imbalance-worst", "the same, the worst of the draws", gain.min())
     run.report_value(
@@ -293,7 +306,7 @@ def train_on(collection: Collection, config: Config, run: Run) -> None:
     for method, options in SELF_LABELING.items():
         key = f"{collection}/{method}"
         of_method = replace(recipe, loss=recipe.loss | options)
-        results[method] = run.unit(key, partial(train, of_method, images, run, key=key))
+        results[method] = run.part(key).once(partial(train, of_method, images))
     for part in ("train", "test"):
         run.claim(
             f"{collection}-{part}",

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from offprints.shared.device import autocast, make_generator
 from offprints.shared.distributed import all_reduce_, rank, world_size
-from offprints.shared.experiment import Run
+from offprints.shared.experiment import Part, Run
 from offprints.shared.extras import require
 from offprints.shared.usage import UsageError
 from offprints.sp2ot.graph import knn_similarity
@@ -74,11 +74,10 @@ class Network(nn.Module):
         return [head(features) for head in self.heads]
 
 
-def train(recipe: Recipe, images: Images, run: Run, *, key: str) -> dict[str, Any]:
+def train(recipe: Recipe, images: Images, run: Part) -> dict[str, Any]:
     """Train one network and score its best head of its best epoch.
 
-    Continues from the run's checkpoint where that is of this ``key``. The best epoch is that of the lowest mean loss
-    by ``rho``, as the best head is.
+    The best epoch is that of the lowest mean loss by ``rho``, as the best head is.
     """
     device = run.device
     torch.manual_seed(run.seed)
@@ -105,7 +104,7 @@ def train(recipe: Recipe, images: Images, run: Run, *, key: str) -> dict[str, An
     best: dict[str, Any] = {"loss": math.inf, "head": 0, "model": _trained(network)}
     first = 0
     found = run.restore()
-    if found is not None and found[1]["key"] == key:
+    if found is not None:
         first, state = found
         network.load_state_dict(state["model"], strict=False)
         criterion.load_state_dict(state["criterion"])
@@ -118,7 +117,7 @@ def train(recipe: Recipe, images: Images, run: Run, *, key: str) -> dict[str, An
 
     views = Views(images.train, images.train_index, training_transform(recipe.image_size), 2)
     bank_size = criterion.bank_size
-    for epoch in run.progress(range(first, recipe.epochs), description=key):
+    for epoch in run.progress(range(first, recipe.epochs)):
         criterion.bank_size = bank_size if epoch >= recipe.bank_from_epoch else 0
         if epoch == recipe.bank_from_epoch:
             _fill_banks(criterion, network, images, recipe, run)
@@ -141,13 +140,12 @@ def train(recipe: Recipe, images: Images, run: Run, *, key: str) -> dict[str, An
             rho = output.rho
         all_reduce_(totals, op="mean")
         means = totals / per_epoch
-        run.log(epoch + 1, **{f"{key}/loss_by_rho": float(means.min()), f"{key}/rho": rho})
+        run.log(epoch + 1, loss_by_rho=float(means.min()), rho=rho)
         if float(means.min()) < best["loss"]:
             best = {"loss": float(means.min()), "head": int(means.argmin()), "model": _trained(network)}
         run.checkpoint(
             epoch + 1,
             {
-                "key": key,
                 "model": _trained(network),
                 "criterion": criterion.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -190,7 +188,7 @@ def _batches(views: Views, batch: int, workers: int, *, seed: int, epoch: int) -
 
 
 @torch.no_grad()
-def _evaluate(module: nn.Module, images: Images, recipe: Recipe, run: Run, *, test: bool) -> Tensor:
+def _evaluate(module: nn.Module, images: Images, recipe: Recipe, run: Run | Part, *, test: bool) -> Tensor:
     """Outputs of a module for all test or training images, un-augmented; every rank computes its share."""
     rows = images.test_index if test else images.train_index
     pictures = Views(images.test if test else images.train, rows, evaluation_transform(recipe.image_size), 1)
@@ -208,7 +206,7 @@ def _evaluate(module: nn.Module, images: Images, recipe: Recipe, run: Run, *, te
     return whole
 
 
-def _features(backbone: nn.Module, images: Images, recipe: Recipe, run: Run) -> Tensor:
+def _features(backbone: nn.Module, images: Images, recipe: Recipe, run: Run | Part) -> Tensor:
     return _evaluate(backbone, images, recipe, run, test=False)
 
 
@@ -224,7 +222,7 @@ class _OneHead(nn.Module):
         return torch.stack(logits, 1) if self.head is None else logits[self.head]
 
 
-def _fill_banks(criterion: SP2OTLoss, network: Network, images: Images, recipe: Recipe, run: Run) -> None:
+def _fill_banks(criterion: SP2OTLoss, network: Network, images: Images, recipe: Recipe, run: Part) -> None:
     """Push logits of un-augmented images into the banks, until these are full."""
     count = len(images.train_index)
     order = torch.randperm(count, generator=make_generator(run.seed))[: criterion.bank_size].numpy()
@@ -235,7 +233,7 @@ def _fill_banks(criterion: SP2OTLoss, network: Network, images: Images, recipe: 
         bank.push(logits[:, head], index)  # type: ignore[operator]
 
 
-def _scores(network: Network, head: int, images: Images, recipe: Recipe, run: Run) -> dict[str, Any]:
+def _scores(network: Network, head: int, images: Images, recipe: Recipe, run: Part) -> dict[str, Any]:
     model = _OneHead(network, head)
     train_labels, test_labels = (
         _evaluate(model, images, recipe, run, test=test).argmax(1).cpu() for test in (False, True)
