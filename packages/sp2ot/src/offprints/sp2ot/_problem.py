@@ -111,9 +111,13 @@ def check_capacity(capacity: Tensor, prior: Tensor | None, rho: float, cost: Ten
 
 
 def as_problems(cost: Tensor, differentiable: bool = False) -> Tensor:
-    """A cost with a batch axis, of its own type, on a device that has float64; with its graph only if asked."""
+    """A cost with a batch axis, of its own type (float32 for half types), on a device that has float64.
+
+    With its graph only if asked.
+    """
     cost = cost if differentiable else cost.detach()
     cost = cost.cpu() if cost.device.type == "mps" else cost
+    cost = cost.float() if cost.itemsize < 4 else cost
     return cost if cost.ndim == 3 else cost.unsqueeze(0)
 
 

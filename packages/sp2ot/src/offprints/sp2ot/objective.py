@@ -111,8 +111,9 @@ def transport_value(
     if not exact:
         softness = epsilon / gamma
         gain[:, :-1] = -targets[:, :-1] * (-softness * g[:, :-1]).expm1() / softness
-    elif capacity is not None and bool((g[:, :-1] > 0).any()) and float(asked[0].sum()) > largest * (1 + 1e-12):
-        gain[:, :-1] = torch.where(g[:, :-1] > 0, -math.inf, gain[:, :-1])  # such potentials prove nothing
+    elif capacity is not None:  # positive potentials prove nothing, but where all capacities are used up
+        choice = asked.sum(1, keepdim=True) > share * (1 + 1e-12)
+        gain[:, :-1] = torch.where(choice & (g[:, :-1] > 0), -math.inf, gain[:, :-1])
     dual = epsilon * (torch.where(masses > 0, masses * rows, 0.0).sum(-1) + gain.sum(-1))
     parts = (linear, of_sizes, entropy, linear + of_sizes + entropy, dual)
     return TransportValue(*((part if cost.ndim == 3 else part.squeeze(0)).to(cost.device) for part in parts))

@@ -224,7 +224,7 @@ def solve(
     sizes = torch.full((clusters,), 1 / clusters, **like) if prior is None else prior.to(**like)
     if capacity is not None:
         capacity = capacity.to(**like)
-        if float(capacity.sum()) <= float(share.max()) * (1 + 1e-12):  # nothing is left to choose
+        if float(capacity.sum()) <= float(share.min()) * (1 + 1e-12):  # nothing is left to choose
             sizes, gamma, capacity = capacity / capacity.sum(), math.inf, None
     asked = share * sizes if capacity is None else capacity.expand(batch, -1)
     hard = math.isinf(gamma) or capacity is not None
