@@ -94,6 +94,7 @@ def test_clusterer() -> None:
     of_classifiers = "scikit-learn asks whatever has predict_proba for the tags of a classifier"
     refused |= {f"check_estimator_sparse_{kind}": of_classifiers for kind in ("array", "matrix")}
     skip = {
+        "bad data": "integers are features; what is refused is in test_bad_inputs",
         "arguments: parameters: semantic_weight: a number": "a weight, as well as the word in its place",
     }
     check_estimator(SP2OTClusterer(3, max_steps=2), (x.numpy(),), expected_failed_checks=refused, skip=skip)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -187,11 +188,15 @@ class SemiDual:
 
         None where they leave the range in which that is safe.
         """
-        scale = sums = (g - self.anchored).exp()
-        factor = None if self.all_hard else (self.anchored * (self.exponent - 1)).exp()
-        highest = None if self.capped is None else torch.where(self.capped, (-self.anchored).exp(), math.inf)
-        target, exponent, rows = self.target, self.exponent, (1 / self.samples) if self.rows is None else self.rows
-        times, transposed = self._times, self._times_transposed
+        scale: Any = (g - self.anchored).exp()
+        sums: Any = scale
+        factor: Any = None if self.all_hard else (self.anchored * (self.exponent - 1)).exp()
+        highest: Any = None if self.capped is None else torch.where(self.capped, (-self.anchored).exp(), math.inf)
+        target: Any = self.target
+        exponent: Any = self.exponent
+        rows: Any = (1 / self.samples) if self.rows is None else self.rows
+        times: Any = self._times
+        transposed: Any = self._times_transposed
         if len(g) == 1:
             times, transposed = self.matrix.mv, self.transposed.mv
             parts = (scale, target, exponent, factor, highest, rows)

@@ -218,8 +218,8 @@ def solve(
     values = cost.detach()
     like: dict[str, Any] = {"dtype": torch.float64, "device": cost.device}
     share = torch.as_tensor(rho, **like).expand(batch).unsqueeze(1)
-    limits = (SMALLEST_SHARE * share).clamp(max=tol).squeeze(1) if isinstance(rho, Tensor) else None
-    tolerance: Tolerance = min(tol, SMALLEST_SHARE * rho) if limits is None else limits  # type: ignore[operator]
+    tolerance: Tolerance
+    tolerance = (SMALLEST_SHARE * rho).clamp(max=tol) if isinstance(rho, Tensor) else min(tol, SMALLEST_SHARE * rho)
     virtual = isinstance(rho, Tensor) or rho < 1
     sizes = torch.full((clusters,), 1 / clusters, **like) if prior is None else prior.to(**like)
     if capacity is not None:
