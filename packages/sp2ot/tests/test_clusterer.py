@@ -194,3 +194,12 @@ def test_fewer_distinct_samples_than_clusters() -> None:
         labels = SP2OTClusterer(3, max_steps=3, random_state=0).fit_predict(x)
     assert len(set(labels[:30])) == len(set(labels[30:])) == 1
     assert labels[0] != labels[-1]
+
+
+def test_as_many_clusters_as_samples() -> None:
+    """Clusters without an edge inside have no gap to look for, and no warning of NumPy's."""
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels = SP2OTClusterer(6, max_steps=5, random_state=0).fit_predict(x)
+    assert sorted(labels.tolist()) == list(range(6))

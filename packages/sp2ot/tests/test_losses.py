@@ -134,6 +134,19 @@ def test_resume_is_exact() -> None:
     assert int(second.step) == 8
 
 
+@pytest.mark.parametrize("refused", ["too large for the bank", "reward"])
+def test_a_refused_call_changes_nothing(refused: str) -> None:
+    """Also where the first view was stored already."""
+    graph = torch.eye(20) * (1e30 if refused == "reward" else 1.0)
+    loss = SP2OTLoss(num_clusters=3, total_steps=5, bank_size=8, similarity=graph, semantic_weight=1.0)
+    logits = random_logits(0, 4, 3).double()
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    with pytest.raises(ValueError, match="semantic_weight" if refused == "reward" else "logits in the bank's float32"):
+        loss([logits, logits if refused == "reward" else 1e200 * logits], torch.arange(4))
+    for name, value in loss.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_evaluation_changes_nothing() -> None:
     loss = stateful()
     steps(loss, range(2))

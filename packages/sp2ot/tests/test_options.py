@@ -46,6 +46,7 @@ def test_a_sample_of_weight_two_is_two_samples(gamma: float, rho: float, method:
     repeated = partial_ot(cost.repeat_interleave(counts, 0), **options)
     weighted = partial_ot(cost, weights=counts.double(), **options)
     assert weighted.converged
+    assert torch.equal(weighted.plan, partial_ot(cost, weights=counts, **options).plan)
     assert_close(weighted.pseudo_labels.repeat_interleave(counts, 0), repeated.pseudo_labels, atol=1e-8, rtol=0)
     assert_close(weighted.plan.sum(), torch.tensor(rho, dtype=torch.float64))
     assert_close(weighted.column_potential, repeated.column_potential, atol=1e-7, rtol=0)
@@ -136,6 +137,18 @@ def test_both_methods_meet_the_same_capacities(capacity: list[float]) -> None:
     assert newton.column_potential[:, :5][slack].abs().max() == 0  # a price only where the capacity is used up
 
 
+@pytest.mark.parametrize("limits", [torch.full((5,), 0.1), torch.full((5,), 0.1) * (1 - 4e-7)], ids=["more", "less"])
+def test_capacities_that_rounding_keeps_from_being_used_up(limits: Tensor) -> None:
+    """In float32 they are together a little more, or less, than the mass: sizes that are equalities, but for that."""
+    cost = random_cost(16, 2, 40, 5, scale=3.0)
+    assert abs(float(limits.double().sum()) - 0.5) > 1e-9
+    expected = partial_ot(cost, rho=0.5, gamma=math.inf)
+    for rho in (0.5, torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.2])):
+        result = partial_ot(cost, rho=rho, capacity=limits)
+        assert result.converged
+        assert_close(result.plan[0], expected.plan[0], atol=1e-7, rtol=0)
+
+
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +228,32 @@ def test_gradient_of_the_value_is_the_plan() -> None:
         first.sum().backward()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rho": 1.0, "gamma": 1e300},
+        {"rho": 0.4, "gamma": math.inf, "prior": torch.tensor([1.0, 1e-30, 1.0, 1.0])},
+        {"rho": 0.6, "weights": torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 3.0])},
+        {"rho": torch.tensor([0.5, 0.3], dtype=torch.float64), "capacity": torch.tensor([0.2, 0.1, 0.1, 0.1]).double()},
+        {"rho": torch.tensor([0.5, 1.0], dtype=torch.float64), "capacity": torch.tensor([0.6, 0.5, 0.1, 0.0])},
+    ],
+    ids=str,
+)
+def test_gradient_where_potentials_hardly_hold_each_other(options: dict[str, Any]) -> None:
+    """Next to no curvature of the sizes, samples of no weight, capacities that one problem uses up: differences."""
+    cost = random_cost(15, 2, 6, 4, scale=1.0)
+    generator = torch.Generator().manual_seed(0)
+    upstream, direction = (torch.randn(cost.shape, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def of(cost: Tensor) -> Tensor:
+        return (partial_ot(cost, tol=1e-13, differentiable=True, **options).plan * upstream).sum()
+
+    (gradient,) = torch.autograd.grad(of(cost.requires_grad_()), cost)
+    with torch.no_grad():
+        slope = (of(cost + 1e-6 * direction) - of(cost - 1e-6 * direction)) / 2e-6
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=1e-4, abs=1e-7)
+
+
 def test_gradient_types() -> None:
     cost = random_cost(10, 8, 3).float().requires_grad_()
     assert not partial_ot(cost, rho=0.4).plan.requires_grad
@@ -262,7 +301,8 @@ def test_capacities_of_many_columns() -> None:
     ("options", "message"),
     [
         ({"rho": torch.tensor([0.3, 0.4])}, "rho must be a number, or one for each"),
-        ({"rho": torch.tensor([[0.3]])}, "rho"),
+        ({"rho": torch.tensor([[0.3]])}, "rho must be a number, or one for each"),
+        ({"rho": torch.tensor(0.3)}, "rho must be a number, or one for each"),
         ({"rho": 0.4, "weights": torch.ones(3)}, "weights must have shape"),
         ({"rho": 0.4, "weights": -torch.ones(4)}, "weights must not be negative"),
         ({"rho": 0.4, "weights": torch.zeros(4)}, "weights must not be negative and not all zero"),

@@ -80,6 +80,9 @@ def test_counts_of_the_paper() -> None:
     assert long_tailed_counts(100, 5, ratio=0.1, kind="step") == [100, 100, 10, 10, 10]
     assert long_tailed_counts(7, 1, ratio=0.1) == [7]
     assert long_tailed_counts(7, 3, ratio=1.0) == [7, 7, 7]
+    for huge in ({"max_count": 2**60, "num_classes": 3}, {"max_count": 3, "num_classes": 2**62}):
+        with pytest.raises(ValueError, match=max(huge, key=huge.__getitem__)):
+            long_tailed_counts(**huge, ratio=0.1)
 
 
 def test_indices() -> None:
@@ -187,6 +190,35 @@ def test_head_is_a_cosine() -> None:
     expected = 4 * torch.nn.functional.cosine_similarity(x[:, None], centers[None], dim=2)
     assert_close(head(x), expected)
     assert_close(head(100 * x), head(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cosine_has_no_unit(dtype: torch.dtype) -> None:
+    """Squares of such features leave the type, or fall below the smallest norm that torch divides by."""
+    head = CosineHead(5, 3).to(dtype)
+    centers, x = torch.randn(3, 5, dtype=dtype), torch.randn(6, 5, dtype=dtype)
+    head.reset_prototypes(centers)
+    expected, prototypes = head(x), head.prototypes
+    for factor in (1e-30, 1e-14, 1e25) if dtype == torch.float32 else (1e-300, 1e-30, 1e200):
+        assert_close(head(factor * x), expected)
+        scaled = (factor * x).requires_grad_()
+        head(scaled).sum().backward()
+        plain = x.clone().requires_grad_()
+        head(plain).sum().backward()
+        assert scaled.grad is not None
+        assert plain.grad is not None
+        if factor > 1e-30:
+            assert_close(factor * scaled.grad, plain.grad)
+        head.reset_prototypes(factor * centers)
+        assert_close(head.prototypes, prototypes)
+
+
+def test_a_half_head() -> None:
+    head = CosineHead(3, 2).half()
+    head.reset_prototypes(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    x = torch.tensor([[0.0, 0.0, 0.0], [6e4, 0.0, 0.0], [300.0, 400.0, 0.0]], dtype=torch.half)
+    expected = torch.tensor([[0.0, 0.0], [10.0, 0.0], [6.0, 8.0]], dtype=torch.half)
+    assert_close(head(x), expected, atol=1e-2, rtol=0)
 
 
 # ---- what users hand over --------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+RIDGE = 1e-14  # relative: columns that share no sample move freely against each other, which changes nothing either
+
 
 class Implicit(torch.autograd.Function):
     """Pseudo-labels that are known already, with the gradient that their problem gives them.
@@ -19,7 +21,6 @@ class Implicit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         cost: Tensor,
         labels: Tensor,
         shares: Tensor,
@@ -29,30 +30,39 @@ class Implicit(torch.autograd.Function):
         used: Tensor,
         held: Tensor | None,
     ) -> Tensor:
+        return labels.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        cost, _, shares, weights, curvature, epsilon, used, held = inputs
         ctx.save_for_backward(shares, weights, curvature, used, held)
         ctx.epsilon, ctx.dtype = epsilon, cost.dtype
-        return labels.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         p, weights, curvature, used, held = ctx.saved_tensors
-        samples, columns, real = p.shape[1], p.shape[2], int(used.sum())
+        samples, real = p.shape[1], int(used.sum())
         w = p.new_full((1, samples, 1), 1 / samples) if weights is None else weights.unsqueeze(-1)
         upstream = torch.zeros_like(p)
         upstream[:, :, :real] = gradient[:, :, used]
         moved = p * (upstream - (p * upstream).sum(-1, keepdim=True))
         joint = torch.bmm(p.mT, w * p)
-        matrix = torch.diag_embed(joint.sum(-1) + curvature) - joint
-        pull = moved.sum(1)
-        if held is None:
-            # Where all columns are exact, potentials are free to move together, which changes nothing.
-            free = (curvature == 0).all(-1)[:, None, None]
-            matrix = matrix + torch.where(free, matrix.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None] / columns, 0.0)
-        else:
-            fixed = held.double()
-            matrix = matrix.masked_fill(held.unsqueeze(1) | held.unsqueeze(2), 0.0) + torch.diag_embed(fixed)
-            pull = pull * (1 - fixed)
+        diagonal = joint.sum(-1) + curvature
+        # A column that is held does not move, and one whose mass is below the smallest number moves nothing.
+        fixed = diagonal <= 0 if held is None else held | (diagonal <= 0)
+        # As diag(s e) u sums to 0 where no column is held, its square may be added. That keeps the matrix regular where
+        # next to nothing stops the potentials from moving together, which changes nothing.
+        weight = torch.where(fixed, 0.0, curvature)
+        largest = weight.amax(-1, keepdim=True)
+        weight = torch.where(largest > 0, weight / largest, (~fixed).double())
+        weight = weight / weight.sum(-1, keepdim=True)
+        if held is not None:
+            weight = torch.where(held.any(-1, keepdim=True), 0.0, weight)
+        together = weight.unsqueeze(1) * (weight * diagonal.sum(-1, keepdim=True)).unsqueeze(2)
+        matrix = torch.diag_embed(diagonal * (1 + RIDGE)) - joint + together
+        matrix = matrix.masked_fill(fixed.unsqueeze(1) | fixed.unsqueeze(2), 0.0) + torch.diag_embed(fixed.double())
+        pull = moved.sum(1) * ~fixed
         u = torch.linalg.solve(matrix, pull).unsqueeze(1)
         change = w * p * (u - (p * u).sum(-1, keepdim=True)) - moved
         out = p.new_zeros(gradient.shape)

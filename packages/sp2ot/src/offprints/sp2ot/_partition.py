@@ -67,13 +67,13 @@ def _widest_gap(
     same = labels[i] == labels[j]
     i, j, weight = i[same], j[same], weight[same]
     degree = np.bincount(i, weight, n) + np.bincount(j, weight, n)
-    share = 1 / np.maximum(degree, 1e-300)
+    share = np.divide(1.0, degree, out=np.zeros(n), where=degree > 0)
     volume = np.maximum(np.bincount(labels, degree, clusters), 1e-300)
     mode = np.random.default_rng(0).standard_normal(n)
     for _ in range(WALK):
         mode = mode - (np.bincount(labels, degree * mode, clusters) / volume)[labels]
         norm = np.sqrt(np.bincount(labels, degree * mode**2, clusters) / volume)
-        mode = mode / np.maximum(norm, 1e-300)[labels]
+        mode = mode / np.where(norm > 0, norm, 1.0)[labels]  # a cluster without an edge has no mode
         walked = share * (np.bincount(i, weight * mode[j], n) + np.bincount(j, weight * mode[i], n))
         mode = (mode + walked) / 2
     order = np.lexsort((mode, labels))

@@ -56,8 +56,7 @@ def relative_sizes(prior: Tensor | None, clusters: int, like: Tensor | None = No
     if prior is None:
         return None
     check_tensor(prior, "prior", shape=(clusters,), floating=False)
-    if prior.dtype == torch.bool or prior.is_complex():
-        raise TypeError(f"prior must hold numbers, got {prior.dtype}")
+    _check_numbers(prior, "prior")
     if like is not None:
         check_same_device(like, prior, names=("cost", "prior"))
     sizes = as_batch(prior, axes=1)
@@ -67,10 +66,15 @@ def relative_sizes(prior: Tensor | None, clusters: int, like: Tensor | None = No
     return sizes / sizes.sum()
 
 
+def _check_numbers(x: Tensor, name: str) -> None:
+    if x.dtype == torch.bool or x.is_complex():
+        raise TypeError(f"{name} must hold numbers, got {x.dtype}")
+
+
 def check_share(rho: Tensor, cost: Tensor) -> None:
     """Refuse shares of each problem that are not ``(B,)`` or out of range."""
-    check_tensor(rho, "rho", ndim=1)
-    if cost.ndim != 3 or len(rho) != len(cost):
+    check_tensor(rho, "rho")
+    if cost.ndim != 3 or rho.shape != cost.shape[:1]:
         raise ValueError(
             f"rho must be a number, or one for each of the problems of a cost (B, N, K), got shape {tuple(rho.shape)}"
             f" and a cost of shape {tuple(cost.shape)}"
@@ -84,12 +88,13 @@ def row_masses(weights: Tensor, cost: Tensor) -> Tensor:
     """Relative masses of the samples as shares of their sum, ``(B, N)`` in float64.
 
     Raises:
-        TypeError: weights that are no floating tensor.
+        TypeError: weights that are not a tensor of numbers.
         ValueError: another shape, negative or not finite, all zero.
     """
     samples = cost.shape[-2]
-    check_tensor(weights, "weights", ndim=(1, 2) if cost.ndim == 3 else 1)
-    check_tensor(weights, "weights", shape=(samples,) if weights.ndim == 1 else cost.shape[:2])
+    check_tensor(weights, "weights", ndim=(1, 2) if cost.ndim == 3 else 1, floating=False)
+    check_tensor(weights, "weights", shape=(samples,) if weights.ndim == 1 else cost.shape[:2], floating=False)
+    _check_numbers(weights, "weights")
     check_same_device(cost, weights, names=("cost", "weights"))
     masses = as_batch(weights, axes=2)
     if bool((masses < 0).any()) or not bool((masses > 0).any(-1).all()):

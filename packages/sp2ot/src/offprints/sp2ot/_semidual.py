@@ -153,7 +153,16 @@ class SemiDual:
         return self.at(g)
 
     def allowed(self, g: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
-        """``g`` with the columns that have a capacity put back to their bound."""
+        """``g`` with the columns that have a capacity put back to their bound, and all moved until one is there.
+
+        Moving all columns together changes no plan, and gains the capacity that is left over.
+        """
+        if self.capped is None:
+            return g
+        g = self._bounded(g)
+        return g - torch.where(self.capped, g, -math.inf).amax(-1, keepdim=True)
+
+    def _bounded(self, g: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
         return g if self.capped is None else torch.where(self.capped, g.clamp(max=0), g)
 
     def log_rows(self, point: Point) -> Float[Tensor, "batch samples"]:
@@ -179,7 +188,7 @@ class SemiDual:
             log_mass = (logits + self.row_potential(self.log_rows(point)).unsqueeze(-1)).logsumexp(1)
         else:
             log_mass = mass.log() - point.g
-        return self.allowed((self.target.log() - log_mass) * self.exponent)
+        return self._bounded((self.target.log() - log_mass) * self.exponent)
 
     def sweep(
         self, g: Float[Tensor, "batch columns"], steps: int

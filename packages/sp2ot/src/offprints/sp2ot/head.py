@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from offprints.shared.validation import check_number, check_tensor
 
+SAFE = (1e-3, 1e3)  # largest entries of a row whose squares every floating type holds; others are brought to 1 before
+
 
 class CosineHead(nn.Module):
     """Logits ``scale * cos(x, prototype)``.
@@ -39,7 +41,7 @@ class CosineHead(nn.Module):
     @property
     def prototypes(self) -> Float[Tensor, "clusters dim"]:
         """Rows of unit length."""
-        return F.normalize(self.weight, dim=1)
+        return _unit(self.weight)
 
     @torch.no_grad()
     def reset_prototypes(self, centers: Float[Tensor, "clusters dim"]) -> None:
@@ -50,10 +52,10 @@ class CosineHead(nn.Module):
             ValueError: another shape, not finite, a center at the origin, which has no direction.
         """
         check_tensor(centers, "centers", shape=self.weight.shape)
-        norms = centers.detach().norm(dim=1)
-        if bool((norms == 0).any()):
-            raise ValueError(f"centers must not be zero, got {int((norms == 0).sum())} rows of zeros")
-        self.weight.copy_(centers / norms.unsqueeze(1))
+        zeros = int((centers == 0).all(1).sum())
+        if zeros:
+            raise ValueError(f"centers must not be zero, got {zeros} rows of zeros")
+        self.weight.copy_(_unit(centers))
 
     def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch clusters"]:
         """Logits of a batch.
@@ -64,9 +66,17 @@ class CosineHead(nn.Module):
         """
         check_tensor(features, "features", shape=(None, self.weight.shape[1]), finite=False, allow_empty=True)
         dtype = torch.promote_types(features.dtype, self.weight.dtype)
-        return self.scale * F.linear(F.normalize(features.to(dtype), dim=1), self.prototypes.to(dtype))
+        return self.scale * F.linear(_unit(features.to(dtype)), self.prototypes.to(dtype))
 
     def extra_repr(self) -> str:
         """Sizes, as they appear in the module's repr."""
         clusters, dim = self.weight.shape
         return f"in_features={dim}, num_clusters={clusters}, scale={self.scale}"
+
+
+def _unit(rows: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Rows of unit length, whatever their unit; rows of zeros stay. Half types are computed in float32."""
+    wide = rows.float() if rows.itemsize < 4 else rows
+    size = wide.detach().abs().amax(1, keepdim=True)
+    unusual = (size > 0) & ((size < SAFE[0]) | (size > SAFE[1]))
+    return F.normalize(wide / torch.where(unusual, size, 1.0), dim=1).to(rows.dtype)

@@ -10,6 +10,9 @@ from torch import Tensor
 from offprints.shared.datasets import class_subset
 from offprints.shared.validation import check_choice, check_number
 
+MOST_SAMPLES = 2**53  # of a class: floats count so far
+MOST_CLASSES = 10**7  # a list of them is made
+
 
 def long_tailed_counts(
     max_count: int, num_classes: int, *, ratio: float, kind: Literal["exp", "step"] = "exp"
@@ -21,14 +24,15 @@ def long_tailed_counts(
 
     Raises:
         TypeError: a count that is not an integer.
-        ValueError: a count below 1, ``ratio`` outside (0, 1], an unknown kind.
+        ValueError: a count below 1, more than 10^7 classes or 2^53 samples of one, ``ratio`` outside (0, 1], an unknown
+            kind.
 
     Example:
         >>> long_tailed_counts(100, 3, ratio=0.01)
         [100, 10, 1]
     """
-    check_number(max_count, "max_count", low=1, integer=True)
-    check_number(num_classes, "num_classes", low=1, integer=True)
+    check_number(max_count, "max_count", low=1, high=MOST_SAMPLES, integer=True)
+    check_number(num_classes, "num_classes", low=1, high=MOST_CLASSES, integer=True)
     check_number(ratio, "ratio", low=0, high=1, open_low=True)
     check_choice(kind, "kind", ("exp", "step"))
     if kind == "step":

@@ -235,8 +235,10 @@ class SP2OTLoss(nn.Module):
             logits, index = _of_all_ranks(logits, dim=2), _of_all_ranks(index, dim=0)
             mine = slice(rank() * batch, (rank() + 1) * batch)
         rows = torch.arange(len(index), device=index.device)
+        # A call that is refused changes nothing.
+        banks = copy.deepcopy(self.banks) if self.bank_size else self.banks
         if self.bank_size:
-            logits, index, rows = self._through_banks(logits, index)
+            logits, index, rows = _through_banks(banks, logits, index)
         cost = -as_batch(logits.flatten(0, 1)).log_softmax(-1)
         init = as_batch(self.column_potential.repeat(views, 1), axes=2)
         transport: dict[str, Any] = {
@@ -269,23 +271,25 @@ class SP2OTLoss(nn.Module):
             warn_unconverged(residual, TOL, self.max_iterations)
         if self.training:
             self.column_potential.copy_(potential[-heads:])
+            for kept, pushed in zip(self.banks.buffers(), banks.buffers(), strict=True):
+                kept.copy_(pushed)
         return labels[:, rows[mine].to(labels.device)].to(logits.device, dtype).unflatten(0, (views, heads))
 
-    def _through_banks(self, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All that the banks hold in place of a batch, and the rows of the batch in it.
 
-        The first view goes in as new, the others in its place.
-        """
-        banks = self.banks if self.training else copy.deepcopy(self.banks)
-        stored = []
-        for view, of_view in enumerate(logits):
-            snapshots = []
-            for bank, of_head in zip(banks, of_view, strict=True):
-                rows = cast("LogitBank", bank).push(of_head, index, replace_last=view > 0)
-                snapshot, all_index = cast("LogitBank", bank).snapshot()
-                snapshots.append(snapshot)
-            stored.append(torch.stack(snapshots))
-        return torch.stack(stored), all_index, rows
+def _through_banks(banks: nn.ModuleList, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All that the banks hold in place of a batch, and the rows of the batch in it.
+
+    The first view goes in as new, the others in its place.
+    """
+    stored = []
+    for view, of_view in enumerate(logits):
+        snapshots = []
+        for bank, of_head in zip(banks, of_view, strict=True):
+            rows = cast("LogitBank", bank).push(of_head, index, replace_last=view > 0)
+            snapshot, all_index = cast("LogitBank", bank).snapshot()
+            snapshots.append(snapshot)
+        stored.append(torch.stack(snapshots))
+    return torch.stack(stored), all_index, rows
 
 
 def _of_all_ranks(x: Tensor, *, dim: int) -> Tensor:

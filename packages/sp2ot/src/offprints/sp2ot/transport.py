@@ -98,8 +98,8 @@ def partial_ot(
             ``max_iterations``.
         max_iterations: Newton steps or scaling iterations.
         init: A ``column_potential`` to start from.
-        weights: ``(N,)`` or ``(B, N)`` relative masses of the samples in place of equal ones; ``1/N`` is their share
-            of the sum then, and ``N * plan`` the plan by that share.
+        weights: ``(N,)`` or ``(B, N)`` relative masses of the samples, or counts, in place of equal ones; ``1/N`` is
+            their share of the sum then, and ``N * plan`` the plan by that share.
         capacity: ``(K,)`` largest masses of the clusters, in place of the soft sizes: the ordinary partial problem.
             Of all samples together the mass is 1; ``gamma`` plays no part.
         differentiable: Whether plan and pseudo-labels have a gradient in the cost, that of the solution by the implicit
@@ -226,7 +226,8 @@ def solve(
         capacity = capacity.to(**like)
         if float(capacity.sum()) <= float(share.min()) * (1 + 1e-12):  # nothing is left to choose
             sizes, gamma, capacity = capacity / capacity.sum(), math.inf, None
-    asked = share * sizes if capacity is None else capacity.expand(batch, -1)
+    # Capacities may lack as much as rounding takes: rows are exact.
+    asked = share * sizes if capacity is None else capacity * (share / capacity.sum()).clamp(min=1.0)
     hard = math.isinf(gamma) or capacity is not None
     # A column without mass has no logarithm: it takes no part.
     used = asked[0] > 0
@@ -294,8 +295,16 @@ def solve(
 
 def _merged(parts: Sequence[TransportResult], back: Tensor) -> TransportResult:
     """Results of parts of a batch, in the order ``back``."""
-    plan, labels, rows, columns = (torch.cat([part[i] for part in parts])[back] for i in range(4))
-    iterations, residual = (max(part[i] for part in parts) for i in (4, 5))
+
+    def joined(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors)[back]
+
     return TransportResult(
-        plan, labels, rows, columns, int(iterations), float(residual), all(part.converged for part in parts)
+        joined([part.plan for part in parts]),
+        joined([part.pseudo_labels for part in parts]),
+        joined([part.row_potential for part in parts]),
+        joined([part.column_potential for part in parts]),
+        max(part.iterations for part in parts),
+        max(part.residual for part in parts),
+        all(part.converged for part in parts),
     )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from offprints.shared.datasets import vision_dataset
 from offprints.shared.device import make_generator
 from offprints.shared.experiment import Part, Run
+from offprints.shared.show.colors import INK
 from offprints.sp2ot.longtail import long_tailed_indices
 from offprints.sp2ot.reproduce import figures
 from offprints.sp2ot.reproduce.digits import CLASSES, CONTROL, OPTIONS, kmeans, self_label
@@ -230,7 +231,7 @@ def draw_clusters(run: Run, units: Sequence[Mapping[str, Any]]) -> None:
             axis.bar(places, own, color=figures.COLORS[method], label="of its class")
             axis.bar(places, counts.sum(1) - own, bottom=own, color="#C9C9C9", label="of other classes")
             axis.step(
-                np.append(places, CLASSES) - 0.5, np.append(true, true[-1]), where="post", color=figures.INK,
+                np.append(places, CLASSES) - 0.5, np.append(true, true[-1]), where="post", color=INK,
                 label="images of the class",
             )  # fmt: skip
             axis.set(title=f"{method}, NMI {unit[method]['scores']['nmi']:.2f}", xticks=places)
