@@ -48,10 +48,10 @@ def test_semantic_transport() -> None:
 
 def test_loss() -> None:
     views = [-problem(4), -problem(5)]
-    loss = SP2OTLoss(num_clusters=5, total_steps=20)
-    for step in range(2):
-        assert loss.rho == pytest.approx(reference.share(step, 20), abs=1e-15) == rho_schedule(step, 20)
-        expected = reference.self_labeling_loss(*views, rho=reference.share(step, 20), iterations=6000, tol=1e-13)
+    loss = SP2OTLoss(num_clusters=5, total_steps=3)
+    for step in range(3):
+        assert loss.rho == pytest.approx(reference.share(step, 3), abs=1e-15) == rho_schedule(step, 3)
+        expected = reference.self_labeling_loss(*views, rho=reference.share(step, 3), iterations=6000, tol=1e-13)
         assert_close(loss(views).loss, expected, atol=1e-8, rtol=0)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 RIDGE = 1e-14  # relative: columns that share no sample move freely against each other, which changes nothing either
 
@@ -44,8 +45,7 @@ class Implicit(torch.autograd.Function):
         p, weights, curvature, used, held = ctx.saved_tensors
         samples, real = p.shape[1], int(used.sum())
         w = p.new_full((1, samples, 1), 1 / samples) if weights is None else weights.unsqueeze(-1)
-        upstream = torch.zeros_like(p)
-        upstream[:, :, :real] = gradient[:, :, used]
+        upstream = F.pad(gradient[:, :, used], (0, p.shape[2] - real))
         moved = p * (upstream - (p * upstream).sum(-1, keepdim=True))
         joint = torch.bmm(p.mT, w * p)
         diagonal = joint.sum(-1) + curvature
@@ -65,6 +65,6 @@ class Implicit(torch.autograd.Function):
         pull = moved.sum(1) * ~fixed
         u = torch.linalg.solve(matrix, pull).unsqueeze(1)
         change = w * p * (u - (p * u).sum(-1, keepdim=True)) - moved
-        out = p.new_zeros(gradient.shape)
-        out[:, :, used] = change[:, :, :real] / ctx.epsilon
+        place = (used.cumsum(0) - 1).clamp(min=0)
+        out = torch.where(used, change[:, :, place], 0.0) / ctx.epsilon
         return out.to(ctx.dtype), *(None,) * 7

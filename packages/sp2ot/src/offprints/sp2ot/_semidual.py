@@ -225,9 +225,18 @@ class SemiDual:
 
     def newton_direction(self, point: Point) -> Float[Tensor, "batch columns"]:
         """``(-Hessian)^-1 gradient``, in the columns that are not held at their bound."""
-        held = None
-        if self.capped is not None:
-            held = self.capped & (point.g >= 0) & (point.gradient >= 0)
+        if self.capped is None:
+            return self._direction(point, None)
+        held = self.capped & (point.g >= 0) & (point.gradient >= 0)
+        none = ~held.any(-1, keepdim=True)
+        # Without one that is held, moving all together gains next to nothing: the highest column stands for the rest,
+        # and all are moved so that none leaves its bound.
+        highest = torch.where(self.capped, point.g, -math.inf).argmax(-1, keepdim=True)
+        direction = self._direction(point, held | (none & torch.zeros_like(held).scatter(-1, highest, True)))
+        ahead = torch.where(self.capped, point.g + direction, -math.inf).amax(-1, keepdim=True)
+        return direction - torch.where(none, ahead, 0.0)
+
+    def _direction(self, point: Point, held: Bool[Tensor, "batch columns"] | None) -> Float[Tensor, "batch columns"]:
         if self.columns >= MANY_COLUMNS:
             direction, solved = self._by_products(point, held)
             if solved or self.columns > LARGEST_MATRIX:
