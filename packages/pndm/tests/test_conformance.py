@@ -25,15 +25,9 @@ PUBLIC = [
     "transfer",
 ]
 
-NOT_YET = {
-    "reference": "not yet: to be written",
-    "the paper in the code": "not yet: to be written",
-    "examples": "not yet: to be written",
-}
-
 
 def test_package() -> None:
-    check_package("pndm", public=PUBLIC, skip=NOT_YET)
+    check_package("pndm", public=PUBLIC)
 
 
 def test_readme(readme_example: Any) -> None:
