@@ -225,6 +225,14 @@ def test_numbers_come_back_as_plain_ones() -> None:
     assert check_bool(np.True_, "flag") is True
 
 
+def test_an_integer_beyond_every_float_is_no_finite_number() -> None:
+    with pytest.raises(ValueError, match="x must be a number"):
+        check_number(10**400, "x")
+    with pytest.raises(ValueError, match="x must be a number"):
+        check_number(-(10**400), "x", low=-math.inf)
+    assert check_number(10**400, "n", integer=True) == 10**400
+
+
 def test_what_is_missing_has_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'offprints-lct\[fid\]'"):
         require("no_such_module", package="lct", extra="fid")

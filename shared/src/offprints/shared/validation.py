@@ -9,6 +9,7 @@ under ``torch.compile`` and inside ``torch.vmap``, where there are no values to 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
@@ -276,6 +277,8 @@ def check_number(
     too_high = high is not None and (v >= high if open_high else v > high)
     # Comparisons instead of math.isinf and math.isnan: the compiler traces them where a number is symbolic.
     infinite = abs(v) == math.inf and not (v == low and not open_low) and not (v == high and not open_high)
+    # Whole numbers have no largest one: beyond the largest float they would be infinite where they are used.
+    infinite = infinite or (not integer and isinstance(v, int) and abs(v) > sys.float_info.max)
     if not -math.inf <= v <= math.inf or too_low or too_high or infinite:
         left = "(-inf" if low is None else f"{'(' if open_low else '['}{low}"
         right = "inf)" if high is None else f"{high}{')' if open_high else ']'}"
