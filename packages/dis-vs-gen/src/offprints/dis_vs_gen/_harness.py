@@ -15,7 +15,7 @@ from offprints.dis_vs_gen._inputs import row_blocks
 from offprints.dis_vs_gen._labels import Classes, as_labels
 from offprints.dis_vs_gen._rule import pooled_variance
 from offprints.dis_vs_gen._solver import solve
-from offprints.dis_vs_gen.logistic import LogisticRegression, compute_type
+from offprints.dis_vs_gen.logistic import LogisticRegression, compute_type, exponent_of
 from offprints.dis_vs_gen.naive_bayes import GaussianNaiveBayes
 from offprints.dis_vs_gen.scaling import minimum_and_range, scaled
 from offprints.shared.distributed import GroupMoments
@@ -89,6 +89,7 @@ def linear_rules(estimator: Any, X: Tensor, index: Tensor, n_classes: int) -> Af
 
 
 def _naive_bayes(estimator: GaussianNaiveBayes, X: Tensor, index: Tensor, n_classes: int) -> Affine:
+    priors = estimator._check_parameters(n_classes).priors
     repeats, m, width = X.shape
     moments = GroupMoments(repeats * n_classes, (width,))
     groups = index + n_classes * torch.arange(repeats, device=index.device).unsqueeze(1)
@@ -99,7 +100,6 @@ def _naive_bayes(estimator: GaussianNaiveBayes, X: Tensor, index: Tensor, n_clas
     variance = pooled_variance(count, variances).unsqueeze(1) + estimator.var_smoothing
     if bool((variance == 0).any()):
         raise ValueError("var_smoothing must be positive where a feature has no variance in a subset")
-    priors = estimator._check_parameters(n_classes).priors
     prior = count / m if priors is None else priors.to(count.device).expand_as(count)
     reference = theta[:, :1]
     center = reference + ((count / m).unsqueeze(1) @ (theta - reference))
@@ -110,10 +110,14 @@ def _naive_bayes(estimator: GaussianNaiveBayes, X: Tensor, index: Tensor, n_clas
 
 def logistic_rules(estimator: LogisticRegression, X: Tensor, index: Tensor, n_classes: int, C: Tensor) -> Affine:
     """Logistic regressions with the estimator's parameters but C ``[R]``, as two-column rules for two classes."""
+    estimator._check_parameters()
     if X.device.type == "mps":
         X, index = X.cpu(), index.cpu()
+    dtype, exponent = compute_type(X.dtype), exponent_of(X)
+    if exponent:  # the units of single fits: W x = (W 2^e) (x 2^-e)
+        X, C = X.double() * 2.0**-exponent, C * 2.0**exponent * 2.0**exponent
     found = solve(
-        X.to(compute_type(X.dtype)),
+        X.to(dtype),
         index,
         C,
         n_classes=n_classes,
@@ -125,7 +129,7 @@ def logistic_rules(estimator: LogisticRegression, X: Tensor, index: Tensor, n_cl
         failed = int((~found.converged).sum())
         message = f"{failed} of {len(X)} logistic regressions did not converge: gradient {found.gradient.max():.2g}"
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    weight, bias = found.weight, found.intercept
+    weight, bias = found.weight / 2.0**exponent, found.intercept
     if n_classes == 2:
         weight = torch.cat([torch.zeros_like(weight), weight], 1)
         bias = torch.cat([torch.zeros_like(bias), bias], 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from offprints.shared.estimators import as_features
 
 BLOCK = 2**22  # entries of a block of rows
+P = ParamSpec("P")
+Owner = TypeVar("Owner")
+Result = TypeVar("Result")
 
 
 class LearnedAttributes:
@@ -34,6 +38,24 @@ class LearnedAttributes:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update({name: _restored(value) for name, value in state.items()})
+
+
+def all_or_nothing(
+    method: Callable[Concatenate[Owner, P], Result],
+) -> Callable[Concatenate[Owner, P], Result]:
+    """A training method that leaves its object as it was where it refuses the data."""
+
+    @functools.wraps(method)
+    def train(self: Owner, *args: P.args, **kwargs: P.kwargs) -> Result:
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except Exception:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return train
 
 
 def _stored(value: Any) -> Any:
@@ -150,9 +172,15 @@ def _validated(X: Any, name: str, estimator: Any, reset: bool) -> Any:
         elif given.kind == "f" and not given.isnative and given.itemsize <= 8:
             X = X.astype(given.newbyteorder("="))
     options: dict[str, Any] = {"dtype": dtypes, "accept_sparse": "csr"}
-    if estimator is None:
-        return check_array(X, input_name=name, **options)
-    return validate_data(estimator, X, reset=reset, **options)
+    try:
+        if estimator is None:
+            return check_array(X, input_name=name, **options)
+        return validate_data(estimator, X, reset=reset, **options)
+    except (TypeError, ValueError) as error:
+        if name in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
 
 
 def shared_memory(array: np.ndarray) -> Tensor:

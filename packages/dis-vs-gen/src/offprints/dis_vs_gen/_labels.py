@@ -52,6 +52,8 @@ def as_labels(y: Any, name: str, length: int) -> np.ndarray:
 
 def _plain(array: np.ndarray, name: str) -> np.ndarray:
     """Arrays of objects with a type of their own: those of data frames with nullable columns, lists of strings."""
+    if array.dtype.kind == "T":  # strings of varying width
+        return array.astype(object)
     if array.dtype.kind != "O":
         return array
     kinds = {type(value) for value in array.ravel().tolist()}

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from offprints.shared.device import float32_region
 
 
 def pooled_variance(count: Tensor, variances: Tensor) -> Tensor:
@@ -77,6 +79,17 @@ def make_rule(
     )
 
 
+def empty_layer(n_features: int, n_classes: int, device: torch.device, dtype: torch.dtype) -> nn.Linear:
+    """A linear layer for a rule, its entries not yet set.
+
+    Raises:
+        TypeError: ``dtype`` is not a floating type.
+    """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating type of torch, got {dtype!r}")
+    return nn.utils.skip_init(nn.Linear, n_features, n_classes, device=device, dtype=dtype)
+
+
 def predict_linear(rule: Rule, X: Tensor) -> Tensor:
     """Index of the best class of rows that are not float64, shared variance.
 
@@ -87,7 +100,8 @@ def predict_linear(rule: Rule, X: Tensor) -> Tensor:
     weight = rule.weight.float()
     bias = rule.log_prior + rule.bias + rule.weight @ (center.double() - rule.center)
     bias = torch.where(rule.seen, bias, -math.inf)
-    scores = torch.addmm(bias.float(), z, weight.T)
+    with float32_region(z.device):
+        scores = torch.addmm(bias.float(), z, weight.T)
     best, index = scores.max(1)
     second = scores.scatter(1, index.unsqueeze(1), -math.inf).amax(1)
     epsilon = torch.finfo(torch.float32).eps

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offprints.shared.device import float32_region
+
 HISTORY = 10
 TRIALS = 25
 DECREASE = 0.01  # of the objective, relative, in units of the tolerance
@@ -166,6 +168,20 @@ def solve(
     With weights ``[B, m]`` the mean log-loss is the weighted mean, and m in the penalty the sum of the weights. An
     infinite C leaves the penalty out.
     """
+    with float32_region(X.device):
+        return _solve(X, y, C, n_classes, fit_intercept, max_iter, tol, weights)
+
+
+def _solve(
+    X: Tensor | SparseRows,
+    y: Tensor,
+    C: Tensor,
+    n_classes: int,
+    fit_intercept: bool,
+    max_iter: int,
+    tol: float,
+    weights: Tensor | None,
+) -> Solution:
     batch, m, d = X.shape
     rows = 1 if n_classes == 2 else n_classes
     mean, variance = (value.expand(batch, -1) for value in _moments(X))
@@ -211,7 +227,8 @@ def _moments(X: Tensor | SparseRows) -> tuple[Tensor, Tensor]:
         X = X[:1]
     mean = (X.new_full((len(X), 1, m), 1 / m) @ X).squeeze(1).double()
     if m > VARIANCE_ROWS:
-        X = X[:, torch.randint(m, (VARIANCE_ROWS,), generator=torch.Generator().manual_seed(0)).to(X.device)]
+        some = torch.randint(m, (VARIANCE_ROWS,), generator=torch.Generator().manual_seed(0), device="cpu")
+        X = X[:, some.to(X.device)]
     # The squares of large float32 values need float64.
     return mean, (X.double() - mean.unsqueeze(1)).square_().mean(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,11 @@ def learning_curve(
     check_bool(scale, "scale")
     if scale and not bool((features.amax(0) - features.amin(0)).isfinite().all()):
         features, test = features / 2, test / 2  # a range that the type cannot hold; scaling sees no factor
-    wanted = list(sizes)
+    if not callable(make_estimator):
+        raise TypeError(f"make_estimator must be callable, got {type(make_estimator).__name__}")
+    if not isinstance(sizes, Iterable):
+        raise TypeError(f"sizes must be a sequence of integers, got {type(sizes).__name__}")
+    wanted = sizes.tolist() if isinstance(sizes, Tensor) else list(sizes)
     if not wanted:
         raise ValueError("sizes must not be empty")
     for m in wanted:
@@ -108,7 +112,7 @@ def learning_curve(
 
 
 def crossover(a: LearningCurve, b: LearningCurve) -> int | None:
-    """The first size from which on ``b`` has the lower mean error; None if ``a`` is as good at the last size.
+    """The smallest size from which on ``b`` has the lower mean error; None if ``a`` is as good at the largest size.
 
     Raises:
         TypeError: not two learning curves.
@@ -127,6 +131,6 @@ def crossover(a: LearningCurve, b: LearningCurve) -> int | None:
         raise ValueError(f"a and b must have the same sizes, got {a.sizes} and {b.sizes}")
     better = (b.errors.mean(0) < a.errors.mean(0)).tolist()
     first = None
-    for size, is_better in zip(a.sizes, better, strict=True):
+    for size, is_better in sorted(zip(a.sizes, better, strict=True)):
         first = (size if first is None else first) if is_better else None
     return first

@@ -31,7 +31,8 @@ def extract_features(
         loader: Batches ``(inputs, labels, ...)``, or mappings with the keys ``labels`` (or ``label``) and the model's
             keyword arguments, as of transformers.
         layer: Name of a submodule whose input is the feature, such as ``"fc"`` of torchvision's ResNets or ``"head"``
-            of timm's vision transformers; default: the model's output. More than two axes are flattened.
+            of timm's vision transformers; default: the model's output. More than two axes are flattened. Where the
+            model runs the submodule several times, the input of the last time.
         device: Where the model and its inputs go for this; by default the model is not moved, and inputs go to the
             device of its first parameter.
         amp: Run under autocast, in torch's default half type of the device.
@@ -48,6 +49,10 @@ def extract_features(
         >>> features.shape, labels
         (torch.Size([7, 4]), tensor([0, 1, 2, 0, 1, 0, 1]))
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(loader, Iterable):
+        raise TypeError(f"loader must be iterable, got {type(loader).__name__}")
     parts = dict(model.named_modules())
     if layer is not None and (layer == "" or layer not in parts):
         known = ", ".join(name for name in parts if name) or "none"
@@ -71,6 +76,8 @@ def extract_features(
                 found = _output_of(output) if layer is None else _input_of(layer, caught)
                 features.append(_checked(found, rows, "the model's output" if layer is None else layer))
                 target_labels = given if isinstance(given, Tensor) else torch.as_tensor(given)
+                if target_labels.ndim != 1:
+                    raise ValueError(f"labels must have one axis, got shape {tuple(target_labels.shape)}")
                 labels.append(check_labels(target_labels, "labels", length=rows).cpu())
     finally:
         if hook is not None:
@@ -96,7 +103,8 @@ def _split(batch: Any, device: torch.device) -> tuple[list[Any], dict[str, Any],
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+    """A copy on the device: the model may change its input in place, and the loader may own that memory."""
+    return value.to(device, copy=True) if isinstance(value, Tensor) else value
 
 
 def _catcher(caught: list[Any]) -> Any:
@@ -104,7 +112,7 @@ def _catcher(caught: list[Any]) -> Any:
 
     def hook(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         first = next(iter((*inputs, *keywords.values())), None)
-        caught.append(first.clone() if isinstance(first, Tensor) else first)
+        caught[:] = [first.clone() if isinstance(first, Tensor) else first]
 
     return hook
 

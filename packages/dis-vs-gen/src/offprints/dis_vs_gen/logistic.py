@@ -14,10 +14,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from offprints.dis_vs_gen._inputs import LearnedAttributes, as_table, as_weights, is_sparse
+from offprints.dis_vs_gen._inputs import LearnedAttributes, all_or_nothing, as_table, as_weights, is_sparse
 from offprints.dis_vs_gen._labels import Classes, as_labels, training_classes
+from offprints.dis_vs_gen._rule import empty_layer
 from offprints.dis_vs_gen._solver import Solution, SparseRows, solve
 from offprints.dis_vs_gen.naive_bayes import accuracy
+from offprints.shared.device import float32_region
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_bool, check_number
 
@@ -105,6 +107,7 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
     def _check_strength(self) -> None:
         check_number(self.C, "C", low=0, open_low=True, high=math.inf)
 
+    @all_or_nothing
     def fit(self, X: Float[Any, "n d"], y: Any, sample_weight: Any = None) -> Self:
         """Fit from zero.
 
@@ -137,6 +140,8 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
             chosen: Any = dict(self.class_weight) if isinstance(self.class_weight, Mapping) else self.class_weight
             if not isinstance(chosen, dict) and chosen != "balanced":
                 raise ValueError(f"class_weight must be a mapping, 'balanced' or None, got {chosen!r}")
+            for label, weight in chosen.items() if isinstance(chosen, dict) else ():
+                check_number(weight, f"class_weight[{label!r}]", low=0)
             of_class = torch.from_numpy(
                 np.asarray(
                     compute_class_weight(
@@ -146,10 +151,10 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
                     dtype=np.float64,
                 )
             )  # fmt: skip
-            if not bool((of_class >= 0).all()):
-                raise ValueError(f"class_weight must not be negative, got {float(of_class.min())}")
             of_sample = of_class[index].to(device)
             weights = of_sample if weights is None else weights * of_sample
+            if not bool(weights.any()):
+                raise ValueError("class_weight must be positive for a class with samples of positive weight")
         return features, classes, index, weights
 
     def _solve(self, features: Any, index: Tensor, weights: Tensor | None, Cs: list[float], n_classes: int) -> Solution:
@@ -172,7 +177,7 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"X is so small (largest magnitude below {unit:.1g}) that a penalty with C={min(Cs):g} leaves next to "
                 "nothing of the weights: scale the features (MinMaxScaler)",
-                stacklevel=3,
+                stacklevel=4,
             )
         found_all = solve(
             rows,
@@ -195,7 +200,7 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"no convergence after {steps} steps ({reason}): gradient {gradient:.2g}, tol={self.tol:g}",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         self._labels, self._weight, self._intercept = classes, found.weight[place], found.intercept[place]
         numbers = torch.arange(len(classes), device=self._weight.device)
@@ -221,7 +226,9 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         dtype = compute_type(features.dtype)
         if exponent_of(self._weight):  # weights for features of unusual size may leave float32
             dtype = torch.float64
-        return nn.functional.linear(features.to(dtype), self._weight.to(dtype), self._intercept.to(dtype)).double()
+        with float32_region(features.device):
+            product = nn.functional.linear(features.to(dtype), self._weight.to(dtype), self._intercept.to(dtype))
+        return product.double()
 
     def _scores(self, X: Any) -> Tensor:
         """One column per class."""
@@ -256,9 +263,12 @@ class LogisticRegression(LearnedAttributes, ClassifierMixin, BaseEstimator):
         """The rule as a layer with K outputs: ``classes_[layer(X).argmax(1)]`` is ``predict(X)``.
 
         For two classes the first output is 0.
+
+        Raises:
+            TypeError: ``dtype`` is not a floating type.
         """
         check_fitted(self, "coef_")
-        layer = nn.Linear(self.n_features_in_, len(self._labels), device=self._weight.device, dtype=dtype)
+        layer = empty_layer(self.n_features_in_, len(self._labels), self._weight.device, dtype)
         with torch.no_grad():
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from offprints.dis_vs_gen._inputs import LearnedAttributes, as_table, as_weights, is_sparse, row_blocks
+from offprints.dis_vs_gen._inputs import LearnedAttributes, all_or_nothing, as_table, as_weights, is_sparse, row_blocks
 from offprints.dis_vs_gen._labels import Classes, as_labels, training_classes
-from offprints.dis_vs_gen._rule import Rule, make_rule, pooled_variance, predict_linear
+from offprints.dis_vs_gen._rule import Rule, empty_layer, make_rule, pooled_variance, predict_linear
 from offprints.shared.distributed import GroupMoments
 from offprints.shared.estimators import as_features, check_fitted, like_input
 from offprints.shared.validation import check_bool, check_number, check_probabilities
@@ -107,6 +107,7 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
 
     # Training
 
+    @all_or_nothing
     def fit(self, X: Float[Any, "n d"], y: Any, sample_weight: Any = None) -> Self:
         """Forget what was seen and fit. One pass over X.
 
@@ -130,18 +131,19 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
             warnings.warn(
                 f"{rule.unscaled} of {names} features have no variance within their class but differ "
                 f"between classes: var_smoothing={self.var_smoothing:g} alone scales them and they decide predictions",
-                stacklevel=2,
+                stacklevel=3,
             )
         elif bool((rule.variance < 2 * parameters.smoothing).all()) and bool((moments.m2 > 0).any()):
             warnings.warn(
                 f"var_smoothing={self.var_smoothing:g} outweighs the variance of every feature: "
                 "scale the features (MinMaxScaler), or set it lower",
-                stacklevel=2,
+                stacklevel=3,
             )
         self._keep(moments, classes, parameters, isinstance(X, Tensor))
         self._cached = rule
         return self
 
+    @all_or_nothing
     def partial_fit(
         self, X: Float[Any, "n d"], y: Any, classes: Sequence[Any] | Any = None, sample_weight: Any = None
     ) -> Self:
@@ -158,34 +160,25 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
                 is not among them; another number of features. A refused batch changes nothing.
         """
         first = not hasattr(self, "classes_")
-        before = dict(vars(self))
-        try:
-            features = as_table(X, estimator=self, reset=first, sparse=True)
-            labels = as_labels(y, "y", features.shape[0])
-            if first and classes is None:
-                raise ValueError("classes must be given at the first partial_fit")
-            known = None if first else self._labels
-            if classes is not None:
-                given, _ = Classes.of(as_labels(classes, "classes", len(classes)))
-                if known is not None and given.values.tolist() != known.values.tolist():
-                    told = known.values.tolist()
-                    raise ValueError(
-                        f"classes must be those of the first partial_fit, {told}, got {given.values.tolist()}"
-                    )
-                known = given if known is None else known
-            assert known is not None
-            if len(known) < 2:
-                raise ValueError(f"classes must hold at least 2 classes, got {known.values.tolist()}")
-            parameters = self._check_parameters(len(known))
-            moments = _count(features, known.numbers(labels, "y"), len(known), sample_weight)
-            if not first:
-                moments = copy.deepcopy(self._moments).merge_(moments)
-            _finite(moments)
-        except Exception:
-            if first:  # what was learned of the columns goes with the batch
-                for name in set(vars(self)) - set(before):
-                    delattr(self, name)
-            raise
+        features = as_table(X, estimator=self, reset=first, sparse=True)
+        labels = as_labels(y, "y", features.shape[0])
+        if first and classes is None:
+            raise ValueError("classes must be given at the first partial_fit")
+        known = None if first else self._labels
+        if classes is not None:
+            given = _as_classes(classes)
+            if known is not None and given.values.tolist() != known.values.tolist():
+                told = known.values.tolist()
+                raise ValueError(f"classes must be those of the first partial_fit, {told}, got {given.values.tolist()}")
+            known = given if known is None else known
+        assert known is not None
+        if len(known) < 2:
+            raise ValueError(f"classes must hold at least 2 classes, got {known.values.tolist()}")
+        parameters = self._check_parameters(len(known))
+        moments = _count(features, known.numbers(labels, "y"), len(known), sample_weight)
+        if not first:
+            moments = copy.deepcopy(self._moments).merge_(moments)
+        _finite(moments)
         self._keep(moments, known, parameters, isinstance(X, Tensor) if first else self._of_tensors)
         return self
 
@@ -219,7 +212,7 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
         parameters = self._check_parameters(len(labels))
         moments = _spread(self._moments, self._labels, labels)
         moments.merge_(_spread(other._moments, other._labels, labels))
-        self._keep(moments, labels, parameters, self._of_tensors)
+        self._keep(_finite(moments), labels, parameters, self._of_tensors)
         return self
 
     def _keep(self, moments: GroupMoments, labels: Classes, parameters: Parameters, of_tensors: bool) -> None:
@@ -384,10 +377,11 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
 
         Raises:
             AttributeError: one variance per class.
+            TypeError: ``dtype`` is not a floating type.
         """
         rule = self._shared_rule("to_linear")
         bias = rule.log_prior + rule.bias - rule.weight @ rule.center
-        layer = nn.Linear(self.n_features_in_, len(self._labels), device=rule.weight.device, dtype=dtype)
+        layer = empty_layer(self.n_features_in_, len(self._labels), rule.weight.device, dtype)
         with torch.no_grad():
             layer.weight.copy_(rule.weight)
             layer.bias.copy_(torch.where(rule.seen, bias, -math.inf))
@@ -400,6 +394,18 @@ def accuracy(classes: Classes, index: Tensor, labels: Any, sample_weight: Any) -
     right = torch.from_numpy((numbers == index.cpu().numpy()) & known).double()
     weights = as_weights(sample_weight, len(right), right.device)
     return float(right.mean() if weights is None else (right * weights).sum() / weights.sum())
+
+
+def _as_classes(classes: Any) -> Classes:
+    """The labels that there will be, as a sequence, a set, an array or a tensor holds them."""
+    if isinstance(classes, (set, frozenset, range)):
+        classes = list(classes)
+    if isinstance(classes, (str, bytes)) or not hasattr(classes, "__len__"):
+        raise TypeError(f"classes must be a sequence of labels, got {type(classes).__name__}")
+    if len(classes) == 0:
+        raise ValueError("classes must hold at least 2 classes, got none")
+    found, _ = Classes.of(as_labels(classes, "classes", len(classes)))
+    return found
 
 
 def _count(features: Any, index: Tensor, n_classes: int, sample_weight: Any) -> GroupMoments:

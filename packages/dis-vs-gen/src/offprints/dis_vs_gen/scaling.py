@@ -9,7 +9,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import LearnedAttributes, as_table
+from offprints.dis_vs_gen._inputs import LearnedAttributes, all_or_nothing, as_table
 from offprints.shared.device import working_dtype
 from offprints.shared.estimators import check_fitted, like_input
 
@@ -55,6 +55,7 @@ class MinMaxScaler(LearnedAttributes, OneToOneFeatureMixin, TransformerMixin, Ba
 
     _learned = ("data_min_", "data_range_", "n_features_in_")
 
+    @all_or_nothing
     def fit(self, X: Float[Any, "n d"], y: Any = None) -> Self:
         """Learn minimum and range; ``y`` is not used.
 

@@ -59,7 +59,7 @@ def gaussian_mixture(
 
     Raises:
         TypeError: ``dtype`` is not floating, a size not an integer.
-        ValueError: fewer than 2 features or classes, no sample, an unknown mode.
+        ValueError: fewer than 2 features or classes, no sample, an unknown mode; more classes than ``dtype`` can hold.
 
     Example:
         >>> X, y = gaussian_mixture(20, 2, 6, generator=torch.Generator().manual_seed(0))
@@ -72,6 +72,8 @@ def gaussian_mixture(
     check_bool(rescale, "rescale")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating type, got {dtype}")
+    if 2.0 ** min(n_classes - 2, 1023) * 2 > torch.finfo(dtype).max:
+        raise ValueError(f"n_classes must leave the means, up to 2^(n_classes - 2), within {dtype}, got {n_classes}")
     device = torch.device("cpu") if generator is None else generator.device
     half = n_features // 2
     variance = torch.ones(n_features, dtype=torch.float64, device=device)
@@ -115,7 +117,7 @@ def bayes_error_two_gaussians(
     if not bool((variance > 0).all()):
         raise ValueError(f"variance must be positive, got {float(variance.min())}")
     distance = ((mean1.double() - mean0.double()).square() / variance.double()).sum().sqrt()
-    return float(torch.special.ndtr(-distance / 2))
+    return math.erfc(float(distance) / math.sqrt(8)) / 2  # the tail to all digits
 
 
 def bayes_error(n_features: int, n_classes: int) -> float:
@@ -171,6 +173,8 @@ def samples_to_bayes(
     check_number(margin, "margin", low=0, open_low=True)
     check_number(repeats, "repeats", low=1, integer=True)
     check_number(n_test, "n_test", low=1, integer=True)
+    if not callable(make_estimator):
+        raise TypeError(f"make_estimator must be callable, got {type(make_estimator).__name__}")
     pool = 100 * n_features if max_samples is None else max_samples
     check_number(pool, "max_samples", low=2 * n_classes, integer=True)
     check_number(seed, "seed", low=0, integer=True)

@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from offprints.dis_vs_gen._inputs import all_or_nothing, as_weights
 from offprints.dis_vs_gen.logistic import LogisticRegression
 from offprints.shared.validation import check_number
 
 
 class LogisticRegressionCV(LogisticRegression):
     """Logistic regression whose C has the best mean accuracy over the folds; then fitted to all data.
+
+    Sample weights count in the accuracies too, as in scikit-learn.
 
     The regressions for every C of a fold are solved at once on the same memory. Among equal accuracies the smallest C,
     the strongest regularization, is taken.
@@ -70,6 +73,7 @@ class LogisticRegressionCV(LogisticRegression):
     def _check_strength(self) -> None:
         self._values()
 
+    @all_or_nothing
     def fit(self, X: Float[Any, "n d"], y: Any, sample_weight: Any = None) -> Self:
         """Choose C and fit.
 
@@ -82,6 +86,8 @@ class LogisticRegressionCV(LogisticRegression):
         values = self._values()
         features, classes, index, weights = self._training_data(X, y, sample_weight)
         labels = classes.values[index.numpy()]
+        counted = as_weights(sample_weight, len(labels), torch.device("cpu"))
+        counted = torch.ones(len(labels), dtype=torch.float64, device="cpu") if counted is None else counted
         scores = []
         for train, test in check_cv(self.cv, labels, classifier=True).split(np.zeros(len(labels)), labels):
             inside = np.unique(labels[train])
@@ -91,7 +97,7 @@ class LogisticRegressionCV(LogisticRegression):
             part = features[rows.to(features.device)] if isinstance(features, Tensor) else features[train]
             own = None if weights is None else weights[rows.to(weights.device)]
             found = self._solve(part, index[rows], own, values, len(classes))
-            scores.append(self._accuracies(found, features, torch.from_numpy(test), index))
+            scores.append(self._accuracies(found, features, torch.from_numpy(test), index, counted))
         self.scores_ = np.array(scores)
         self.Cs_ = np.array(values)
         self.C_ = values[int(self.scores_.mean(0).argmax())]
@@ -99,8 +105,8 @@ class LogisticRegressionCV(LogisticRegression):
         return self
 
     @staticmethod
-    def _accuracies(found: Any, features: Any, test: Tensor, index: Tensor) -> list[float]:
-        """Accuracy of each regression on the held-out rows."""
+    def _accuracies(found: Any, features: Any, test: Tensor, index: Tensor, counted: Tensor) -> list[float]:
+        """Accuracy of each regression on the held-out rows, by their sample weights."""
         if isinstance(features, Tensor):
             held_out = features[test.to(features.device)].double()
             logits = torch.einsum("md,crd->cmr", held_out, found.weight) + found.intercept.unsqueeze(1)
@@ -109,4 +115,9 @@ class LogisticRegressionCV(LogisticRegression):
             products = [torch.from_numpy(held_out @ weight.T.numpy()) for weight in found.weight]
             logits = torch.stack(products).double() + found.intercept.unsqueeze(1)
         best = (logits[..., 0] > 0).long() if logits.shape[-1] == 1 else logits.argmax(-1)
-        return (best.cpu() == index[test]).double().mean(1).tolist()
+        share = counted[test]
+        if not bool(share.any()):
+            raise ValueError(
+                "sample_weight must be positive for a sample of every held-out fold, got zeros alone in one"
+            )
+        return ((best.cpu() == index[test]).double() @ (share / share.sum())).tolist()
