@@ -78,6 +78,18 @@ def test_refused_scaler_and_batch_leave_the_old_one() -> None:
     assert not hasattr(naive, "n_features_in_")
 
 
+def test_batch_or_merge_that_overflows_changes_nothing() -> None:
+    near, far = (X.astype(float) + shift for shift in (1e154, -1e154))
+    naive = GaussianNaiveBayes().fit(near, Y)
+    before = naive.theta_.copy(), naive.class_count_.copy()
+    with pytest.raises(ValueError, match="X must have magnitudes"):
+        naive.partial_fit(far, Y)
+    with pytest.raises(ValueError, match="X must have magnitudes"):
+        naive.merge(GaussianNaiveBayes().fit(far, Y))
+    np.testing.assert_array_equal(naive.theta_, before[0])
+    np.testing.assert_array_equal(naive.class_count_, before[1])
+
+
 @pytest.mark.parametrize("classes", [{2, 0, 1}, range(3), (0, 1, 2), torch.tensor([2, 1, 0]), np.array([1, 0, 2])])
 def test_classes_in_any_container(classes) -> None:
     naive = GaussianNaiveBayes().partial_fit(X[:1], Y[:1], classes=classes).partial_fit(X[1:], Y[1:])
