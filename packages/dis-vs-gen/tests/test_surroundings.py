@@ -271,3 +271,22 @@ def test_bayes_error_far_in_the_tail() -> None:
     ones = torch.ones(100, dtype=torch.float64)
     found = bayes_error_two_gaussians(-ones, ones, torch.cat([100 * ones[:50], ones[:50]]))
     assert found == pytest.approx(math.erfc(math.sqrt(50.5 / 2)) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_slope_of_the_bound_where_it_begins_and_where_it_is_clipped(exact: bool) -> None:
+    t = torch.tensor([0.0, 0.001, 0.9], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(logistic_h_consistency_bound(t, exact=exact).sum(), t)
+    assert slope[0] == math.inf
+    assert slope[2] == 0
+    clipped = logistic_h_consistency_bound(t, zero_one_gap=0.1, exact=exact)
+    assert clipped[:2].tolist() == [0, 0]
+    assert torch.autograd.grad(clipped[:2].sum(), t)[0].tolist() == [0, 0, 0]
+
+
+def test_other_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match="generator must"):
+        gaussian_mixture(2, 2, 3, generator=5)  # type: ignore[arg-type]
+    for values in (None, 1.5):
+        with pytest.raises(TypeError, match="Cs must"):
+            LogisticRegressionCV(Cs=values).fit(X, Y)  # type: ignore[arg-type]

@@ -48,8 +48,15 @@ def logistic_h_consistency_bound(
     if bool((excess < 0).any()):
         raise ValueError(f"excess must not be negative, got {float(excess.min())}")
     t = excess.double() + gap
-    root = _Inverse.apply(t) if exact else (2 * t).sqrt()
-    return (root - zero_one_gap).clamp(0, 1).to(excess.dtype)
+    value = _root(t.detach(), exact) - zero_one_gap
+    inside = (value >= 0) & (value <= 1)
+    # Where the bound is clipped its slope is 0: without this 0 times the infinite slope at t = 0, NaN.
+    root = _root(torch.where(inside, t, 0.5), exact)
+    return torch.where(inside, root - zero_one_gap, value.clamp(0, 1)).to(excess.dtype)
+
+
+def _root(t: Tensor, exact: bool) -> Tensor:
+    return _Inverse.apply(t) if exact else (2 * t).sqrt()
 
 
 class _Inverse(torch.autograd.Function):

@@ -74,6 +74,8 @@ def gaussian_mixture(
         raise TypeError(f"dtype must be a floating type, got {dtype}")
     if 2.0 ** min(n_classes - 2, 1023) * 2 > torch.finfo(dtype).max:
         raise ValueError(f"n_classes must leave the means, up to 2^(n_classes - 2), within {dtype}, got {n_classes}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     device = torch.device("cpu") if generator is None else generator.device
     half = n_features // 2
     variance = torch.ones(n_features, dtype=torch.float64, device=device)

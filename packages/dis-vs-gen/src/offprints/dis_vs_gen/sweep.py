@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -65,6 +65,8 @@ class LogisticRegressionCV(LogisticRegression):
     def _values(self) -> list[float]:
         if isinstance(self.Cs, (int, np.integer)):
             return np.logspace(-4, 4, check_number(self.Cs, "Cs", low=1, integer=True)).tolist()
+        if not isinstance(self.Cs, Iterable):
+            raise TypeError(f"Cs must be an integer or a sequence of numbers, got {type(self.Cs).__name__}")
         values = sorted(check_number(C, "Cs", low=0, open_low=True, high=math.inf) for C in self.Cs)
         if not values:
             raise ValueError("Cs must hold at least one value, got none")
