@@ -46,7 +46,7 @@ def all_or_nothing(
     """A training method that leaves its object as it was where it refuses the data."""
 
     @functools.wraps(method)
-    def train(self: Owner, *args: P.args, **kwargs: P.kwargs) -> Result:
+    def train(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Result:
         before = dict(vars(self))
         try:
             return method(self, *args, **kwargs)

@@ -40,7 +40,7 @@ def learning_curve(
     y: Int[Any, " n"],
     X_test: Float[Any, "n_test d"],
     y_test: Int[Any, " n_test"],
-    sizes: Sequence[int],
+    sizes: Sequence[int] | Tensor,
     *,
     repeats: int = 5,
     scale: bool = True,
