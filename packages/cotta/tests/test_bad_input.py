@@ -84,7 +84,7 @@ def test_wrappers() -> None:
         (partial(configure_model, None), TypeError, "model"),
         (partial(collect_params, golden_net(), which="bias"), ValueError, "which"),
         (partial(CoTTA(nn.Sequential(nn.Conv2d(3, 2, 1), Tuple())), X), TypeError, "logits"),
-        (partial(cotta(augmentation=lambda x: x[:2], confidence_threshold=1.0), X), ValueError, "logits"),
+        (partial(cotta(augmentation=lambda x: x[:2], confidence_threshold=1.0), X), ValueError, "augmentation"),
         (partial(cotta(confidence_threshold=1.0), X[:, :2].repeat(1, 2, 1, 1)), ValueError, "channels"),
     ]
     check_errors(cases)
@@ -217,6 +217,10 @@ def test_views() -> None:
             (partial(augmentation, X, params={}), TypeError, "params"),
             (partial(augmentation, X, params=replace(params, hue=torch.zeros(3))), ValueError, "hue"),
             (partial(augmentation, X, params=replace(params, order=0 * params.order)), ValueError, "order"),
+            (partial(augmentation, X, params=replace(params, angle=None)), TypeError, "angle"),
+            (partial(augmentation, X, params=replace(params, gamma=params.gamma[:, None])), ValueError, "gamma"),
+            (partial(augmentation, X, params=replace(params, scale=params.scale * NAN)), ValueError, "scale"),
+            (partial(augmentation, X, params=replace(params, translate=params.translate[:, 0])), ValueError, "transl"),
             (partial(MultiScaleFlip, ()), ValueError, "scales"),
             (partial(MultiScaleFlip, (1.0, 0.0)), ValueError, "scales"),
             (partial(MultiScaleFlip((0.01,)).average_predictions, lambda x: x, X), ValueError, "scales"),
@@ -266,3 +270,37 @@ def test_corruptions(tmp_path) -> None:
             (partial(ACDC, tmp_path, "fog", "train"), FileNotFoundError, "rgb_anon"),
         ]
     )
+
+
+def test_what_functions_of_the_user_return() -> None:
+    """A result of another number of rows would be broadcast."""
+
+    class Averaged:
+        def __init__(self, result: Any) -> None:
+            self.result = result
+
+        def average_predictions(self, predict: Any, x: torch.Tensor) -> Any:
+            return self.result
+
+    cases: list[tuple[Any, type[Exception], str]] = []
+    for gate in ("batch", "sample"):
+        opened = partial(cotta, confidence_threshold=1.0, num_augmentations=2, seed=0, gate=gate)
+        for average in ("logits", "probabilities"):
+            cases += [
+                (partial(opened(augmentation=augmentation, average=average), X), error, "augmentation")
+                for augmentation, error in (
+                    (lambda x: None, TypeError),
+                    (lambda x: x[:1], ValueError),
+                    (lambda x: x[0], ValueError),
+                    (Averaged(None), TypeError),
+                    (Averaged(torch.zeros(1, 5)), ValueError),
+                )
+            ]
+        for normalize in (lambda x: None, lambda x: x[:1], lambda x: x.numpy()):
+            cases.append((partial(opened(normalize=normalize), X), TypeError, "normalize"))
+    for wrapper in (CoTTA, Tent):
+        cases.append((partial(wrapper, golden_net(), torch.optim.LBFGS), TypeError, "closure"))
+    cases += [
+        (partial(configure_model, configure_model(golden_net()), norm="source"), ValueError, "running statistics"),
+    ]
+    check_errors(cases)

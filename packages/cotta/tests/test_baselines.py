@@ -74,3 +74,15 @@ def test_tent_resets_before_every_batch_and_repeats_steps() -> None:
     twice, once = Tent(golden_net(), steps=2), Tent(golden_net())
     once(x)
     assert torch.equal(twice(x), once(x))
+
+
+def test_an_optimizer_of_all_parameters_unfreezes_none() -> None:
+    model = golden_net()
+    model.bn1.requires_grad_(False)
+    frozen, free = model.bn1.weight.clone(), model.bn2.weight.clone()
+    adapted = Tent(model, torch.optim.SGD(model.parameters(), lr=0.5))
+    for x in batches(2):
+        adapted(x)
+    assert not model.bn1.weight.requires_grad
+    assert torch.equal(model.bn1.weight, frozen)
+    assert not torch.equal(model.bn2.weight, free)

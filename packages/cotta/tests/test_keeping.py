@@ -13,7 +13,7 @@ import torch
 from packages.cotta.tests.models import batches, golden_net
 from torch import Tensor, nn
 
-from offprints.cotta import BNAdapt, CoTTA, MultiScaleFlip, Source, Tent
+from offprints.cotta import BNAdapt, CoTTA, MultiScaleFlip, Source, Tent, source_confidence_threshold
 
 OPEN = {"seed": 0, "num_augmentations": 2, "confidence_threshold": 1.0}
 
@@ -251,3 +251,43 @@ def test_a_loaded_state_is_no_alias() -> None:
     before = everything(one)
     two(x)
     assert_equal(everything(one), before)
+
+
+class Lazy(nn.Module):
+    """Makes a buffer at its first forward, which grows with every other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = golden_net()
+        self.register_buffer("seen", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = x.detach().mean().view(1)
+        self.seen = row if self.seen is None else torch.cat([self.seen, row])
+        return self.net(x)
+
+
+@pytest.mark.parametrize("make", [lambda m: CoTTA(m, **OPEN), Tent])
+def test_buffers_that_a_forward_makes(make: Callable[[nn.Module], nn.Module]) -> None:
+    adapted = make(Lazy())
+    x, y = batches(2)
+    adapted(x)
+    assert adapted.model.seen.shape == (1,)
+    adapted(y)
+    assert adapted.model.seen.shape == (2,)
+    adapted.reset()
+    assert adapted.model.seen is None
+    grown = Lazy()
+    grown(x)
+    again = make(grown)
+    again(y)
+    again.reset()
+    assert torch.equal(again.model.seen, x.mean().view(1))
+
+
+def test_the_threshold_leaves_the_model_as_it_is() -> None:
+    model = Remembering()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    source_confidence_threshold(model, batches(3))
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name

@@ -106,10 +106,9 @@ def test_classes_without_probability_count_nothing() -> None:
 
 
 def test_rounding_is_that_of_the_coarser_type() -> None:
-    wide, half = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bfloat16)
-    assert 1e-6 < rounding(wide, wide) < 1e-5
-    assert rounding(wide, half) == rounding(half, half) > 1e-3
-    assert rounding(wide.double(), wide.double()) < 1e-11
+    assert 1e-6 < rounding(torch.float32, torch.float32) < 1e-5
+    assert rounding(torch.float32, torch.bfloat16) == rounding(torch.bfloat16) > 1e-3
+    assert rounding(torch.float64, torch.float64) < 1e-11
 
 
 def test_teacher_and_source_in_bfloat16() -> None:
@@ -124,3 +123,28 @@ def test_teacher_and_source_in_bfloat16() -> None:
     full = CoTTA(golden_net(), confidence_threshold=1.0, **settings)
     torch.testing.assert_close(half(y), full(y), rtol=0.05, atol=0.05)
     assert not half.last_skipped
+
+
+class Widened(nn.Module):
+    """Its logits are float32 whatever they were computed in, as in many networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = golden_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).float()
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_rounding_is_that_of_the_forwards_and_not_of_what_they_return(outer: bool) -> None:
+    x, y = batches(2, size=8)
+    adapted = CoTTA(
+        Widened(), confidence_threshold=0.0, seed=0, precision="float32" if outer else "bfloat16", num_augmentations=2
+    )
+    before = adapted.model.net.fc.weight.clone()
+    with torch.autocast("cpu", torch.bfloat16, enabled=outer):
+        adapted(x)
+        adapted(y)
+    assert adapted.last_skipped
+    assert torch.equal(adapted.model.net.fc.weight, before)

@@ -309,7 +309,11 @@ class CoTTA(AdaptingModule):
         signal = training_signal(logits, target, self.symmetric)
         if self._replica:
             distributed.all_reduce_(signal, op="max")
-        return not bool(signal <= rounding(logits, target))  # NaN is for check_finite
+        # A network may return float32 logits of forwards in half precision.
+        forwards = [torch.bfloat16] if self.precision == "bfloat16" else []
+        if torch.is_autocast_enabled(logits.device.type):
+            forwards.append(torch.get_autocast_dtype(logits.device.type))
+        return not bool(signal <= rounding(logits.dtype, target.dtype, *forwards))  # NaN is for check_finite
 
     def _random_streams(self) -> AbstractContextManager[None]:
         """Global streams of the step's own, where a model or a foreign augmentation may draw from them."""

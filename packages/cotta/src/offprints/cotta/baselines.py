@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from offprints.cotta._wrapping.adapting import AdaptingModule, check_batch, check_finite, is_replica, outside_inference
 from offprints.cotta._wrapping.asking import Asker, LogitsFn, Normalize
-from offprints.cotta._wrapping.keeping import drop_caches, kept_buffers
+from offprints.cotta._wrapping.keeping import buffer_values, drop_caches, kept_buffers, put_buffers
 from offprints.cotta.configuration import (
     OptimizerLike,
     check_model,
@@ -172,13 +172,13 @@ class Tent(AdaptingModule):
         if configure:
             learning = {id(parameter) for parameter in self._adapted}
             for parameter in model.parameters():
-                parameter.requires_grad_(id(parameter) in learning)
+                parameter.requires_grad_(parameter.requires_grad and id(parameter) in learning)
         drop_caches([model])
         self.model = model
         self._replica = is_replica(model)
         self._initial_optimizer = copy.deepcopy(self.optimizer.state_dict())
         self._initial = [parameter.detach().clone() for parameter in self._adapted]
-        self._initial_buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._initial_buffers = buffer_values(model)
         self.last_loss: Tensor
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K ..."]:
@@ -220,9 +220,7 @@ class Tent(AdaptingModule):
     def reset(self) -> None:
         """Parameters, buffers and optimizer as they were at construction."""
         torch._foreach_copy_(list[Tensor](self._adapted), self._initial)
-        for name, buffer in self.model.named_buffers():
-            if name in self._initial_buffers:
-                buffer.copy_(self._initial_buffers[name])
+        put_buffers(self.model, self._initial_buffers)
         self.optimizer.load_state_dict(copy.deepcopy(self._initial_optimizer))
         self._batches = 0
         drop_caches([self.model])
@@ -246,7 +244,7 @@ class Tent(AdaptingModule):
         for initial, value in zip(self._initial, state["initial"], strict=True):
             initial.copy_(value)
         for name, value in state.get("initial_buffers", {}).items():
-            self._initial_buffers[name] = value.clone()
+            self._initial_buffers[name] = None if value is None else value.clone()
 
 
 def entropies(logits: Float[Tensor, "B K *S"]) -> Float[Tensor, "B *S"]:

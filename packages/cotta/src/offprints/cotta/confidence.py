@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from offprints.cotta._wrapping.asking import Asker, LogitsFn, Normalize, confidences
+from offprints.cotta._wrapping.keeping import kept_buffers
 from offprints.cotta.configuration import check_model, configure_model
 from offprints.shared.device import evaluating
 from offprints.shared.validation import check_choice, check_number, check_tensor
@@ -71,7 +72,7 @@ def source_confidence_threshold(
     if norm == "batch":
         model = configure_model(copy.deepcopy(model))
     values = []
-    with evaluating(model):
+    with evaluating(model), kept_buffers(model):
         for batch in batches:
             check_tensor(batch, "batches")
             confidence = confidences(ask(model, batch))

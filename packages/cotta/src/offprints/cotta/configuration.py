@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
@@ -38,8 +39,8 @@ def configure_model(
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: an unknown ``norm``, ``source_weight`` outside [0, 1], or above 0 where a batch-norm layer has no
-            running statistics.
+        ValueError: an unknown ``norm``, ``source_weight`` outside [0, 1], or source statistics asked for where a
+            batch-norm layer has none.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
@@ -51,8 +52,9 @@ def configure_model(
     check_bool(train_mode, "train_mode")
     check_number(source_weight, "source_weight", low=0, high=1)
     layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    if norm == "batch" and source_weight > 0 and any(layer.running_mean is None for layer in layers):
-        raise ValueError("model must have running statistics in its batch-norm layers for source_weight > 0, got none")
+    if (norm == "source" or source_weight > 0) and any(layer.running_mean is None for layer in layers):
+        wish = 'norm="source"' if norm == "source" else "source_weight > 0"
+        raise ValueError(f"model must have running statistics in its batch-norm layers for {wish}, got none")
     model.train(train_mode)
     for layer in layers:
         layer.eval()  # without running statistics a layer in this mode uses the batch's
@@ -128,6 +130,9 @@ def make_optimizer(
         made = optimizer(params)
         if not isinstance(made, torch.optim.Optimizer):
             raise TypeError(f"optimizer must return a torch.optim.Optimizer, got {type(made).__name__}")
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(f"optimizer must step without a closure, got {type(made).__name__}, which needs one")
     own = {id(parameter) for parameter in model.parameters()}
     held = [parameter for group in made.param_groups for parameter in group["params"]]
     foreign = sum(id(parameter) not in own for parameter in held)

@@ -58,6 +58,9 @@ class Asker:
         given = x.clone()
         if self.normalize is not None:
             given = self.normalize(given)
+            if not isinstance(given, Tensor) or given.shape[:1] != x.shape[:1]:
+                got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+                raise TypeError(f"normalize must return a batch of {len(x)} images, got {got}")
         try:
             output = model(given)
         except ValueError as error:

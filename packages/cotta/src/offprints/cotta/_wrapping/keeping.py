@@ -51,11 +51,37 @@ def copy_values(into: nn.Module, other: nn.Module) -> None:
         mine.copy_(theirs)
     for module, source in zip(into.modules(), other.modules(), strict=True):
         for name, value in source._buffers.items():
-            own = module._buffers.get(name)
-            if own is None or value is None or own.shape != value.shape or own.dtype != value.dtype:
-                module._buffers[name] = None if value is None else value.clone()
-            else:
-                own.copy_(value)
+            _put_buffer(module, name, value)
+
+
+def buffer_values(model: nn.Module) -> dict[str, Tensor | None]:
+    """Copies of all buffers by name, with those that have no value yet."""
+    return {
+        f"{prefix}.{name}" if prefix else name: None if value is None else value.detach().clone()
+        for prefix, module in model.named_modules()
+        for name, value in module._buffers.items()
+    }
+
+
+def put_buffers(model: nn.Module, values: dict[str, Tensor | None]) -> None:
+    """Give a model the buffers that `buffer_values` returned."""
+    for prefix, module in model.named_modules():
+        for name in list(module._buffers):
+            key = f"{prefix}.{name}" if prefix else name
+            if key in values:
+                _put_buffer(module, name, values[key])
+
+
+def _put_buffer(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """In place where there is a tensor that fits."""
+    own = module._buffers.get(name)
+    if own is None or value is None or own.shape != value.shape or own.is_inference():
+        device = None if own is None else own.device
+        module._buffers[name] = (
+            None if value is None else value.clone() if device is None else value.to(device, copy=True)
+        )
+    else:
+        own.copy_(value)
 
 
 class Snapshot:

@@ -98,7 +98,9 @@ class ViewPredictor:
     def __call__(self, model: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
         """The logits of each view ``[B, C, H, W]``."""
         first = views[0]
-        key = (len(views), first.shape, first.dtype, first.device, torch.is_autocast_enabled(first.device.type))
+        kind = first.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = (len(views), first.shape, first.dtype, first.device, autocast)
         joinable = len(views) > 1 and all(view.shape == first.shape for view in views)
         if not joinable or self._exact.get(key) is False:
             return [self.ask(model, view) for view in views]

@@ -96,9 +96,10 @@ class TeacherPrediction:
         teacher = settings.teacher
         average: Callable[..., Tensor] | None = getattr(settings.augmentation, "average_predictions", None)
         if average is not None:
+            rule = "augmentation.average_predictions must return predictions of the batch"
             if settings.average == "logits":
-                return average(lambda view: self._plain(teacher, view), x)
-            mean = average(lambda view: self._plain(teacher, view).softmax(1), x)
+                return check_rows(average(lambda view: self._plain(teacher, view), x), len(x), rule)
+            mean = check_rows(average(lambda view: self._plain(teacher, view).softmax(1), x), len(x), rule)
             return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
         total: Tensor | None = None
         group: list[Tensor] = []
@@ -124,12 +125,21 @@ class TeacherPrediction:
 
 def views_of(settings: Averaging, x: Tensor) -> Iterator[Tensor]:
     """The views of a batch, one after the other."""
-    augmentation = settings.augmentation
+    augmentation = settings.augmentation  # a function of the user's gets a batch of its own: it may work in place
     if isinstance(augmentation, ImageAugmentation):
         yield from augmentation.each_view(x, settings.num_augmentations, settings.generator)
         return
     for _ in range(settings.num_augmentations):
-        yield augmentation(x.clone())  # a function may work in place
+        yield check_rows(augmentation(x.clone()), len(x), "augmentation must return a view of the batch")
+
+
+def check_rows(result: Any, rows: int, rule: str) -> Tensor:
+    """What a function of the user returned: a tensor with as many rows as the batch; others would be broadcast."""
+    if not isinstance(result, Tensor):
+        raise TypeError(f"{rule}, got {type(result).__name__}")
+    if result.ndim < 2 or len(result) != rows:
+        raise ValueError(f"{rule}, {rows} rows, got shape {tuple(result.shape)}")
+    return result
 
 
 def precision_of(precision: str, x: Tensor) -> AbstractContextManager[None]:

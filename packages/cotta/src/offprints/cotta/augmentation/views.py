@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from offprints.cotta.augmentation.color import COLOR_OPERATIONS
 from offprints.cotta.augmentation.warp import warp
 from offprints.shared.device import working_dtype
-from offprints.shared.validation import check_bool, check_number, check_same_length, check_tensor, should_check
+from offprints.shared.validation import check_bool, check_number, check_tensor, should_check
 
 # brightness, contrast, saturation, hue (turns), gamma, angle (degrees), scale, blur: low and high
 RANGES = {
@@ -235,15 +235,16 @@ def check_params(params: AugmentationParams, x: Tensor) -> None:
     """Parameters of as many views each, and noise of the shape of ``x``."""
     if not isinstance(params, AugmentationParams):
         raise TypeError(f"params must be AugmentationParams, got {type(params).__name__}")
-    count = len(params.order)
+    order = check_tensor(params.order, "params.order", ndim=2, floating=False)
+    count = len(order)
+    shapes: dict[str, tuple[int, ...]] = {"order": (count, 5), "translate": (count, 2), "noise": (count, *x.shape)}
     for field in fields(params):
         value = getattr(params, field.name)
-        if value is not None:
-            check_same_length(value, params.order, (f"params.{field.name}", "params.order"))
+        if field.name == "noise" and value is None:
+            continue
+        check_tensor(value, f"params.{field.name}", shape=shapes.get(field.name, (count,)), floating=False)
     if not torch.equal(params.order.cpu().sort(1).values, torch.arange(5).expand(count, 5)):
         raise ValueError(f"params.order must hold permutations of 0..4, got {params.order.tolist()}")
-    if params.noise is not None and params.noise.shape[1:] != x.shape:
-        raise ValueError(f"params.noise must have shape (V, {', '.join(map(str, x.shape))}), got {params.noise.shape}")
 
 
 def select(params: AugmentationParams, part: slice) -> AugmentationParams:
