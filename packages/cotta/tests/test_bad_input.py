@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from packages.cotta.tests.models import golden_net
 from torch import nn
@@ -145,6 +146,9 @@ def test_normalization_and_outputs_of_other_kinds() -> None:
     assert source_confidence_threshold(Wrapped(), [X], **options) == threshold
     for wrapper in (Source, BNAdapt, Tent):
         torch.testing.assert_close(wrapper(Wrapped(), **options)(X), wrapper(golden_net())((X - shift) / scale))
+    for pair in ((np.array(mean), np.array(std)), (torch.tensor(mean), torch.tensor(std))):
+        assert torch.equal(Source(golden_net(), normalize=pair)(X), Source(golden_net(), normalize=(mean, std))(X))
+    assert torch.equal(Source(golden_net(), normalize=(0.5, 2))(X), golden_net()((X - 0.5) / 2))
     shut = CoTTA(Wrapped(), confidence_threshold=0.0, **options)
     torch.testing.assert_close(shut(X), BNAdapt(golden_net())((X - shift) / scale), rtol=1e-4, atol=1e-5)
     options["normalize"] = lambda x: (x - shift) / scale

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from offprints.shared.validation import check_number
 
-Normalize = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]] | None
+Channels = float | Sequence[float] | Tensor | np.ndarray[Any, Any]
+Normalize = Callable[[Tensor], Tensor] | tuple[Channels, Channels] | None
 LogitsFn = Callable[[Any], Tensor] | None
 
 
@@ -43,8 +45,9 @@ class Asker:
 
     def __init__(self, normalize: Normalize = None, logits_fn: LogitsFn = None) -> None:
         if isinstance(normalize, (tuple, list)):
-            parts: Any = normalize  # tensors too
-            pair = [part.flatten().tolist() if isinstance(part, Tensor) else part for part in parts]
+            parts: Any = normalize  # arrays, and numbers for all channels, too
+            pair = [part.flatten().tolist() if isinstance(part, (Tensor, np.ndarray)) else part for part in parts]
+            pair = [[part] if isinstance(part, (int, float)) else part for part in pair]
             if len(pair) != 2 or not all(isinstance(part, Sequence) for part in pair):
                 raise ValueError(f"normalize must be a function or a pair (mean, std), got {normalize!r}")
             normalize = ChannelNormalization(*pair)
