@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -134,6 +135,7 @@ def test_multiscale_brings_views_back() -> None:
         return view[..., ::2, ::2]  # half the size, as many networks
 
     mean = MultiScaleFlip(scales=(1.0, 2.0), flip=False).average_predictions(predict, x)
+    assert MultiScaleFlip(np.array([1.0, 2.0])).scales == MultiScaleFlip(torch.tensor([1, 2])).scales == (1.0, 2.0)
     large = F.interpolate(x, size=(16, 12), mode="bilinear", align_corners=False)[..., ::2, ::2]
     expected = (x[..., ::2, ::2] + F.interpolate(large, size=(4, 3), mode="bilinear", align_corners=False)) / 2
     torch.testing.assert_close(mean, expected)

@@ -43,7 +43,7 @@ def test_paper_on_cifar(paper_run, tmp_path) -> None:
     state = {f"module.{name}": value for name, value in WideResNet(10, 1).state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "weights/cifar10/Standard.pt")
     tiny = ("--benchmarks", "cifar10-c", "--paper.data", tmp_path, "--paper.depth", 10, "--paper.widen-factor", 1)
-    tiny += ("--methods", "source", "cotta", "--paper.images", 2)
+    tiny += ("--methods", "source", "cotta", "--paper.images", 2, "--processes", 1)
     claims = paper_run("cotta", "--preset", "paper", *tiny, out=tmp_path / "runs", status=1).claims
     assert claims["cifar10-c_cotta"]["paper_value"] == 16.2
     assert "cifar10-c_beats_source" in claims

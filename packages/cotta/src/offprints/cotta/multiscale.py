@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,8 +33,14 @@ class MultiScaleFlip(nn.Module):
         torch.Size([2, 19, 32, 64])
     """
 
-    def __init__(self, scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), flip: bool = True) -> None:
+    def __init__(
+        self,
+        scales: Sequence[float] | Tensor | np.ndarray[Any, Any] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+        flip: bool = True,
+    ) -> None:
         super().__init__()
+        if isinstance(scales, (Tensor, np.ndarray)):
+            scales = scales.flatten().tolist()
         if not isinstance(scales, Sequence):
             raise TypeError(f"scales must be a sequence of numbers, got {type(scales).__name__}")
         if len(scales) == 0:

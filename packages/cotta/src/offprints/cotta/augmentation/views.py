@@ -121,6 +121,7 @@ class ImageAugmentation(nn.Module):
             ValueError: ``num_views`` < 1, or ``x`` is not a batch of images with 1 or 3 channels.
         """
         check_images(x)
+        check_generator(generator)
         params = self.sample_scalars(num_views, x, generator)
         if self.noise_std > 0:
             noises = [self._noise(x, generator) for _ in range(num_views)]
@@ -167,6 +168,7 @@ class ImageAugmentation(nn.Module):
             ValueError: ``x`` is not a batch of images with 1 or 3 channels, or ``params`` do not fit it.
         """
         check_images(x)
+        check_generator(generator)
         check_number(num_views, "num_views", low=1, integer=True)
         if params is None:
             views = list(self.views(x, self.sample_scalars(num_views, x, generator), generator=generator, noise=True))
@@ -213,6 +215,12 @@ def check_images(x: Tensor) -> None:
     check_tensor(x, "x", ndim=4, finite=False)
     if x.shape[1] not in (1, 3):
         raise ValueError(f"x must have 1 or 3 channels, got shape {tuple(x.shape)}")
+
+
+def check_generator(generator: torch.Generator | None) -> None:
+    """A generator, or none."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
 
 
 def check_unit_range(x: Tensor, validate: bool | None) -> None:

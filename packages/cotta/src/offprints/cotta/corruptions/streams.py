@@ -205,6 +205,8 @@ class CorruptionStream:
     ) -> None:
         _check_images(images, "images")
         self.labels = check_labels(labels, "labels", length=len(images))
+        if labels.ndim != 1:  # a column would be broadcast against predictions
+            raise ValueError(f"labels must have one axis, got shape {tuple(labels.shape)}")
         self.repeats = check_number(repeats, "repeats", low=1, integer=True)
         self.batch_size = check_number(batch_size, "batch_size", low=1, integer=True)
         self.seed = check_number(seed, "seed", low=0, integer=True)

@@ -34,12 +34,14 @@ class Config:
         methods: the claims compare CoTTA with the other three and with itself, its gate shut or one view averaged.
         digits: settings of what is trained on the spot: the digits, or Fashion-MNIST.
         paper: where the paper's data and weights are, and how much of them is used.
+        processes: that share the work on a CPU; the results do not depend on it.
     """
 
     benchmarks: tuple[Benchmark, ...] = ("digits",)
     methods: tuple[Method, ...] = ("source", "bn", "tent", "cotta", "shut", "single")
     digits: DigitSettings = field(default_factory=DigitSettings)
     paper: PaperSettings = field(default_factory=PaperSettings)
+    processes: int = 2
 
 
 def reproduce(config: Config, run: Run) -> None:
@@ -64,14 +66,16 @@ def report_digits(config: Config, run: Run) -> None:
     """Several networks, each with its stream."""
     device, seeds = str(run.device), run.seeds(config.digits.runs)
     sources = run.units(
-        {f"network {i}": partial(run_source, seed, config.digits, device) for i, seed in enumerate(seeds)}
+        {f"network {i}": partial(run_source, seed, config.digits, device) for i, seed in enumerate(seeds)},
+        config.processes,
     )
     streams = run.units(
         {
             f"{method} {i}": partial(run_stream, seed, config.digits, sources[f"network {i}"], method, device)
             for method in sorted(config.methods, key=ORDER.index)
             for i, seed in enumerate(seeds)
-        }
+        },
+        config.processes,
     )
     results = list(sources.values())
     errors: dict[str, np.ndarray] = {
@@ -147,7 +151,7 @@ def report_classification(benchmark: Benchmark, config: Config, run: Run) -> Non
         for method in paper_methods(config)
         for order, seed in enumerate(run.seeds(orders))
     }
-    done = run.units(jobs)
+    done = run.units(jobs, config.processes)
     errors: dict[str, np.ndarray] = {}
     for method in paper_methods(config):
         rows = [np.asarray(done[f"{benchmark} {method} {order}"]["errors"]) for order in range(orders)]
@@ -172,7 +176,7 @@ def report_segmentation(config: Config, run: Run) -> None:
         f"acdc {method}": partial(run_segmentation, method, run.seed, config.paper, str(run.device))
         for method in paper_methods(config)
     }
-    done = run.units(jobs)
+    done = run.units(jobs, config.processes)
     scores: dict[str, np.ndarray] = {
         method: np.asarray(done[f"acdc {method}"]["iou"]) for method in paper_methods(config)
     }
@@ -209,6 +213,7 @@ def claim_table(benchmark: str, means: Mapping[str, float], run: Run, what: str,
 
 PRESETS = {
     "smoke": Config(
+        processes=1,  # another one takes longer to start than the work
         digits=DigitSettings(
             runs=1,
             train_images=200,
@@ -224,7 +229,7 @@ PRESETS = {
                 confidence_threshold=None,
                 batch_size=20,
             ),
-        )
+        ),
     ),
     "quick": Config(),
     "medium": Config(
