@@ -291,3 +291,18 @@ def test_the_threshold_leaves_the_model_as_it_is() -> None:
     source_confidence_threshold(model, batches(3))
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+@pytest.mark.parametrize("make", [lambda m: CoTTA(m, **OPEN), Tent])
+def test_a_wrapper_made_in_inference_mode(make: Callable[[nn.Module], nn.Module]) -> None:
+    outside = make(golden_net())
+    model = golden_net()
+    with torch.inference_mode():
+        inside = make(model)
+        with pytest.raises(ValueError, match="inference_mode"):
+            make(golden_net())
+    for x in batches(2):
+        assert torch.equal(inside(x), outside(x))
+    inside.reset()
+    outside.reset()
+    assert torch.equal(inside(x), outside(x))

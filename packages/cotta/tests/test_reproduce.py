@@ -33,7 +33,7 @@ from offprints.shared.usage import UsageError
 
 def test_smoke(paper_run, tmp_path) -> None:
     run = paper_run("cotta", "--preset", "smoke", out=tmp_path)
-    assert set(run.claims) == {"shut_is_bn"}
+    assert set(run.claims) == {"shut_is_bn", "averaging"}
     assert run.figures == {"stream-digits-on-photographs", "gains-digits-on-photographs", "confidence", "corruptions"}
 
 
@@ -145,11 +145,11 @@ def test_medium_on_fashion_mnist(tmp_path, monkeypatch) -> None:
     assert len(labels) == 120
     medium = PRESETS["medium"].digits
     adaptation = replace(medium.adaptation, num_augmentations=2, batch_size=10)
-    tiny = replace(medium, train_images=40, test_images=20, epochs=1, corruptions=2, adaptation=adaptation)
+    tiny = replace(medium, train_images=50, held_out=10, test_images=20, epochs=1, corruptions=2, adaptation=adaptation)
     source = run_source(0, tiny, "cpu")
     assert 0 <= source["clean_open"] <= 1
     errors = {}
-    for method in ("bn", "shut", "cotta", "single"):
+    for method in ("bn", "shut", "cotta", "single", "copied"):
         found = run_stream(0, tiny, source, method, "cpu")
         assert found["errors"].shape == (1, 2)
         errors[method] = found["errors"]

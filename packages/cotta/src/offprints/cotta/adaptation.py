@@ -184,8 +184,9 @@ class CoTTA(AdaptingModule):
         self._replica = is_replica(model)
         bare = model.module if isinstance(model, Replicated) else model
         self.model = model
-        self.teacher = copy.deepcopy(bare).requires_grad_(False)
-        self.source = copy.deepcopy(bare).requires_grad_(False)
+        with torch.inference_mode(False):  # tensors that may change, wherever the wrapper is made
+            self.teacher = copy.deepcopy(bare).requires_grad_(False)
+            self.source = copy.deepcopy(bare).requires_grad_(False)
         self.augmentation = ImageAugmentation() if augmentation is None else augmentation
         names = {id(parameter): name for name, parameter in bare.named_parameters()}
         self._adapted_names = [names[id(parameter)] for parameter in self._adapted]

@@ -93,6 +93,8 @@ def collect_params(
     """
     check_model(model)
     check_choice(which, "which", ("all", "weight_bias", "norm"))
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError("model must be made outside of torch.inference_mode: its parameters can never learn")
     found: dict[int, tuple[nn.Parameter, str]] = {}
     for prefix, module in model.named_modules():
         if which == "norm" and not isinstance(module, Norm):

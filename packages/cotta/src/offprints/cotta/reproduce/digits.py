@@ -36,11 +36,12 @@ class DigitSettings:
         data: digits on photographs, or Fashion-MNIST.
         runs: networks and streams, with seeds of their own.
         train_images: source images; the others are the stream's.
-        test_images: at most so many of those.
+        held_out: so many of them are not trained on: CoTTA's threshold comes from these.
+        test_images: at most so many of the others.
         epochs: of the source training.
         corruptions: so many of the fifteen, in order.
         passes: over all of them.
-        threshold_quantile: of the source model's mean confidence on batches of source images, for CoTTA's threshold.
+        threshold_quantile: of the source model's mean confidence on batches of held-out images, CoTTA's threshold.
         threshold_margin: taken off.
         adaptation: settings of TENT and CoTTA.
     """
@@ -48,12 +49,13 @@ class DigitSettings:
     data: Literal["digits", "fashion"] = "digits"
     runs: int = 1
     train_images: int = 997
-    test_images: int = 800
+    held_out: int = 200
+    test_images: int = 600
     epochs: int = 20
     corruptions: int = 15
     passes: int = 1
     threshold_quantile: float = 0.05
-    threshold_margin: float = 0.02
+    threshold_margin: float = 0.0
     adaptation: Adaptation = field(
         default_factory=lambda: Adaptation(
             learning_rate=1e-3,
@@ -156,14 +158,14 @@ def stream_of(images: Tensor, labels: Tensor, seed: int, settings: DigitSettings
 def run_source(seed: int, settings: DigitSettings, device: str) -> dict[str, Any]:
     """A source model: its weights, its error without corruption, its threshold; and the stream's first image."""
     train_x, train_y, test_x, test_y = split(seed, settings)
-    train_x = train_x.to(device)
-    source = train_source(train_x, train_y.to(device), settings, seed, device)
+    train_x, held_out = train_x[settings.held_out :].to(device), train_x[: settings.held_out].to(device)
+    source = train_source(train_x, train_y[settings.held_out :].to(device), settings, seed, device)
     answers = map_batches(source, test_x, batch_size=200, device=device).argmax(1)
     shown = stream_of(test_x[:1], test_y[:1], seed, settings)
     size = settings.adaptation.batch_size
     threshold = source_confidence_threshold(
         source,
-        train_x.split(size),
+        held_out.split(size),
         quantile=settings.threshold_quantile,
         margin=settings.threshold_margin,
         norm="batch",

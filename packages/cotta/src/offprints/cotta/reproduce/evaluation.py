@@ -14,8 +14,8 @@ from offprints.cotta.adaptation import CoTTA
 from offprints.cotta.baselines import BNAdapt, Source, Tent
 from offprints.cotta.corruptions import StreamBatch
 
-Method = Literal["source", "bn", "tent", "cotta", "shut", "single"]
-CONTROLS = ("shut", "single")  # CoTTA with a part of the mechanism switched off
+Method = Literal["source", "bn", "tent", "cotta", "shut", "single", "copied"]
+CONTROLS = ("shut", "single", "copied")  # CoTTA with a part of the mechanism switched off
 LABELS: dict[str, str] = {
     "source": "source",
     "bn": "BN adapt",
@@ -23,6 +23,7 @@ LABELS: dict[str, str] = {
     "cotta": "CoTTA",
     "shut": "CoTTA, gate shut",
     "single": "CoTTA, one view",
+    "copied": "CoTTA, no weight average",
 }
 
 
@@ -78,7 +79,7 @@ def adapted(
     return CoTTA(
         model,
         optimizer,
-        ema_decay=settings.ema_decay,
+        ema_decay=0.0 if method == "copied" else settings.ema_decay,
         restore_probability=settings.restore_probability,
         confidence_threshold=0.0 if method == "shut" else threshold,
         num_augmentations=1 if method == "single" else settings.num_augmentations,

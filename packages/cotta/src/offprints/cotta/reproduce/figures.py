@@ -14,7 +14,7 @@ from offprints.cotta.reproduce.evaluation import LABELS
 from offprints.shared.experiment import Run
 
 COLORS = {"source": "#8C8C8C", "bn": "#56B4E9", "tent": "#E69F00", "cotta": "#0072B2"}
-COLORS |= {"shut": "#009E73", "single": "#CC79A7"}
+COLORS |= {"shut": "#009E73", "single": "#CC79A7", "copied": "#D55E00"}
 
 
 def readable(names: Sequence[str]) -> list[str]:
