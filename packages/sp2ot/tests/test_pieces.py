@@ -278,8 +278,8 @@ def test_head_and_tail_go_by_size() -> None:
     pred = np.where(true == 0, 1, true)
     scores = cluster_scores(true, pred, split=(0.34, 0.34, 0.34 - 0.02))
     assert (scores["head"], scores["medium"]) == (1.0, 1.0)
-    scores = cluster_scores(true, pred, split=(0.3, 0.3, 0.4))
-    assert scores["tail"] == 0.0
+    for split in ((0.3, 0.3, 0.4), np.array([0.3, 0.3, 0.4])):
+        assert cluster_scores(true, pred, split=split)["tail"] == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -19,7 +19,7 @@ def cluster_scores(
     labels_pred: Any,
     *,
     num_clusters: int | None = None,
-    split: tuple[float, float, float] = (0.3, 0.4, 0.3),
+    split: Sequence[float] | np.ndarray = (0.3, 0.4, 0.3),
 ) -> dict[str, Any]:
     """Match clusters to classes so that most samples agree (Hungarian), then score the matched labels.
 
@@ -56,6 +56,7 @@ def cluster_scores(
     size = check_number(size, "num_clusters", low=1, high=MOST_LABELS, integer=True)
     if size < needed:
         raise ValueError(f"num_clusters must exceed every label, got {size} and the label {needed - 1}")
+    split = tuple(split.tolist()) if isinstance(split, np.ndarray) and split.ndim == 1 else split
     if isinstance(split, (str, bytes)) or not isinstance(split, Sequence) or len(split) != 3:
         raise ValueError(f"split must be three shares of at most 1 together, got {split}")
     shares = [check_number(share, "split", low=0, high=1) for share in split]
