@@ -172,6 +172,16 @@ def test_value_and_dual(gamma: float, rho: float) -> None:
     assert (worse.dual < value.dual - 1e-3).all()
 
 
+def test_value_where_capacities_are_used_up() -> None:
+    """Potentials of equalities have any sign."""
+    cost = random_cost(18, 20, 4)
+    limits = torch.tensor([0.2, 0.1, 0.05, 0.05], dtype=torch.float64)
+    result = partial_ot(cost, rho=0.4, capacity=limits, tol=1e-13)
+    assert result.column_potential[:4].max() > 0
+    value = transport_value(cost, result, rho=0.4, capacity=limits)
+    assert_close(value.primal, value.dual, atol=1e-10, rtol=0)
+
+
 def test_the_price_of_mass_is_the_slope_of_the_value() -> None:
     """The dual variable of the transported mass, against differences of values."""
     cost = random_cost(7, 20, 4)
