@@ -63,7 +63,7 @@ def test_all_failures_are_told_together() -> None:
     ("case", "what"),
     [
         ("x: one axis fewer", "raised IndexError"),
-        ("x: integer", "raised NotImplementedError"),
+        ("x: integer", "raised "),
         ("x: empty", "the message does not name x or labels"),
         ("labels: huge", "raised RuntimeError: index"),
         ("labels: None", "raised AttributeError"),
