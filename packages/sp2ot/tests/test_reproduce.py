@@ -41,7 +41,6 @@ def test_smoke(paper_run, tmp_path: Path) -> None:
         "exact",
         "imbalance",
         "p2ot-clusters",
-        "sp2ot-clusters",
     }
     assert claims["exact"]["holds"], claims["exact"]  # exact at any size
     assert run.figures == {"schedule", "pseudo_labels", "sizes_pixels", "groups_pixels"}

@@ -22,7 +22,7 @@ METHODS = tuple(method for method in ALL_METHODS if method != "f-pndm-sigma")  #
 PEERS = ("f-pndm", "plms")  # the methods that diffusers' own scheduler has
 
 
-class Settings(NamedTuple):
+class SchedulerSettings(NamedTuple):
     """What a list of times depends on."""
 
     total: int
@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     by_ratio: bool
 
 
-def read_settings(config: Mapping[str, Any]) -> Settings:
+def read_settings(config: Mapping[str, Any]) -> SchedulerSettings:
     """The settings as they are now, checked: pipelines change them.
 
     Raises:
@@ -44,7 +44,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     check_choice(config["prediction_type"], "prediction_type", PREDICTIONS)
     check_choice(config["step_to"], "step_to", ("ratio", "listed"))
     offset = check_number(config["steps_offset"], "steps_offset", low=0, high=total - 1, integer=True)
-    return Settings(total, config["method"], config["timestep_spacing"], offset, config["step_to"] == "ratio")
+    return SchedulerSettings(total, config["method"], config["timestep_spacing"], offset, config["step_to"] == "ratio")
 
 
 class Configured(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
