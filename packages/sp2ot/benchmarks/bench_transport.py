@@ -85,6 +85,22 @@ def random_cost(n: int, k: int) -> Tensor:
     return -(2 * torch.randn(n, k, generator=generator, dtype=torch.float64)).log_softmax(1)
 
 
+def soft_columns(cost: Tensor, rho: float) -> Case:
+    """The paper's problem, beside its own algorithm run to the same residual."""
+    n, k = cost.shape
+    iterations = needed_iterations(cost, rho)
+    return Case(
+        soft_name(n, k, rho),
+        partial(partial_ot, cost, rho=rho, tol=TOL),
+        {f"{PAPER}, {iterations} iterations": partial(paper_scaling, cost, rho, iterations)},
+        agree,
+    )
+
+
+def soft_name(n: int, k: int, rho: float) -> str:
+    return f"P²OT {n} x {k}, rho {rho}"
+
+
 def hard_columns(cost: Tensor, rho: float) -> Case:
     """Equal sizes that are enforced: balanced transport of the extended cost, which POT has."""
     n, k = cost.shape
@@ -118,36 +134,13 @@ def main() -> None:
     cost = random_cost(n, k)
     size = f"{n} x {k}"
 
-    cases = []
-    for rho in (0.1, 0.2, 0.5, 0.9):
-        if options.only not in f"P²OT {size}, rho {rho}":
-            continue
-        iterations = needed_iterations(cost, rho)
-        cases.append(
-            Case(
-                f"P²OT {size}, rho {rho}",
-                partial(partial_ot, cost, rho=rho, tol=TOL),
-                {f"{PAPER}, {iterations} iterations": partial(paper_scaling, cost, rho, iterations)},
-                agree,
-            )
-        )
-
+    shares = (0.1, 0.2, 0.5, 0.9)
+    cases = [soft_columns(cost, rho) for rho in shares if options.only in soft_name(n, k, rho)]
     cases.append(hard_columns(cost, 0.5))
     for shape in OTHER_SIZES:
-        other = random_cost(*shape)
-        name, rho = "P²OT {} x {}".format(*shape), 0.5
-        if options.only not in f"{name}, rho {rho}":
-            continue
-        iterations = needed_iterations(other, rho)
-        cases.append(
-            Case(
-                f"{name}, rho {rho}",
-                partial(partial_ot, other, rho=rho, tol=TOL),
-                {f"{PAPER}, {iterations} iterations": partial(paper_scaling, other, rho, iterations)},
-                agree,
-            )
-        )
-        cases.append(hard_columns(other, rho))
+        if options.only in soft_name(*shape, 0.5):
+            other = random_cost(*shape)
+            cases += [soft_columns(other, 0.5), hard_columns(other, 0.5)]
     rows = np.full(n, 1 / n)
     sizes = np.full(k, 1 / k)
 

@@ -17,6 +17,7 @@ from offprints.sp2ot.reproduce.blobs import imbalance
 from offprints.sp2ot.reproduce.digits import CONTROL, OPTIONS, SELF_LABELING, Features, clustering, pseudo_label_quality
 from offprints.sp2ot.reproduce.images import Collection, load_images
 from offprints.sp2ot.reproduce.medium import MediumSettings, reproduce_medium
+from offprints.sp2ot.reproduce.spread import standard_error
 
 METHODS = ("k-means", "spectral", *OPTIONS)
 SCORES = ("balanced_accuracy", "accuracy", "nmi", "f1", "head", "medium", "tail")
@@ -151,7 +152,7 @@ def report_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Co
         over_plain.mean(),
         ">=",
         0.04,
-        spread=_error(over_plain),
+        spread=standard_error(over_plain),
         control=(strangers - plain[:, middle]).mean(),
         control_name="neighbors that are strangers",
     )
@@ -199,7 +200,7 @@ def report_imbalance(results: Sequence[Mapping[str, Any]], run: Run) -> None:
         gain.mean(),
         ">=",
         0.1,
-        spread=_error(gain),
+        spread=standard_error(gain),
         control=(nmi["start"] - nmi["k-means"]).mean(),
         control_name="its start alone, k-means after exchanges",
     )
@@ -248,7 +249,7 @@ def report_clusters(
                     gain.mean(),
                     ">=",
                     bar,
-                    spread=_error(gain),
+                    spread=standard_error(gain),
                     control=off.mean(),
                     control_name="equal sizes enforced",
                 )
@@ -270,11 +271,6 @@ def report_clusters(
                 run.log(step, **{f"{features}/{method}/{number}/loss": loss, f"{features}/{method}/{number}/rho": rho})
     figures.draw_sizes(run, features, results)
     figures.draw_groups(run, features, scores)
-
-
-def _error(values: np.ndarray) -> float | None:
-    """Standard error of the mean."""
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
 
 
 # ---- the paper's collections -----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from offprints.shared.show.colors import INK
 from offprints.sp2ot.longtail import long_tailed_indices
 from offprints.sp2ot.reproduce import figures
 from offprints.sp2ot.reproduce.digits import CLASSES, CONTROL, OPTIONS, kmeans, self_label
+from offprints.sp2ot.reproduce.spread import standard_error
 from offprints.sp2ot.scores import cluster_scores
 
 METHODS = ("k-means", "Gaussian mixture", *OPTIONS, "clusterer")
@@ -191,7 +192,7 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
             found.mean(),
             ">=",
             BAR,
-            spread=float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else None,
+            spread=standard_error(found),
             control=gain(control, over).mean(),
             control_name=words,
         )
