@@ -30,7 +30,7 @@ def points(dimension: int):
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
 )
 def test_conformance(module, dimension) -> None:
-    check_module(module, points(dimension), skip={"arguments": "not yet: torch's own errors"})
+    check_module(module, points(dimension))
 
 
 def test_one_dimensional_features_in_order() -> None:

@@ -12,7 +12,6 @@ from offprints.shared.testing import check_errors, check_loss, check_module
 
 LOSSES = st.lists(st.floats(0, 5), min_size=1, max_size=12).map(lambda v: torch.tensor(v, dtype=torch.float64))
 EPS = st.floats(0, 10)
-SWITCH = {"arguments": "not yet: any object is taken as weight_by_initial"}
 
 
 def inputs(generator: torch.Generator):
@@ -25,11 +24,11 @@ def test_conformance(loss) -> None:
     skip = dict.fromkeys(
         ("gradcheck", "double backward"), "weights are detached: test_gradient_is_that_of_fixed_weights"
     )
-    check_loss(loss, inputs, skip={**skip, **SWITCH})
+    check_loss(loss, inputs, skip=skip)
 
 
 def test_module_conformance() -> None:
-    check_module(CausalLoss(eps=0.5), inputs, skip=SWITCH)
+    check_module(CausalLoss(eps=0.5), inputs)
 
 
 @given(losses=LOSSES, eps=EPS)

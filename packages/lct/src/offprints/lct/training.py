@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from offprints.lct._eager import eagerly
 from offprints.lct.coupling import ot_couple
 from offprints.lct.losses import NORMS, ROBUST, Norm, RobustName, check_c, robust_values, squared_norm
 from offprints.lct.model import check_call, check_output
@@ -175,7 +175,7 @@ class LatentConsistencyLoss(nn.Module):
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self._warned = False
 
-    @partial(torch.compiler.disable, recursive=False)
+    @eagerly(recursive=False)
     def forward(
         self,
         model: Callable[..., Any],
@@ -229,7 +229,7 @@ class LatentConsistencyLoss(nn.Module):
         prediction = model(drawn.high, drawn.sigma_next.clone(), **kwargs)
         return self._combine(x, drawn, target, prediction)
 
-    @torch.compiler.disable
+    @eagerly()
     def _draw(
         self,
         x: Tensor,
@@ -278,7 +278,7 @@ class LatentConsistencyLoss(nn.Module):
         low, high = ((x + s.view(column) * noise).to(x.dtype) for s in (sigma, sigma_next))
         return _Drawn(noise, indices, sigma, sigma_next, low, high, c, num_scales)
 
-    @torch.compiler.disable
+    @eagerly()
     def _combine(self, x: Tensor, drawn: _Drawn, target: Tensor, prediction: Any) -> LatentConsistencyOutput:
         """Both losses of what the model gave."""
         target = target.detach()

@@ -46,9 +46,11 @@ class _Embedding(nn.Module):
         return list(torch.cat(parts, dim=-1).unbind(0))
 
 
-def check_points(x: Tensor, in_features: int) -> None:
-    """Refuse points whose last dimension is not ``in_features``."""
+def check_points(x: Tensor, in_features: int, *, like: Tensor | None = None) -> None:
+    """Refuse points whose last dimension is not ``in_features``, or of another dtype than ``like``, the weights."""
     check_tensor(x, "x", finite=False, allow_empty=True)
+    if like is not None and x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x must have the dtype of the network, {like.dtype}, got {x.dtype}")
     if x.ndim == 0 or x.shape[-1] != in_features:
         raise ValueError(f"x must have last dimension {in_features}, got shape {tuple(x.shape)}")
 

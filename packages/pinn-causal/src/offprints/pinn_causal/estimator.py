@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from offprints.pinn_causal.arguments import check_sequence
 from offprints.pinn_causal.boundary import Boundary
 from offprints.pinn_causal.equation import Problem, as_tuple, check_problem
 from offprints.pinn_causal.inputs import beginning, observations, order_of_windows
@@ -281,6 +282,8 @@ class CausalPINN(BaseEstimator):
         elif state is not None:
             self._refuse_other_settings(state)
         seed = self.random_state
+        if seed is not None:
+            check_number(seed, "random_state", low=0, high=2**32 - 1, integer=True)
         if state is not None:
             seed = state["seed"]
         elif seed is None:
@@ -368,6 +371,7 @@ class CausalPINN(BaseEstimator):
         axes = len(self.problem.domain)
         index = (0,) * (1 + axes)
         if derivative is not None:
+            check_sequence(derivative, "derivative", "exponents of (t, x...)")
             index = tuple(check_number(n, "derivative", low=0, integer=True) for n in derivative)
             if len(index) != 1 + axes:
                 raise ValueError(f"derivative must have {1 + axes} exponents, of (t, x...), got {index}")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from offprints.pinn_causal.algebra import Algebra, univariate
+from offprints.pinn_causal.embeddings import check_points
 from offprints.pinn_causal.series import Series, multiply, sin_cos, stack
 
 
@@ -71,7 +72,13 @@ class TrigonometricInterpolant(nn.Module):
         return [None if c is None else c.sum(-1) for c in multiply(ring, columns, partial)]
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch q"]:
-        """Return the fields at points ``(..., d)``."""
+        """Return the fields at points ``(..., d)``.
+
+        Raises:
+            TypeError: ``x`` is not a floating tensor, or not of the dtype of the fields.
+            ValueError: the last dimension of ``x`` is not d.
+        """
+        check_points(x, len(self.domain), like=self.amplitudes)
         return self.forward_jet([x])[0]
 
     def forward_jet(self, coeffs: list[Tensor]) -> list[Tensor]:

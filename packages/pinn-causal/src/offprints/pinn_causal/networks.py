@@ -64,10 +64,10 @@ class _Network(nn.Module):
         """Return the outputs at points ``(..., in_features)``.
 
         Raises:
-            TypeError: ``x`` is not a floating tensor.
+            TypeError: ``x`` is not a floating tensor, or not of the dtype of the weights.
             ValueError: the last dimension of ``x`` is not ``in_features``.
         """
-        check_points(x, self.in_features)
+        check_points(x, self.in_features, like=next(self.parameters(), None))
         return self._value(x if self.embedding is None else self.embedding(x))
 
     def _value(self, h: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class _Network(nn.Module):
 
     def forward_jet(self, coeffs: list[Tensor]) -> list[Tensor]:
         """Return the normalized Taylor coefficients of the outputs along a curve, given those of the points."""
-        check_points(coeffs[0], self.in_features)
+        check_points(coeffs[0], self.in_features, like=next(self.parameters(), None))
         ring = univariate(len(coeffs) - 1)
         features = coeffs if self.embedding is None else compose(self.embedding, coeffs)
         return list(self._pass([(slice(0, self.features), list(features))], ring).unbind(0))

@@ -125,6 +125,7 @@ def causal_loss(
     """
     _check_losses(losses)
     _check_initial(initial_loss, losses)
+    check_bool(weight_by_initial, "weight_by_initial")
     values = losses.to(working_dtype(losses))
     weights = causal_weights(values, eps, initial_loss=initial_loss if weight_by_initial else None)
     loss = (weights * values).mean(-1)

@@ -26,6 +26,7 @@ from offprints.shared.testing.examples import check_examples
 SECTIONS = ("Install", "Use", "Claims", "Benchmarks", "Citation")
 PRESETS = {"smoke", "quick", "paper"}
 HEAVY = (
+    "torch._dynamo",
     "sklearn",
     "numba",
     "pandas",
