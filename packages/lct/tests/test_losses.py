@@ -125,6 +125,20 @@ def test_residuals_whose_squares_leave_float32(loss, norm, value) -> None:
     assert_close(slopes.double(), slope, rtol=1e-4, atol=1e-40)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["mean", "sum", "element"])
+def test_gradient_compiled(loss, norm) -> None:
+    r = residuals(0, 4, 3).requires_grad_()
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return loss(x, torch.zeros_like(x), c=0.3, norm=norm)
+
+    (expected,) = torch.autograd.grad(call(r), r)
+    (found,) = torch.autograd.grad(torch.compile(call, backend="aot_eager")(r), r)
+    assert float(expected.abs().max()) > 0.01
+    assert_close(found, expected)
+
+
 def test_extreme_residuals_compiled() -> None:
     r = torch.full((2, 3), 1e20, requires_grad=True)
     compiled = torch.compile(lambda x: cauchy_loss(x, torch.zeros_like(x), c=0.03), backend="aot_eager", fullgraph=True)

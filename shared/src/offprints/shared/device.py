@@ -222,7 +222,9 @@ def float32_region(device: torch.device | str) -> AbstractContextManager[None]:
         torch.float32
     """
     kind = torch.device(device).type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    # The question itself cannot be compiled by torch before 2.8, so it is asked of unusual devices alone.
+    available = kind in {"cpu", "cuda", "mps"} or torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if available else nullcontext()
 
 
 def working_dtype(*tensors_or_dtypes: Tensor | torch.dtype) -> torch.dtype:

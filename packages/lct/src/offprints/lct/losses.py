@@ -128,6 +128,7 @@ class _SquaredNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_forward(*inputs, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
@@ -138,15 +139,6 @@ class _SquaredNorm(torch.autograd.Function):
         if scale.ndim > 0:  # before the product, which else could leave the type
             difference = difference / _column(scale, input).to(input.dtype)
         return _both(ctx, difference * factor)
-
-
-class _SquaredNormForward(_SquaredNorm):
-    """The same with derivatives in forward mode, which ``torch.compile`` refuses to have."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        _SquaredNorm.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs, output[1])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
@@ -240,8 +232,15 @@ def _both(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
 def squared_norm(input: Tensor, target: Tensor) -> Tensor:
     """Sum over the entries of the squared difference, ``[B]``, in float64 where the device has it."""
     dtype = working_dtype(input, target)
-    function = _SquaredNorm if torch.compiler.is_compiling() else _SquaredNormForward
-    result: Tensor = function.apply(input.to(dtype), target.to(dtype))[0]
+    input, target = input.to(dtype), target.to(dtype)
+    if torch.compiler.is_compiling():
+        # It fuses the sweeps by itself, refuses functions with forward mode, and in torch 2.7 takes the second result
+        # of the function, which has no gradient, for the first: all gradients would be zero.
+        difference = (input - target).flatten(1)
+        scale = _scale(difference)
+        wide = _wide(dtype, input.device)
+        return _dot(difference / scale[:, None]).to(wide) * scale.to(wide).square()
+    result: Tensor = _SquaredNorm.apply(input, target)[0]
     return result
 
 
