@@ -406,7 +406,7 @@ PRESETS = {
             runs=1, test_images=32, train_images=64, warmup_steps=4, steps=4, evaluations=2, channels=(4, 8)
         ),
     ),
-    "quick": Config(),
+    "quick": Config(digits=DigitSettings(runs=2)),
     "medium": Config(
         datasets=("membrane",),
         pictures=0,
