@@ -16,6 +16,7 @@ from torch import nn
 from offprints.shared.device import (
     autocast,
     compile,
+    eagerly,
     evaluating,
     float32_region,
     local_seed,
@@ -261,3 +262,37 @@ def test_working_dtype() -> None:
     assert working_dtype(half) == working_dtype(torch.bfloat16, half) == torch.float32
     assert working_dtype(half, double) == torch.float64
     assert working_dtype(torch.int64) == torch.float32
+
+
+# The compiler looks at `.grad` of what an eager call returned and hides the warning, but not one that is an error.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("recursive", [True, False])
+def test_what_the_compiler_leaves_alone(recursive) -> None:
+    seen = []
+
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.compiler.is_compiling())
+        return 2 * x
+
+    @eagerly(recursive=recursive)
+    def steps(x: torch.Tensor) -> torch.Tensor:
+        """Depends on values."""
+        while float(x.detach().abs().max()) < 100:
+            x = inner(x)
+        return x
+
+    x = torch.tensor([1.0, -3.0], requires_grad=True)
+    assert steps.__doc__ == "Depends on values."
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: steps(x * 1.0).sum() + 1, backend="eager")
+    assert compiled(x).item() == 2 * -64 + 1
+    assert torch.autograd.grad(compiled(x), x)[0].tolist() == [64, 64]
+    assert recursive <= (not any(seen))
+
+
+def test_importing_the_decorator_does_not_load_the_compiler() -> None:
+    code = (
+        "import sys; from offprints.shared.device import eagerly; eagerly()(len); print('torch._dynamo' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

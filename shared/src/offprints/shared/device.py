@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import sys
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from offprints.shared.validation import check_choice, check_number, check_same_length
 
 Precision = Literal["float32", "bfloat16", "float16"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def resolve_device(device: str | torch.device | None = None, *, like: object = None) -> torch.device:
@@ -276,6 +279,33 @@ def compile(fn: Callable[..., Any], *, enabled: bool, **options: Any) -> Callabl
         return result
 
     return call
+
+
+def eagerly(*, recursive: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator of what ``torch.compile`` shall leave alone: loops on the host, draws, checks of values.
+
+    As `torch.compiler.disable`, which as a decorator loads the whole compiler (2 s) when the module is imported. Here
+    it is asked only while something is compiled. With ``recursive=False`` what the function calls is compiled.
+
+    Example:
+        >>> @eagerly()
+        ... def count(x):
+        ...     return sum(1 for value in x.tolist() if value > 0)
+        >>> torch.compile(lambda x: x * count(x), backend="eager")(torch.tensor([1.0, -2.0, 3.0]))
+        tensor([ 2., -4.,  6.])
+    """
+
+    def decorate(fn: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(fn)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if torch.compiler.is_compiling():
+                result: R = torch.compiler.disable(fn, recursive=recursive)(*args, **kwargs)
+                return result
+            return fn(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def peak_memory_mib(device: torch.device | str = "cpu") -> float:

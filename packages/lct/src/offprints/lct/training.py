@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from offprints.lct._eager import eagerly
 from offprints.lct.coupling import ot_couple
 from offprints.lct.losses import NORMS, ROBUST, Norm, RobustName, check_c, robust_values, squared_norm
 from offprints.lct.model import check_call, check_output
@@ -24,7 +23,7 @@ from offprints.lct.schedules import (
     karras_sigmas,
     lognormal_index_probabilities,
 )
-from offprints.shared.device import working_dtype
+from offprints.shared.device import eagerly, working_dtype
 from offprints.shared.validation import (
     check_bool,
     check_choice,

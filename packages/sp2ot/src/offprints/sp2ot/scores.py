@@ -118,7 +118,8 @@ def _matching(true: np.ndarray, pred: np.ndarray, size: int) -> np.ndarray:
         else:
             # Every cluster may also take a column of its own, which is no class. A weight of 0 would be no edge.
             own = np.arange(len(rows))
-            at = (np.concatenate([at_row, own]), np.concatenate([at_column, len(columns) + own]))
+            ends = np.concatenate([at_row, own]), np.concatenate([at_column, len(columns) + own])
+            at = tuple(end.astype(np.int32) for end in ends)  # all that the matching of SciPy before 1.15 takes
             weight = np.concatenate([counts[chosen] + 1.0, np.ones(len(own))])
             graph = coo_array((weight, at), (len(rows), len(columns) + len(own))).tocsr()
             taken, found = min_weight_full_bipartite_matching(graph, maximize=True)

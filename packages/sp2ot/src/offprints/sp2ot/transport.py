@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.shared.device import float32_region
+from offprints.shared.device import eagerly, float32_region
 from offprints.shared.validation import check_bool, check_same_device, check_tensor
 from offprints.sp2ot._implicit import Implicit
 from offprints.sp2ot._problem import (
@@ -175,6 +175,7 @@ def like_cost(part: Tensor, cost: Tensor) -> Tensor:
     return (part if cost.ndim == 3 else part.squeeze(0)).to(cost.device)
 
 
+@eagerly()  # the number of steps depends on the values
 def solve(
     cost: Float[Tensor, "batch samples clusters"],
     *,
