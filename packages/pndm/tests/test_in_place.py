@@ -205,7 +205,7 @@ def test_all_made_inside_of_a_transform(method: Any) -> None:
     def stepped(noise: Tensor) -> Tensor:
         scheduler, x = PNDMScheduler(method=method), noise
         scheduler.set_timesteps(6)
-        for t in scheduler.timesteps.tolist()[:-1]:
+        for t in (time.item() for time in scheduler.timesteps[:-1]):
             x = scheduler.step(network(x, t), t, x).prev_sample
         return x.square().sum()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from offprints.pndm.history import History
 from offprints.pndm.plans import METHODS, PREDICTIONS, Call, Method, Node, Prediction, make_plan, plain_step
-from offprints.pndm.schedules import AlphaSchedule, as_float64, inference_times
+from offprints.pndm.schedules import AlphaSchedule, as_float64, inference_times, values_of
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_bool, check_choice, check_monotone, check_number, check_tensor
 
@@ -151,7 +151,7 @@ def _times(
         if len(grid) < 2:
             raise ValueError(f"times must hold at least two times, got {grid.tolist()}")
         check_monotone(grid, "times", increasing=False)
-        warn_if_uneven(np.array(grid[:-1].tolist()), method, stacklevel=4)
+        warn_if_uneven(np.array(values_of(grid[:-1])), method, stacklevel=4)
     end = 1 if schedule.num_train_timesteps == 0 else schedule.num_train_timesteps - 1 - schedule.offset
     if grid[0] > end:
         raise ValueError(f"times must not lie beyond the last one of the schedule, {end}, got {grid[0].item():g}")
@@ -190,7 +190,7 @@ def _levels(schedule: AlphaSchedule, times: Tensor, method: Method) -> Levels:
         sigmas = ((1 - levels) / levels).sqrt()
         half_levels = 1 / (1 + ((sigmas[1:] + sigmas[:-1]) / 2) ** 2)
         halves = schedule._time_of(half_levels)
-    return tuple(tuple(part.tolist()) for part in (times, levels, halves, half_levels, units))  # type: ignore[return-value]
+    return tuple(tuple(values_of(part)) for part in (times, levels, halves, half_levels, units))  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -330,7 +330,15 @@ def _as_time(t: Any) -> Tensor:
 
 def _numbers(tensor: Tensor) -> np.ndarray:
     # Not `tensor.numpy()`: inside of a transform of torch.func a tensor has no memory to share.
-    return np.array(tensor.tolist())
+    return np.array(values_of(tensor))
+
+
+def values_of(tensor: Tensor) -> list[float]:
+    """The numbers of a tensor with one axis, also inside of a transform of torch.func."""
+    try:
+        return cast(list[float], tensor.tolist())
+    except RuntimeError:  # torch 2.7, which reads single numbers there
+        return [number.item() for number in tensor]
 
 
 def _check_betas(beta_start: float, beta_end: float) -> None:

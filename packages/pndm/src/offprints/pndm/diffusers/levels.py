@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from offprints.pndm.diffusers.grids import Table
-from offprints.pndm.schedules import BETA_SCHEDULES, LONGEST, AlphaSchedule, as_float64
+from offprints.pndm.schedules import BETA_SCHEDULES, LONGEST, AlphaSchedule, as_float64, values_of
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import (
     check_bool,
@@ -87,9 +87,9 @@ class Levels:
         if torch.tensor(level).item() == torch.tensor(self._exact_final).item():
             level = self._exact_final
         check_number(level, "final_alpha_cumprod", low=0, high=1, open_low=True)
-        changed = read is None or level != self.table.final or table.tolist() != self.table.levels.tolist()
+        changed = read is None or level != self.table.final or values_of(table) != self.table.levels.tolist()
         # By way of numbers: inside of a transform of torch.func a tensor has no memory to share.
-        self.table = Table(np.array(table.tolist()), level)
+        self.table = Table(np.array(values_of(table)), level)
         self._kept = alphas, final  # so that no other object takes over their identity
         self._read = (id(alphas), id(final), *counts)
         return changed

@@ -21,7 +21,7 @@ from offprints.pndm.diffusers.watch import SampleWatch
 from offprints.pndm.history import History
 from offprints.pndm.plans import RUNGE_KUTTA, Call, asked_nodes
 from offprints.pndm.sampling import check_output, warn_if_uneven
-from offprints.pndm.schedules import Values, as_float64
+from offprints.pndm.schedules import Values, as_float64, values_of
 from offprints.shared.device import resolve_device
 from offprints.shared.validation import check_bool, check_choice, check_number, check_tensor
 
@@ -104,7 +104,7 @@ class PNDMScheduler(Configured):
             if method not in ("f-pndm", spelled):
                 raise ValueError(f"skip_prk_steps={skip_prk_steps} means method {spelled!r}, got method {method!r}")
             method = spelled  # type: ignore[assignment]
-        plain = None if trained_betas is None else as_float64(trained_betas, "trained_betas").tolist()
+        plain = None if trained_betas is None else values_of(as_float64(trained_betas, "trained_betas"))
         # What another scheduler must not take for a default of its own, in a form that a file can hold.
         told = {"method", "skip_prk_steps", "trained_betas"}
         defaults = [name for name in dict(self._internal_dict).get("_use_default_values", ()) if name not in told]
@@ -167,7 +167,7 @@ class PNDMScheduler(Configured):
         else:
             if num_inference_steps is not None:
                 raise ValueError("num_inference_steps and timesteps cannot both be given")
-            given = np.array(as_float64(timesteps, "timesteps").tolist())
+            given = np.array(values_of(as_float64(timesteps, "timesteps")))
             times, ratio = given.astype(np.int64), None
             if (times != given).any() or (np.diff(times) >= 0).any() or times[0] >= total or times[-1] < 0:
                 raise ValueError(
