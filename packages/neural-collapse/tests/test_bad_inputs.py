@@ -159,7 +159,7 @@ def test_probe_and_head() -> None:
             (lambda: probe(model.forward), TypeError, "model"),
             (lambda: probe(model, "7"), ValueError, "layer"),
             (lambda: probe(model, "1"), ValueError, "layer"),
-            (lambda: probe(model, "0"), ValueError, "layer"),
+            (lambda: probe(nn.Sequential(nn.Linear(5, 8), nn.Linear(4, 3)), "0"), ValueError, "layer"),
             (lambda: probe(model, 2), TypeError, "layer"),
             (lambda: probe(nn.ReLU()), ValueError, "layer"),
             (lambda: NCProbe(model, num_classes=4), ValueError, "layer"),
@@ -182,7 +182,11 @@ def test_probe_and_head() -> None:
             (lambda: separate_decay(model, torch.ones(0, 5), **ONE), ValueError, "features"),
             (lambda: separate_decay(model, torch.ones(2, 5) / 0, **ONE), ValueError, "features"),
             (lambda: separate_decay(model, torch.ones(2, 5), **{**ONE, "weight_decay": 0}), ValueError, "weight_decay"),
-            (lambda: separate_decay(model, torch.ones(2, 5), **{**ONE, "feature_decay": -1}), ValueError, "feature_decay"),
+            (
+                lambda: separate_decay(model, torch.ones(2, 5), **{**ONE, "feature_decay": -1}),
+                ValueError,
+                "feature_decay",
+            ),
         ]
     )
 
@@ -193,10 +197,12 @@ ONE = {"weight_decay": 1.0, "feature_decay": 1.0}
 def test_arguments() -> None:
     check_arguments(collapse_threshold, lambda g: (3,))
     check_arguments(gof_solution, lambda g: ([20, 10, 5],), kwargs={**DECAYS, "rank": 2})
-    check_arguments(gof_solution, lambda g: ([20, 10, 5],), kwargs={"weight_decay": 1e-3, "feature_decay": 1e-3})
+    check_arguments(gof_solution, lambda g: ([20, 10, 5],), kwargs=ONE, skip={"weight_decay: a list": "one per layer"})
     check_arguments(minimum_class_count, lambda g: (100,), kwargs=DECAYS)
     check_arguments(ce_etf_solution, lambda g: (4, 10), kwargs=DECAYS)
-    check_arguments(ce_polygon_solution, lambda g: (4, 10), kwargs=DECAYS, skip={"num_classes: huge": "a sum of K terms"})
+    check_arguments(
+        ce_polygon_solution, lambda g: (4, 10), kwargs=DECAYS, skip={"num_classes: huge": "a sum of K terms"}
+    )
     memory = {"class_counts: huge inside": "memory", "dims: huge inside": "memory"}
     check_arguments(global_minimizer, lambda g: ([5, 5], [4, 4]), kwargs=DECAYS, skip=memory)
     check_arguments(DeepLinearUFM, lambda g: ([5, 5], [4, 4]), kwargs=DECAYS, skip=memory)

@@ -17,9 +17,7 @@ def scalar_problem(x: torch.Tensor, beta: float, M: int) -> torch.Tensor:
     return 1 / (x**M + 1) + beta * x
 
 
-@pytest.mark.parametrize(
-    ("depth", "expected"), [(1, 1.0), (2, 0.5), (3, 4 ** (1 / 3) / 3), (6, 0.6373), (2**62, 1.0)]
-)
+@pytest.mark.parametrize(("depth", "expected"), [(1, 1.0), (2, 0.5), (3, 4 ** (1 / 3) / 3), (6, 0.6373), (2**62, 1.0)])
 def test_threshold(depth: int, expected: float) -> None:
     assert collapse_threshold(depth) == pytest.approx(expected, abs=5e-5)
 
@@ -139,10 +137,12 @@ def test_kinds_of_arguments() -> None:
         [np.int64(20), 10, 5],
     )
     for counts in kinds:
-        for decay in (np.array([5e-3, 5e-3]), torch.tensor([5e-3, 5e-3], dtype=torch.float64), (5e-3, np.float64(5e-3))):
+        for decay in (
+            np.array([5e-3, 5e-3]),
+            torch.tensor([5e-3, 5e-3], dtype=torch.float64),
+            (5e-3, np.float64(5e-3)),
+        ):
             ours = gof_solution(counts, weight_decay=decay, feature_decay=np.float64(5e-3))
             assert torch.equal(ours.ww, expected.ww)
     assert expected.ww.dtype == torch.float64
-    torch.testing.assert_close(
-        expected.ww, torch.tensor([7.134, 4.407, 2.688], dtype=torch.float64), rtol=1e-3, atol=0
-    )
+    torch.testing.assert_close(expected.ww, torch.tensor([7.134, 4.407, 2.688], dtype=torch.float64), rtol=1e-3, atol=0)

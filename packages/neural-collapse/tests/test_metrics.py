@@ -1,6 +1,7 @@
 """The metrics: values, invariances, what is 0/0, and both ways to them."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -54,7 +55,9 @@ def test_both_ways_agree(d: int, geometry: str) -> None:
     torch.testing.assert_close(streamed, at_once, rtol=1e-9, atol=1e-13)
     if geometry != "gof":
         plain = reference.metrics(features, labels, weight, geometry)
-        torch.testing.assert_close(at_once, torch.tensor(list(plain.values())).double(), rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(
+            at_once, torch.tensor(list(plain.values()), dtype=torch.float64), rtol=1e-8, atol=1e-12
+        )
 
 
 @settings(max_examples=15)
@@ -176,8 +179,6 @@ def test_inputs_are_left_alone_and_may_be_strided_or_read_only() -> None:
         assert not stats.means.requires_grad
     array = features.numpy()
     array.flags.writeable = False
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of what is read-only
         read_only = torch.from_numpy(array)

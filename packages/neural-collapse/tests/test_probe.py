@@ -204,7 +204,9 @@ def test_parametrized_weights_and_half_types() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert close(NCProbe(model, num_classes=3).run(batches).compute(), expected, rel=0.05)
     half = copy.deepcopy(mlp()).bfloat16()
-    assert close(NCProbe(half, num_classes=3).run([(x.bfloat16(), y) for x, y in batches]).compute(), expected, rel=0.05)
+    assert close(
+        NCProbe(half, num_classes=3).run([(x.bfloat16(), y) for x, y in batches]).compute(), expected, rel=0.05
+    )
 
 
 def test_order_of_calls() -> None:

@@ -134,4 +134,6 @@ def test_merge_returns_itself() -> None:
 
 def test_arguments() -> None:
     check_arguments(FeatureStatistics, lambda g: (4, 6))
-    check_arguments(FeatureStatistics(4, 6).update, lambda g: batches()[0], skip={"features: huge": "1e60, accumulated"})
+    check_arguments(
+        FeatureStatistics(4, 6).update, lambda g: batches()[0], skip={"features: huge": "1e60, accumulated"}
+    )

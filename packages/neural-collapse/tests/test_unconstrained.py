@@ -40,7 +40,9 @@ PROBLEMS = {
 }
 
 
-def at_the_minimum(counts, dims, weight_decay, feature_decay, seed: int = 0, **options) -> tuple[DeepLinearUFM, UFMState]:
+def at_the_minimum(
+    counts, dims, weight_decay, feature_decay, seed: int = 0, **options
+) -> tuple[DeepLinearUFM, UFMState]:
     given = {"weight_decay": weight_decay, "feature_decay": feature_decay, **options}
     model = DeepLinearUFM(counts, dims, **given)
     state = global_minimizer(counts, dims, **given, seed=seed)
@@ -73,7 +75,9 @@ def test_no_direction_leads_down(name: str) -> None:
     def objective(values: torch.Tensor) -> torch.Tensor:
         parts = values.split([math.prod(shape) for shape in shapes])
         state = {key: part.view(shape) for key, part, shape in zip(names, parts, shapes, strict=True)}
-        return torch.func.functional_call(_Objective(model), {f"model.{key}": value for key, value in state.items()}, ())
+        return torch.func.functional_call(
+            _Objective(model), {f"model.{key}": value for key, value in state.items()}, ()
+        )
 
     hessian = torch.autograd.functional.hessian(objective, flat)
     assert torch.linalg.eigvalsh(hessian).min() > -1e-12

@@ -208,6 +208,7 @@ def _gram(rows: Tensor) -> Tensor:
                 for right in blocks[number:]:
                     result[left, right] += part[:, left].T @ part[:, right]
     for number, left in enumerate(blocks):
+        result[left, left] = (result[left, left] + result[left, left].T) / 2
         for right in blocks[number + 1 :]:
             result[right, left] = result[left, right].T
     return result

@@ -140,9 +140,7 @@ def global_minimizer(
         first, means = (torch.full((rank,), scale, dtype=torch.float64) for scale in scales)
 
     sides = [*(orthonormal(d, rank, generator) for d in dims), ends]
-    weights = [
-        (sides[j + 1] * (first * math.sqrt(decays[0] / decays[j]))) @ sides[j].T for j in range(len(decays))
-    ]
+    weights = [(sides[j + 1] * (first * math.sqrt(decays[0] / decays[j]))) @ sides[j].T for j in range(len(decays))]
     labels = _labels(counts)
     class_means = (ends * means) @ sides[0].T
     return UFMState(
