@@ -1,7 +1,8 @@
 """Metrics and closed form beside what else there is; results go to benchmarks/results/collapse.json.
 
-``--library FOLDER`` is a checkout of github.com/rhubarbwu/neural-collapse, which is on no package index; without it that
-peer is left out. The official code is a research repository without a license: its algorithm is that of `reference.py`.
+``--library FOLDER`` is a checkout of github.com/rhubarbwu/neural-collapse, which is on no package index; without it
+that peer is left out. The official code is a research repository without a license: its algorithm is that of
+`reference.py`.
 """
 
 from __future__ import annotations

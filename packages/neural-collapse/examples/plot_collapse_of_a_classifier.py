@@ -39,6 +39,7 @@ for few in (5, 60):
 
 
 def train(counts: list[int]) -> tuple[nn.Sequential, NCProbe]:
+    """A network trained on so many scans of each digit, and what the probe saw."""
     torch.manual_seed(0)
     rows = torch.cat([(y == k).nonzero().flatten()[:n] for k, n in enumerate(counts)])
     inputs, labels = X[rows], y[rows]

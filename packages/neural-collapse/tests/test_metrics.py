@@ -188,7 +188,7 @@ def test_inputs_are_left_alone_and_may_be_strided_or_read_only() -> None:
 
 
 def test_collapsed_target_scales() -> None:
-    """The row of a collapsed class has the scale N lambda_H: its mean is 0 at the minimum, and counts where it is not."""
+    """The row of a collapsed class has the scale N lambda_H: its mean is 0 at the minimum and counts elsewhere."""
     counts, decay = [200, 100, 3], 5e-3
     target = gof_solution(counts, weight_decay=[decay] * 2, feature_decay=decay)
     assert target.collapsed.tolist() == [False, False, True]

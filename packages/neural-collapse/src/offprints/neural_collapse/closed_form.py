@@ -171,8 +171,9 @@ def _log_x(log_beta: Tensor, M: int) -> Tensor:
     survives = log_beta < math.log(collapse_threshold(M))
     if M == 1:
         return torch.where(survives, torch.expm1((-log_beta / 2).clamp(min=0)).log(), -math.inf)
-    # The stationary points in u = log x: log M + (M - 1) u - 2 log(1 + e^(Mu)) = log beta. The left side is concave, and
-    # negative from u = log(M / beta) / (M + 1) on, so that Newton's method descends from there to the largest root.
+    # The stationary points in u = log x: log M + (M - 1) u - 2 log(1 + e^(Mu)) = log beta. The left side is concave
+    # and below the right from u = log(M / beta) / (M + 1) on, so that Newton's method descends from there to
+    # the largest root.
     target = torch.where(survives, log_beta, math.log(collapse_threshold(M)))
     u = (math.log(M) - target) / (M + 1)
     for _ in range(_STEPS):

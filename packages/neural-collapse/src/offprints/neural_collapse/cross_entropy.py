@@ -1,7 +1,7 @@
 """Cross-entropy with equal class sizes: the best simplex ETF, and a flat layout that deep heads may prefer to it.
 
-The best simplex ETF is the optimum *within* the family of ETFs. With one or two linear layers, minimization of the whole
-objective ends there; with three and more it ends lower, and even the regular polygon in a plane can be lower.
+The best simplex ETF is the optimum *within* the family of ETFs. With one or two linear layers, minimization of the
+whole objective ends there; with three and more it ends lower, and even the regular polygon in a plane can be lower.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def nc_metrics(
 ) -> NCMetrics:
     """The metrics of features that are in memory, and of the classifier that sees them.
 
-    Computed in float64 whatever the types. NC1 needs no d x d matrix: the features are projected on the K - 1 directions
-    between the classes. For features that come in batches there is `FeatureStatistics`.
+    Computed in float64 whatever the types. NC1 needs no d x d matrix: the features are projected on the K - 1
+    directions between the classes. For features that come in batches there is `FeatureStatistics`.
 
     Args:
         features: ``[N, d]``.
@@ -124,8 +124,8 @@ def nc_metrics_from_statistics(
 
     Raises:
         TypeError: ``stats`` not a FeatureStatistics, ``weight`` not a floating tensor, ``target`` not a GOFSolution.
-        ValueError: wrong shapes, NaN or infinite values, a class without samples, an unknown geometry, ``"gof"`` without
-            ``target``.
+        ValueError: wrong shapes, NaN or infinite values, a class without samples, an unknown geometry, ``"gof"``
+            without ``target``.
 
     Example:
         >>> stats = FeatureStatistics(3, 8)
@@ -182,10 +182,10 @@ def _between(centered: Tensor) -> tuple[Tensor, Tensor]:
     A = centered / scale
     K, d = A.shape
     # pinv(A^T A) = A^T U L^-2 U^T A = V L^-1 V^T, with A A^T = U L U^T and A^T A = V L V^T.
-    values, vectors = torch.linalg.eigh(A @ A.T if K <= d else A.T @ A)
+    values, vectors = torch.linalg.eigh(A @ A.T if d >= K else A.T @ A)
     keep = values > 1e-15 * max(K, d) * values[-1].clamp(min=1e-300)
     inverse = torch.where(keep, values, 1).reciprocal() * keep
-    return (A.T @ (vectors * inverse) if K <= d else vectors * inverse.sqrt()), scale
+    return (A.T @ (vectors * inverse) if d >= K else vectors * inverse.sqrt()), scale
 
 
 def _metrics(
@@ -241,8 +241,8 @@ def _told(values: Mapping[str, float]) -> NCMetrics:
     undefined = [name for name, value in values.items() if math.isnan(value)]
     if undefined:
         warnings.warn(
-            f"{', '.join(undefined)} are 0/0 and therefore NaN: the classifier, the class means or the target are zero, "
-            "or all class means coincide",
+            f"{', '.join(undefined)} are 0/0 and therefore NaN: the classifier, the class means or the target are "
+            "zero, or all class means coincide",
             RuntimeWarning,
             stacklevel=3,
         )

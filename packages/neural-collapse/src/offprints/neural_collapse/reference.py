@@ -43,7 +43,7 @@ def class_minimum(M: int, beta: float) -> float:
 
 
 def general_orthogonal_frame(counts: Sequence[int], decays: Sequence[float], h: float) -> dict[str, list[float]]:
-    """Step 3. Per class: x, s (of W_1), |row of P|^2, |mean feature|^2, their product; and the loss, P = W_M ... W_1."""
+    """Step 3. Per class: x, s (of W_1), |row of P|^2, |mean feature|^2, their product; the loss. P = W_M ... W_1."""
     M, N = len(decays), sum(counts)
     b = M * N * (N * h * math.prod(decays)) ** (1 / M)
     c = decays[0] ** M / math.prod(decays)

@@ -76,8 +76,8 @@ def global_minimizer(
     - ``"mse"``, no bias: the general orthogonal frame of `gof_solution`, for any class sizes, depth and decays. A layer
       narrower than the number of classes keeps the largest classes.
     - ``"mse"`` with bias, equal class sizes: b = 1/K, and a simplex ETF in the K - 1 directions that remain.
-    - ``"ce"``, equal class sizes: the best simplex ETF of `ce_etf_solution`. For M >= 3 layers this is a stationary point
-      but **not** the global minimizer in general.
+    - ``"ce"``, equal class sizes: the best simplex ETF of `ce_etf_solution`. For M >= 3 layers this is a stationary
+      point but **not** the global minimizer in general.
 
     Args:
         class_counts: Samples of each class.
@@ -178,8 +178,8 @@ class DeepLinearUFM(nn.Module):
 
     Raises:
         TypeError: numbers of the wrong kind, ``bias`` not a boolean, ``dtype`` not floating.
-        ValueError: fewer than 2 classes, a count < 1, a decay that is not positive and finite, ``dims`` not one width per
-            layer, ``init_std`` negative, an unknown loss.
+        ValueError: fewer than 2 classes, a count < 1, a decay that is not positive and finite, ``dims`` not one width
+            per layer, ``init_std`` negative, an unknown loss.
 
     Example:
         >>> model = DeepLinearUFM([20, 10, 5], [8, 8], weight_decay=[5e-3, 5e-3], feature_decay=5e-3)

@@ -102,8 +102,8 @@ def network(training: Training, inputs: int) -> nn.Sequential:
 def train_network(training: Training, seed: int) -> dict[str, Any]:
     """One unit: the metrics through the training, against the geometry that the theory predicts.
 
-    1/(2B) ||logits - Y||^2 + `separate_decay`. The features are summed over the batch, so that their decay is that of all
-    N samples times N / B.
+    1/(2B) ||logits - Y||^2 + `separate_decay`. The features are summed over the batch, so that their decay is that of
+    all N samples times N / B.
     """
     X, y = chosen_images(training, seed)
     N, K = len(y), len(training.counts)
