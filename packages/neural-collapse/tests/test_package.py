@@ -1,5 +1,7 @@
 """The package keeps the form that all of them have; the README's example runs."""
 
+import pytest
+
 from offprints.shared.testing import check_package
 
 PUBLIC = """
@@ -14,5 +16,6 @@ def test_package() -> None:
 
 def test_readme(readme_example) -> None:
     names = readme_example()
-    assert names["metrics"].nc1 < 1
-    assert 0 < names["smallest"] < 100
+    assert 0 < names["metrics"].nc1 < 2
+    assert names["probe"].statistics.counts.sum() == 600
+    assert names["smallest"] == pytest.approx(4 * 600**1.5 * 1e-3**1.5)

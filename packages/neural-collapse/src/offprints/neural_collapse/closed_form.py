@@ -96,9 +96,9 @@ def gof_solution(
         ValueError: fewer than 2 classes, a count < 1, a decay that is not positive and finite, ``rank`` < 1.
 
     Example:
-        >>> gof_solution([500, 500, 20], weight_decay=[1e-3, 1e-3], feature_decay=1e-3).collapsed
+        >>> gof_solution([500, 500, 30], weight_decay=[5e-3, 5e-3], feature_decay=5e-3).collapsed
         tensor([False, False,  True])
-        >>> gof_solution([500, 500, 20], weight_decay=1e-3, feature_decay=1e-3).collapsed
+        >>> gof_solution([500, 500, 30], weight_decay=5e-3, feature_decay=5e-3).collapsed
         tensor([False, False, False])
     """
     counts, decays = check_class_counts(class_counts), check_decays(weight_decay)
@@ -124,10 +124,10 @@ def minimum_class_count(num_samples: int, *, weight_decay: float | Sequence[floa
         ValueError: ``num_samples`` < 1, a decay that is not positive and finite.
 
     Example:
-        >>> minimum_class_count(1020, weight_decay=[1e-3, 1e-3], feature_decay=1e-3)
-        130.30...
-        >>> minimum_class_count(1020, weight_decay=1e-3, feature_decay=1e-3)
-        1.0404...
+        >>> minimum_class_count(1030, weight_decay=[5e-3, 5e-3], feature_decay=5e-3)
+        46.74...
+        >>> minimum_class_count(1030, weight_decay=5e-3, feature_decay=5e-3)
+        26.52...
     """
     num_samples = check_number(num_samples, "num_samples", low=1, integer=True)
     decays, feature_decay = check_decays(weight_decay), check_decay(feature_decay, "feature_decay")
