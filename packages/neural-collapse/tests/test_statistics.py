@@ -137,3 +137,18 @@ def test_arguments() -> None:
     check_arguments(
         FeatureStatistics(4, 6).update, lambda g: batches()[0], skip={"features: huge": "1e60, accumulated"}
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_on_a_gpu(dtype: torch.dtype) -> None:
+    """The accumulators lie where the first batch lies, and hold the same."""
+    on_cpu, on_gpu = FeatureStatistics(4, 6), FeatureStatistics(4, 6)
+    for features, labels in batches(dtype):
+        on_cpu.update(features, labels)
+        on_gpu.update(features.cuda(), labels.cuda())
+    assert on_gpu.means.is_cuda
+    for ours, theirs in zip(results(on_gpu), results(on_cpu), strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-6)
+    on_cpu.merge(on_gpu)
+    assert torch.equal(on_cpu.counts, 2 * on_gpu.counts.cpu())
