@@ -57,7 +57,8 @@ class LinearHead(nn.Sequential):
             ValueError: ``start`` is not the number of a layer.
         """
         start = check_number(start, "start", low=0, high=len(self) - 1, integer=True)
-        return chain([layer.weight for layer in self][start:])
+        layers: list[Any] = list(self)
+        return chain([layer.weight for layer in layers[start:]])
 
     def __getitem__(self, idx: Any) -> Any:
         """A layer, or several of them as an ``nn.Sequential``."""

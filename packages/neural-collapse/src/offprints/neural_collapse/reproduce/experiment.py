@@ -257,7 +257,8 @@ def networks(config: Config, run: Run) -> None:
         (config.balanced, config.balanced_depths[-1], config.biases[-1]): "network-balanced",
         (config.imbalanced, config.imbalanced_depths[-1], False): "network-imbalanced",
     }
-    seed, units = run.seeds(1)[0], {}
+    seed = run.seeds(1)[0]
+    units: dict[str, Any] = {}
     for counts, M, bias in settings:
         name = "balanced" if counts == config.balanced else "imbalanced"
         settings[counts, M, bias] = f"{name}, {M} layer{'s' * (M > 1)}{', bias' * bias}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,13 +122,14 @@ def train_network(training: Training, seed: int) -> dict[str, Any]:
         model = network(training, X.shape[1]).to(training.device)
         head: Any = model.get_submodule("head")
         optimizer = torch.optim.Adam(model.parameters(), lr=training.lr, weight_decay=0)
-        factors = {
+        factors: dict[str, Any] = {
             "cosine": lambda step: (1 + np.cos(np.pi * step / training.steps)) / 2,
             "step": lambda step: 1.0 if step < training.steps / 2 else 0.1,
             "constant": lambda step: 1.0,
         }
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, factors[training.schedule])
-        generator, batches = make_generator(seed), iter(())  # type: ignore[var-annotated]
+        generator = make_generator(seed)
+        batches: Iterator[tuple[Tensor, ...]] = iter(())
         evaluate_at = set(np.linspace(0, training.steps, training.evaluations + 1).round().astype(int).tolist())
         for step in range(training.steps + 1):
             if step in evaluate_at:
