@@ -24,6 +24,7 @@ SMALL = Training(
     depth=2,
     bias=False,
     decay=1e-3,
+    decayed=True,
     hidden=12,
     layers=2,
     features=10,
@@ -134,7 +135,7 @@ def test_networks_and_their_training() -> None:
     others = (
         replace(SMALL, batch_size=5, schedule="step", batch_norm=True),
         replace(SMALL, counts=(6, 6, 6), bias=True, schedule="constant"),
-        replace(SMALL, decay=0.0),
+        replace(SMALL, decayed=False),
     )
     for training in others:
         found = train_network(training, 0)

@@ -229,13 +229,13 @@ def networks(config: Config, run: Run) -> None:
 
     def training(counts: tuple[int, ...], depth: int, bias: bool, decayed: bool) -> Training:
         equal = len(set(counts)) == 1
-        decay = config.decay if equal else config.imbalanced_decay
         return Training(
             source=config.source,
             counts=counts,
             depth=depth,
             bias=bias,
-            decay=decay if decayed else 0.0,
+            decay=config.decay if equal else config.imbalanced_decay,
+            decayed=decayed,
             hidden=config.hidden,
             layers=config.layers,
             features=config.features,

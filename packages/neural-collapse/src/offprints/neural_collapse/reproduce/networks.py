@@ -31,7 +31,8 @@ class Training:
         counts: Images of each class.
         depth: Linear layers of the head.
         bias: Whether the last of them has a bias.
-        decay: Of each of them and of the features.
+        decay: Of each of them and of the features; the geometry that it predicts is what is measured against.
+        decayed: Whether to apply it.
         hidden: Width of the ReLU layers and between the linear ones.
         layers: ReLU layers, all of this width but the last.
         features: Width of the last one, which gives the features.
@@ -51,6 +52,7 @@ class Training:
     depth: int
     bias: bool
     decay: float
+    decayed: bool
     hidden: int
     layers: int
     features: int
@@ -109,14 +111,9 @@ def train_network(training: Training, seed: int) -> dict[str, Any]:
     X, y = chosen_images(training, seed)
     N, K = len(y), len(training.counts)
     B = training.batch_size or N
-    target = None
-    if not training.bias and training.decay > 0:
-        target = gof_solution(
-            training.counts, weight_decay=[training.decay] * training.depth, feature_decay=training.decay
-        )
+    decays = [training.decay] * training.depth
+    target = gof_solution(training.counts, weight_decay=decays, feature_decay=training.decay)
     geometry = "etf" if training.bias else "of" if len(set(training.counts)) == 1 else "gof"
-    if target is None and geometry == "gof":  # without decay the theory predicts nothing: compare all the same
-        target = gof_solution(training.counts, weight_decay=[1e-4] * training.depth, feature_decay=1e-4)
     history: dict[str, list[float]] = {"step": []}
     with local_seed(seed):
         model = network(training, X.shape[1]).to(training.device)
@@ -152,7 +149,7 @@ def train_network(training: Training, seed: int) -> dict[str, Any]:
             features = model[:-1](x)
             residual = head(features) - F.one_hot(labels, K)
             loss = residual.square().sum() / (2 * len(labels))
-            if training.decay > 0:
+            if training.decayed:
                 options = {"weight_decay": training.decay, "feature_decay": training.decay * N / B}
                 loss = loss + separate_decay(head, features, **options)
             optimizer.zero_grad()
