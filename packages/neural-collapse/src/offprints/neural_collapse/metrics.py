@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offprints.neural_collapse.closed_form import GOFSolution
-from offprints.neural_collapse.statistics import FeatureStatistics
+from offprints.neural_collapse.statistics import FeatureStatistics, membership_of
 from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
 
 GEOMETRIES = ("etf", "of", "gof")
@@ -99,18 +99,19 @@ def nc_metrics(
     counts = torch.bincount(labels, minlength=K)
     _check_counts(counts)
 
-    first = features[0].double()
     parts = list(zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True))
-    means = torch.zeros(K, features.shape[1], dtype=torch.float64, device=features.device)
+    first = features[0].double()
+    sums = torch.zeros(K, features.shape[1], dtype=torch.float64, device=features.device)
     for rows, its in parts:
-        means.index_add_(0, its, rows.double() - first)
-    means = means / counts.unsqueeze(1)
+        sums += torch.sparse.mm(membership_of(its, K), rows - first)
+    means = sums / counts.unsqueeze(1)  # as seen from the first row
     directions, scale = _between(means - (counts.double() / counts.sum()) @ means)
-    total = means.new_zeros(())
+    projected, total = means @ directions, means.new_zeros(())
     for rows, its in parts:
-        residual = (rows.double() - first).sub_(means.index_select(0, its))
-        total += (residual.div_(scale) @ directions).square().sum()
-    return _metrics(total / len(features), means + first, counts, weight, geometry, target)
+        # The class means are taken off after the projection, which has fewer columns.
+        residual = ((rows - first) @ directions).sub_(projected.index_select(0, its))
+        total += residual.square_().sum()
+    return _metrics(total / scale**2 / len(features), means + first, counts, weight, geometry, target)
 
 
 def nc_metrics_from_statistics(

@@ -20,7 +20,7 @@ _NAMES = ("counts", "means", "scatter")
 class FeatureStatistics:
     """Counts, class means and within-class covariance of features, from batches that are seen once.
 
-    A batch is centered by its own class means and merged as two samples are (Chan, Golub and LeVeque 1979), so that
+    A batch is centered by the class means so far and merged as two samples are (Chan, Golub and LeVeque 1979), so that
     neither a large mean nor distant classes cost digits. All accumulators are float64. The products of a batch of
     float64 features are computed in float64, those of float32 and half types in float32, on centered values and in
     blocks of 1024 rows: their rounding is about 1e-6 of the covariance.
@@ -51,7 +51,7 @@ class FeatureStatistics:
         self._counts = torch.zeros(self.num_classes, dtype=torch.int64)
         self._means = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
         self._scatter = torch.zeros(self.dim, self.dim, dtype=torch.float64)
-        self._placed = False
+        self._placed = self._complete = False
 
     @property
     def counts(self) -> Int[Tensor, " classes"]:
@@ -95,20 +95,25 @@ class FeatureStatistics:
 
     def _add(self, features: Tensor, labels: Tensor, exact: bool) -> None:
         """Add rows that were checked."""
-        device = features.device
-        present = torch.arange(self.num_classes, device=device)
+        present = torch.arange(self.num_classes, device=features.device)
         if self.num_classes > len(features):  # the cost of a small batch does not grow with K
             present, labels = labels.unique(return_inverse=True)
-        count = torch.zeros(len(present), dtype=torch.int64, device=device)
-        count.index_add_(0, labels, torch.ones_like(labels))
-        # One row is taken off first, so that the sums for the means are sums of small numbers.
-        first = features[0].double()
-        centered = features.double() - first
-        means = torch.zeros(len(present), self.dim, dtype=torch.float64, device=device)
-        means = means.index_add_(0, labels, centered).div_(count.clamp(min=1).unsqueeze(1))
-        centered -= means.index_select(0, labels)
-        scatter = self._scatter + _gram(centered if exact else centered.float())
-        self._merge(present, count, means.add_(first), scatter)
+        membership = membership_of(labels, len(present))
+        before, centers = self._counts[present], self._means[present]
+        count = torch.bincount(labels, minlength=len(present))
+        if not self._complete:
+            centers = torch.where((before == 0).unsqueeze(1), _class_means(features, membership, count), centers)
+        residual = features - centers.index_select(0, labels)  # in float64, whatever the type of the features
+        moved = torch.sparse.mm(membership, residual)
+        total = (before + count).clamp(min=1).unsqueeze(1)
+        # What the change of the means takes off, summed over classes: moved moved^T / total.
+        change = moved / total.sqrt()
+        if not exact:
+            residual, change = residual.float(), change.float()
+        self._scatter += _gram(residual) - _gram(change)
+        self._means.index_copy_(0, present, centers + moved / total)
+        self._counts.index_add_(0, present, count)
+        self._complete = self._complete or bool((self._counts > 0).all())
 
     def merge(self, other: FeatureStatistics) -> FeatureStatistics:
         """Add the samples of another one, in place, and return self; the other is left as it is.
@@ -130,6 +135,7 @@ class FeatureStatistics:
         present = other._counts.nonzero().flatten().to(device)
         count, means, scatter = (value.to(device) for value in (other._counts, other._means, other._scatter))
         self._merge(present, count[present], means[present], self._scatter + scatter)
+        self._complete = bool((self._counts > 0).all())
         return self
 
     def all_reduce(self) -> None:
@@ -150,6 +156,7 @@ class FeatureStatistics:
         self._means = center + correction
         self._scatter = scatter - _gram(correction * counts.double().sqrt().unsqueeze(1))
         self._counts = counts
+        self._complete = bool((counts > 0).all())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The three accumulators, to save."""
@@ -171,6 +178,7 @@ class FeatureStatistics:
         self._counts = state["counts"].to(device=device, dtype=torch.int64, copy=True)
         self._means = state["means"].to(device=device, dtype=torch.float64, copy=True)
         self._scatter = state["scatter"].to(device=device, dtype=torch.float64, copy=True)
+        self._complete = bool((self._counts > 0).all())
 
     def _to(self, device: torch.device) -> None:
         self._counts, self._means = self._counts.to(device), self._means.to(device)
@@ -191,6 +199,20 @@ class FeatureStatistics:
         self._counts = self._counts.index_add(0, present, count)
 
 
+def membership_of(labels: Tensor, num_classes: int) -> Tensor:
+    """The sparse matrix ``[classes, rows]`` of ones whose product with the rows is their sum in each class."""
+    place = torch.stack([labels, torch.arange(len(labels), device=labels.device)])
+    ones = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+    return torch.sparse_coo_tensor(place, ones, (num_classes, len(labels)), check_invariants=False)
+
+
+def _class_means(features: Tensor, membership: Tensor, count: Tensor) -> Tensor:
+    """Mean of each class in float64, 0 without a sample; one row is taken off first, so that the sums are small."""
+    first = features[0].double()
+    sums = torch.sparse.mm(membership, features - first)
+    return (sums / count.clamp(min=1).unsqueeze(1) + first) * (count > 0).unsqueeze(1)
+
+
 def _exact(features: Tensor) -> bool:
     """Whether products are to be taken in float64."""
     # A process that lets float32 products be rounded to less than float32 must not round ours.
@@ -201,7 +223,7 @@ def _gram(rows: Tensor) -> Tensor:
     """rows^T rows in float64; of the symmetric result only one half is computed."""
     d = rows.shape[1]
     result = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
-    blocks = [slice(start, min(start + size, d)) for size in [max(128, -(-d // 4))] for start in range(0, d, size)]
+    blocks = [slice(start, min(start + size, d)) for size in [max(256, -(-d // 4))] for start in range(0, d, size)]
     with float32_region(rows.device):
         for part in rows.split(_ROWS) if rows.dtype == torch.float32 else [rows]:
             for number, left in enumerate(blocks):

@@ -50,6 +50,7 @@ class Config:
         imbalanced_steps: The same with unequal classes.
         batch_size: Images a step with equal classes; 0 for all.
         lr: Learning rate.
+        beta2: Of Adam.
         schedule: Of the learning rate, with equal classes.
         imbalanced_schedule: The same with unequal classes.
         data: Folder of the data set's folder; default: ``OFFPRINTS_DATA``.
@@ -82,6 +83,7 @@ class Config:
     imbalanced_steps: int = 600
     batch_size: int = 0
     lr: float = 2e-3
+    beta2: float = 0.95
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     imbalanced_schedule: Literal["cosine", "step", "constant"] = "cosine"
     data: Path | None = None
@@ -243,6 +245,7 @@ def networks(config: Config, run: Run) -> None:
             steps=config.steps if equal else config.imbalanced_steps,
             batch_size=config.batch_size if equal else 0,
             lr=config.lr,
+            beta2=config.beta2,
             schedule=config.schedule if equal else config.imbalanced_schedule,
             device=str(run.device),
             data=config.data,
@@ -365,6 +368,7 @@ experiment = Experiment(
             imbalanced_steps=12_000,
             batch_size=128,
             lr=1e-4,
+            beta2=0.999,
             schedule="constant",
             imbalanced_schedule="step",
         ),

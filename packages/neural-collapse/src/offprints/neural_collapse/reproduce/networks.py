@@ -40,6 +40,7 @@ class Training:
         steps: Of Adam.
         batch_size: Images a step; 0 for all of them.
         lr: Learning rate.
+        beta2: Of Adam. With 0.999 the large gradients of the beginning hold the small ones of decay back for long.
         schedule: What it does; "step" divides it by 10 half way.
         evaluations: How often the metrics are measured.
         device: Where.
@@ -61,6 +62,7 @@ class Training:
     batch_size: int
     lr: float
     schedule: Literal["cosine", "step", "constant"]
+    beta2: float = 0.999
     evaluations: int = 10
     device: str = "cpu"
     data: Path | None = None
@@ -118,7 +120,7 @@ def train_network(training: Training, seed: int) -> dict[str, Any]:
     with local_seed(seed):
         model = network(training, X.shape[1]).to(training.device)
         head: Any = model.get_submodule("head")
-        optimizer = torch.optim.Adam(model.parameters(), lr=training.lr, weight_decay=0)
+        optimizer = torch.optim.Adam(model.parameters(), lr=training.lr, betas=(0.9, training.beta2))
         factors: dict[str, Any] = {
             "cosine": lambda step: (1 + np.cos(np.pi * step / training.steps)) / 2,
             "step": lambda step: 1.0 if step < training.steps / 2 else 0.1,
