@@ -58,7 +58,7 @@ class GOFSolution:
     Example:
         >>> solution = gof_solution([20, 10, 5], weight_decay=[5e-3, 5e-3], feature_decay=5e-3)
         >>> solution.ww
-        tensor([7.1336, 4.4067, 2.6877], dtype=torch.float64)
+        tensor([7.1338, 4.4067, 2.6882], dtype=torch.float64)
     """
 
     x: Float[Tensor, " classes"]

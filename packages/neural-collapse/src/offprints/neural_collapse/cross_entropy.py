@@ -37,7 +37,7 @@ def ce_etf_solution(
     Example:
         >>> omega, objective = ce_etf_solution(4, 10, weight_decay=[1e-3] * 3, feature_decay=1e-3)
         >>> round(omega, 3), round(objective, 6)
-        (8.203, 0.030852)
+        (7.326, 0.030852)
     """
     K, scale, M = _checked(num_classes, samples_per_class, weight_decay, feature_decay)
 

@@ -162,7 +162,8 @@ def minority(config: Config, run: Run) -> None:
         depth: {"weight_decay": [decay] * depth, "feature_decay": decay} for depth in (1, 2)
     }
     # The largest class that dies, given that it counts among the samples itself.
-    dies = max(n for n in range(1, majority) if n <= minimum_class_count(majority + n, **decays[2]))
+    dying = (n for n in range(1, majority) if n <= minimum_class_count(majority + n, **decays[2]))
+    dies = max(dying, default=1)
     tried = sorted({max(1, round(dies * factor)) for factor in (0.4, 0.7, 1.4, 2.0)} | {majority})
     seed = run.seeds(1)[0]
     units = {
@@ -171,7 +172,7 @@ def minority(config: Config, run: Run) -> None:
         for n in tried
         if n <= majority
     }
-    below = max(n for n in tried if n <= 0.75 * dies)
+    below = max((n for n in tried if n <= 0.75 * dies), default=1)
     weak = {"minority weak": partial(lowest, (majority, below), dim, 2, decay / 10, "mse", config.starts, seed)}
     found = run.units(units | weak)
 
@@ -317,7 +318,7 @@ experiment = Experiment(
             sgd_depths=(1, 2),
             sgd_steps=100,
             starts=1,
-            majority=12,
+            majority=20,
             ce_depths=(1,),
             balanced=(10,) * 3,
             balanced_depths=(2,),
