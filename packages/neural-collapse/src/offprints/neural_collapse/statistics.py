@@ -105,7 +105,7 @@ class FeatureStatistics:
             centers = torch.where((before == 0).unsqueeze(1), _class_means(features, membership, count), centers)
         residual = features - centers.index_select(0, labels)  # in float64, whatever the type of the features
         moved = torch.sparse.mm(membership, residual)
-        total = (before + count).clamp(min=1).unsqueeze(1)
+        total = (before + count).clamp(min=1).double().unsqueeze(1)  # the root of an integer is float32
         # What the change of the means takes off, summed over classes: moved moved^T / total.
         change = moved / total.sqrt()
         if not exact:
