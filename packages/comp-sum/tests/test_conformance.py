@@ -60,8 +60,8 @@ def masked(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def far(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A label that leads by 60, and one that trails by 60."""
-    return torch.tensor([[60.0, 0.0, 0.5], [0.0, -60.0, 0.5]]), torch.tensor([0, 1])
+    """A label that leads by 5, and one that trails by 5; float16 holds no more. Further out: in test_losses."""
+    return torch.tensor([[5.0, 0.0, 0.5], [0.0, -5.0, 0.5]]), torch.tensor([0, 1])
 
 
 SPECIAL = {"tie": tie, "masked": masked, "far": far}
@@ -133,6 +133,7 @@ def test_adversarial_training_losses(loss: object) -> None:
         from_start,
         inputs,
         skip={
+            "networks: in place": "the attack needs the gradient, which that network cuts off",
             "gradcheck": "x' is taken as given, as in the official code",
             "double backward": steps,
             "torch.func": steps,
@@ -147,9 +148,10 @@ def test_adversarial_training_losses(loss: object) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_arguments_of_attacks(norm: str) -> None:
     settings = {"eps": 0.1, "step_size": 0.03, "steps": 2, "norm": norm}
+    skip = {"x: one class fewer": "the model's own refusal"}
     # So many steps end only after hours: what was asked for.
-    check_arguments(pgd_attack, batch, kwargs=settings, seconds=1.0)
-    check_arguments(robust_accuracy, batch, kwargs=settings, seconds=1.0)
+    check_arguments(pgd_attack, batch, kwargs=settings, seconds=1.0, skip=skip)
+    check_arguments(robust_accuracy, batch, kwargs=settings, seconds=1.0, skip=skip)
 
 
 def test_arguments_of_the_calculator() -> None:

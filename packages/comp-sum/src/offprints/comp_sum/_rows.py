@@ -35,7 +35,11 @@ def power(s: Tensor, tau: float) -> Tensor:
     if tau == 1:
         return s
     exponent = exponent_of(tau)
-    return torch.expm1(exponent * s) / exponent
+    x = exponent * s
+    if tau < 1 or not torch.is_grad_enabled():
+        return torch.expm1(x) / exponent
+    # torch takes the derivative of expm1 from its value, as 1 + value: near -1 nothing would be left of e^x.
+    return torch.where(x < -0.5, x.exp() - 1, torch.expm1(x)) / exponent
 
 
 def differentiable_losses(logits: Tensor, labels: Tensor, tau: float) -> Tensor:
@@ -87,7 +91,8 @@ def _ratios(z: Tensor, label: Tensor, tau: float, buffer: Tensor | None) -> tupl
     """
     own = z.gather(1, label)
     ratios = (z - own if buffer is None else torch.sub(z, own, out=buffer)).exp_()
-    u = ratios.scatter_(1, label, own.zero_()).sum(1, keepdim=True)
+    # 0, but NaN of an infinite score: infinite confidence is no loss of 0.
+    u = ratios.scatter_(1, label, own.sub_(own)).sum(1, keepdim=True)
     # S_y^tau is to be a normal number as well as u; NaN fails too.
     if not u.amax().item() <= math.exp(min(LARGEST[z.dtype] / max(tau, 1.0), 700.0)):
         return None

@@ -164,7 +164,7 @@ def ascend(
             z = scores(model, point)
             if step == 0 and clean is None:
                 check_classes(z, labels, settings)
-            (gradient,) = torch.autograd.grad(rise(settings.objective, labels, clean)(z), point)
+            gradient = slope(rise(settings.objective, labels, clean)(z), point)
             gradient = gradient.to(compute)
             if stop_when_fooled and not bool((left := z.detach().argmax(1) == labels).all()):
                 found[where], right[where] = x_adv, left
@@ -180,6 +180,14 @@ def ascend(
                 with torch.no_grad():
                     right[where] = scores(model, x_adv.to(x.dtype, copy=True)).argmax(1) == labels
     return found.to(x.dtype), right
+
+
+def slope(value: Tensor, point: Tensor) -> Tensor:
+    """The gradient of what is maximized, which the model must not have cut off."""
+    found = torch.autograd.grad(value, point, allow_unused=True)[0] if value.requires_grad else None
+    if found is None:
+        raise ValueError("model must be differentiable in its inputs, got scores without a graph to them")
+    return found
 
 
 def check_classes(z: Tensor, labels: Tensor, settings: Ascent) -> None:

@@ -46,7 +46,9 @@ def _log_mean(beta: Tensor, tau: float) -> Tensor:
     e = (tau - 1) / (2 - tau)
     one = beta == 1
     inner = torch.where(one, 0.5, beta)
-    x, k = torch.atanh(inner), torch.log1p(-inner * inner) / 2
+    # Near 1 the square of beta has lost the digits of 1 - beta; near 0 the two logarithms cancel.
+    x, ends = torch.atanh(inner), torch.log1p(inner) + torch.log1p(-inner)
+    k = torch.where(inner > 0.5, ends, torch.log1p(-inner * inner)) / 2
     far = (e * x).abs() > 300
     near = torch.where(far, 0, e * x)
     bracket = torch.log1p(2 * torch.sinh(near / 2) ** 2 + inner * torch.sinh(near)) + e * k
@@ -56,7 +58,7 @@ def _log_mean(beta: Tensor, tau: float) -> Tensor:
 
 def _transform(beta: Tensor, tau: float, num_classes: int) -> Tensor:
     if tau == 0:
-        return beta * beta / (1 + torch.sqrt(1 - beta * beta))
+        return beta * beta / (1 + torch.sqrt((1 - beta) * (1 + beta)))
     if tau == 1:
         plus, minus = 1 + beta, 1 - beta
         inner = torch.where(beta == 1, 0, beta)

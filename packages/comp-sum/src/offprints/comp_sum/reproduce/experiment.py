@@ -50,7 +50,7 @@ class Config:
     data: Source = "digits"
     sizes: tuple[int, int] = (1100, 350)
     taus: tuple[float, ...] = TAUS
-    networks: int = 3
+    networks: int = 2
     splits: int = 2
     betas: tuple[float, ...] = (1.0, 3.0, 6.0)
     nus: tuple[float, ...] = (0.2, 0.4, 0.7)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Architecture = Literal["mlp", "cnn", "resnet18", "resnet34", "wrn28-10", "wrn34-20", "wrn70-16"]
+Architecture = Literal["mlp", "cnn", "resnet18", "resnet34", "wrn10-1", "wrn28-10", "wrn34-20", "wrn70-16"]
 
 
 class Block(nn.Module):

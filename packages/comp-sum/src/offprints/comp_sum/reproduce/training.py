@@ -30,7 +30,7 @@ class Recipe:
     strength: float = 0.0
     ramp: float = 0.5
     architecture: Architecture = "mlp"
-    epochs: int = 40
+    epochs: int = 30
     batch_size: int = 130
     lr: float = 0.1
     weight_decay: float = 5e-4
