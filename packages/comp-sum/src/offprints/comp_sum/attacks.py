@@ -48,16 +48,26 @@ class Ascent:
         check_choice(given["objective"], "objective", ("ce", "kl", "delta", "dlr"))
         check_choice(given["norm"], "norm", ("linf", "l2"))
         check_choice(given["random_start"], "random_start", ("uniform", "gaussian", None))
-        numbers = {"eps": eps, "steps": steps, "step_size": step_size, "clip": _checked_box(given["clip"])}
+        numbers: dict[str, Any] = {
+            "eps": eps,
+            "steps": steps,
+            "step_size": step_size,
+            "clip": _checked_box(given["clip"]),
+        }
         return cls(**{name: given[name] for name in ("objective", "norm", "random_start")}, **numbers)
 
-    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Into the ball around x, then into the box; in place. The ball's center lies in the box."""
+    def region(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What `project` needs to know of x, row by row: the bounds of ball and box, or the ball's center."""
+        if self.norm == "l2":
+            return (x,)
+        low, high = x - self.eps, x + self.eps
+        return (low, high) if self.clip is None else (low.clamp_(min=self.clip[0]), high.clamp_(max=self.clip[1]))
+
+    def project(self, x_adv: Tensor, region: tuple[Tensor, ...]) -> Tensor:
+        """Into the ball, then into the box; in place. The ball's center lies in the box."""
         if self.norm == "linf":
-            low, high = x - self.eps, x + self.eps
-            if self.clip is not None:
-                low, high = low.clamp_(min=self.clip[0]), high.clamp_(max=self.clip[1])
-            return torch.clamp(x_adv, low, high, out=x_adv)
+            return torch.clamp(x_adv, *region, out=x_adv)
+        (x,) = region
         moved = x_adv - x
         length = row_norms(moved.flatten(1))
         factor = torch.where(length > self.eps, self.eps / torch.where(length > 0, length, 1), 1)
@@ -84,10 +94,10 @@ class Ascent:
         if self.random_start == "gaussian":
             return x + GAUSSIAN_SCALE * torch.randn(x.shape, **draw).to(x.device)
         if self.norm == "linf":
-            return self.project(x + self.eps * (2 * torch.rand(x.shape, **draw) - 1).to(x.device), x)
+            return self.project(x + self.eps * (2 * torch.rand(x.shape, **draw) - 1).to(x.device), self.region(x))
         noise = torch.randn(x.shape, **draw).to(x.device)
         radius = self.eps * torch.rand(len(x), **draw).to(x.device) ** (1 / x[0].numel())
-        return self.project(x + noise * _per_sample(radius / row_norms(noise.flatten(1)), x), x)
+        return self.project(x + noise * _per_sample(radius / row_norms(noise.flatten(1)), x), self.region(x))
 
 
 def _checked_box(clip: Any) -> tuple[float, float] | None:
@@ -152,7 +162,7 @@ def ascend(
     with undisturbed(model):
         center = x.detach().clone().to(compute)
         x_adv = settings.start(center, generator) if x_init is None else x_init.detach().clone().to(compute)
-        clean = None
+        region, clean = settings.region(center), None
         if settings.objective in ("kl", "delta") or settings.steps == 0:
             with torch.no_grad():
                 clean = scores(model, center.to(x.dtype, copy=True))
@@ -168,14 +178,15 @@ def ascend(
             gradient = gradient.to(compute)
             if stop_when_fooled and not bool((left := z.detach().argmax(1) == labels).all()):
                 found[where], right[where] = x_adv, left
-                where, x_adv, center, labels, gradient = (t[left] for t in (where, x_adv, center, labels, gradient))
+                where, x_adv, labels, gradient = (t[left] for t in (where, x_adv, labels, gradient))
+                region = tuple(t[left] for t in region)
                 clean = None if clean is None else clean[left]
                 if len(where) == 0:
                     break
             settings.climb(x_adv, gradient)
-            settings.project(x_adv, center)
+            settings.project(x_adv, region)
         if len(where):
-            found[where] = x_adv if settings.steps else settings.project(x_adv, center)
+            found[where] = x_adv if settings.steps else settings.project(x_adv, region)
             if stop_when_fooled:
                 with torch.no_grad():
                     right[where] = scores(model, x_adv.to(x.dtype, copy=True)).argmax(1) == labels

@@ -13,10 +13,11 @@ from offprints.shared.datasets import digits, vision_dataset
 from offprints.shared.device import make_generator
 
 Source = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "svhn"]
+Pictures = Literal["fashion_mnist", "cifar10", "cifar100", "svhn"]
 Pair = tuple[Tensor, Tensor]
 
 
-def pictures(source: Source, split: str, data: Path | None, download: bool) -> Pair:
+def pictures(source: Pictures, split: str, data: Path | None, download: bool) -> Pair:
     """All pictures ``[N, C, H, W]`` of one of torchvision's sets, and their labels."""
     found: Any = vision_dataset(source, split, download=download, root=data)
     x = torch.as_tensor(np.asarray(found.data))

@@ -160,8 +160,8 @@ def trainings(config: Config, run: Run) -> None:
         for tau in config.taus:
             plan(f"tau={tau:g}", replace(config.recipe, tau=tau), seed)
     for seed in seeds[: config.splits]:
-        for method, values in strengths.items():
-            for strength in values:
+        for method, tried in strengths.items():
+            for strength in tried:
                 plan(f"{method} {strength:g}", replace(config.recipe, method=method, strength=strength), seed)
         for name, ramp in (("ramp", config.recipe.ramp), ("no ramp", 0.0)):
             plan(name, replace(config.recipe, method="adv-comp-sum", strength=config.ramp_nu, ramp=ramp), seed)
