@@ -71,6 +71,7 @@ def test_raises_its_objective(objective: str) -> None:
     start = x + 0.1 * (2 * torch.rand(x.shape, generator=generator) - 1)
     found = pgd_attack(model, x, y, eps=0.1, step_size=0.02, steps=20, objective=objective, x_init=start, clip=None)
 
+    @torch.no_grad()
     def value(at: Tensor) -> float:
         z, clean = model(at).double(), model(x).double()
         if objective == "kl":

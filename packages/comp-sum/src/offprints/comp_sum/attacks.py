@@ -160,7 +160,8 @@ def ascend(
     """
     compute = working_dtype(x)
     with undisturbed(model):
-        center = x.detach().clone().to(compute)
+        # Copies made here can be part of a graph, also where what came in was made in inference mode.
+        center, labels = x.detach().clone().to(compute), labels.clone()
         x_adv = settings.start(center, generator) if x_init is None else x_init.detach().clone().to(compute)
         region, clean = settings.region(center), None
         if settings.objective in ("kl", "delta") or settings.steps == 0:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from offprints.comp_sum._models import Model, check_inputs, check_model, scores, undisturbed
 from offprints.comp_sum.attacks import Ascent, Norm, ascend, check_generator
@@ -141,12 +143,13 @@ def autoattack_accuracy(
     seed = check_number(seed, "seed", low=0, high=2**32 - 1, integer=True)
     labels = check_inputs(x, target, (0.0, 1.0))
     official = require("pyautoattack", package="comp-sum", extra="autoattack")
-    images = x.detach().float().clamp(0, 1)
-    if images.ndim == 2:  # one attack draws squares of pixels
-        images = images[:, None, None]
+    images, size = _as_pictures(x.detach().float().clamp(0, 1)), x[0].numel()
+
+    def inputs(given: Tensor) -> Tensor:
+        return given.flatten(1)[:, :size].reshape(len(given), *x.shape[1:]).to(x.dtype)
 
     def network(given: Tensor) -> Tensor:
-        return scores(model, given.reshape(len(given), *x.shape[1:]).to(x.dtype)).float()
+        return scores(model, inputs(given)).float()
 
     tracer = sys.gettrace()  # which its look for defenses that change would leave off
     try:
@@ -169,7 +172,16 @@ def autoattack_accuracy(
             found, _ = adversary.run_standard_evaluation(images, labels, batch_size=batch_size)
     finally:
         sys.settrace(tracer)
-    return float(_all_right(model, x, found.reshape(x.shape).to(x.dtype), labels, batch_size))
+    return float(_all_right(model, x, inputs(found), labels, batch_size))
+
+
+def _as_pictures(x: Tensor) -> Tensor:
+    """Inputs ``[N, C, H, W]`` of at least 5 x 5, since one attack draws squares; others are laid out and padded."""
+    if x.ndim == 4 and min(x.shape[2:]) >= 5:
+        return x
+    flat = x.flatten(1)
+    side = max(5, math.ceil(math.sqrt(flat.shape[1])))
+    return F.pad(flat, (0, side * side - flat.shape[1])).reshape(len(x), 1, side, side)
 
 
 def _all_right(model: Model, x: Tensor, found: Tensor, labels: Tensor, batch_size: int) -> float:
