@@ -30,7 +30,7 @@ def test_transform(tau: float, classes: int) -> None:
     found = transform(BETAS, tau, classes)
     for beta, value in zip(BETAS[3:].tolist(), found[3:].tolist(), strict=True):
         assert value == pytest.approx(reference.transform(beta, tau, classes), rel=1e-11)
-    if tau < 2:  # where the plain formula has cancelled, the first term of the series
+    if tau < 2:  # where the plain formula has canceled, the first term of the series
         scale = 2**tau if tau <= 1 else 2 * classes ** (tau - 1)
         torch.testing.assert_close(found[1:3], BETAS[1:3] ** 2 / (scale * (2 - tau)), rtol=1e-6, atol=0)
     assert found[0] == 0
