@@ -18,7 +18,7 @@ from offprints.comp_sum import (
     reference,
     transform,
 )
-from offprints.comp_sum.reproduce.experiment import random_regrets
+from offprints.comp_sum.reproduce.theory import random_regrets
 
 TAUS = (0.0, 0.2, 0.7, 1.0, 1.3, 1.8, 2.0, 3.5)
 BETAS = torch.tensor([0.0, 1e-8, 1e-4, 0.03, 0.3, 0.6, 0.9, 0.999, 1 - 1e-9, 1.0], dtype=torch.float64)
