@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -52,43 +51,6 @@ def test_medium_on_a_few_pictures(tmp_path: Path) -> None:
     )
     outcome = execute(experiment, tiny, preset="medium", device="cpu", out=tmp_path / "runs")
     assert {claim["id"] for claim in outcome.result["claims"]} >= {"robust", "ramp-prevents-collapse"}
-
-
-def write_cifar(folder: Path, count: int) -> None:
-    """CIFAR-10 as torchvision unpacks it."""
-    folder = folder / "cifar10" / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    draws = np.random.default_rng(0)
-    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
-        entry = {
-            "data": draws.integers(0, 256, (count, 3072), dtype=np.uint8),
-            "labels": draws.integers(0, 10, count).tolist(),
-        }
-        (folder / name).write_bytes(pickle.dumps(entry))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-
-
-def test_paper_preset_on_a_few_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda self: True)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    write_cifar(tmp_path, 8)
-    paper = experiment.presets["paper"]
-    small = replace(
-        paper.paper,
-        clean="wrn10-1",
-        adversarial="wrn10-1",
-        clean_epochs=1,
-        adversarial_epochs=1,
-        clean_batch_size=4,
-        batch_size=4,
-        images=8,
-        taus=(1.0,),
-    )
-    outcome = execute(
-        experiment, replace(paper, folder=tmp_path, paper=small), preset="paper", device="cpu", out=tmp_path / "runs"
-    )
-    assert {claim["id"] for claim in outcome.result["claims"]} == {"cifar10-robust"}
-    assert "adv-comp-sum" in (outcome.dir / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("name", "millions"), [("resnet18", 11.2), ("resnet34", 21.3), ("wrn28-10", 36.5)])

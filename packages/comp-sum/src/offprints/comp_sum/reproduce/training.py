@@ -113,7 +113,7 @@ def train(
                 rate.step()
                 step += 1
             if part is not None:
-                part.log(epoch + 1, loss=float(loss))
+                part.log(epoch + 1, loss=float(loss.detach()))
                 part.checkpoint(epoch + 1, {name: value.state_dict() for name, value in parts.items()})  # type: ignore[attr-defined]
     return model.eval()
 
