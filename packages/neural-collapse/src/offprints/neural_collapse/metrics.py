@@ -16,7 +16,7 @@ from offprints.neural_collapse.statistics import FeatureStatistics, membership_o
 from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
 
 GEOMETRIES = ("etf", "of", "gof")
-_CHUNK = 4096  # rows of features that are in float64 at once
+_CHUNK = 512  # rows of features that are in float64 at once: they stay in the cache
 
 
 @dataclass(frozen=True)
