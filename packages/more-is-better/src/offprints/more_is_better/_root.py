@@ -155,7 +155,7 @@ class _Gamma(torch.autograd.Function):
 def _slopes(
     eigvals: Tensor, n: Tensor, k: Tensor, ridge: Tensor, gamma: Tensor, guarded: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Derivatives of gamma by n, k and ridge ``[P]``; by the eigenvalues: ``[P]`` times 1 / (lambda + gamma)^2 ``[P, M]``.
+    """Derivatives of gamma by n, k, ridge ``[P]``; by the eigenvalues: ``[P]`` times 1 / (lambda + gamma)^2 ``[P, M]``.
 
     They are given as 0 where there are none, at the points at which the risk is infinite or the constant stays 0.
     """
