@@ -53,9 +53,7 @@ def main() -> None:
             agree,
         ),
     ]
-    compare(
-        cases, Path(__file__).parent / "results" / "kernels.json", rounds=3, threads=1, clock=time.process_time
-    )
+    compare(cases, Path(__file__).parent / "results" / "kernels.json", rounds=3, threads=1, clock=time.process_time)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def test_the_optimal_ratio_is_the_minimum(alpha: float, place: float, noise: flo
     grid = torch.linspace(0, 0.999, 4001, dtype=torch.float64)
     errors = powerlaw_test_mse(grid, alpha, beta, noise_rel=noise)
     assert float(powerlaw_test_mse(ratio, alpha, beta, noise_rel=noise)) <= float(errors.min()) * (1 + 1e-12)
-    assert (ratio == 0) == (noise <= critical_noise(alpha, beta) or ratio < 1e-12)
+    assert (ratio == 0) == (noise <= (beta - alpha) / (alpha * (alpha - 1)))
 
 
 def test_no_hole_at_beta_alpha_plus_one() -> None:

@@ -13,7 +13,7 @@ from offprints.shared.estimators import as_features
 from offprints.shared.validation import check_tensor
 
 
-def fit_features(estimator: Any, X: Any, *, table: bool = True) -> Tensor:
+def fit_features(X: Any, *, table: bool = True) -> Tensor:
     """X of a fit as a tensor without a graph: a table, or any points ``[n, ...]`` with at least one feature axis."""
     return _features(X, table=table)
 

@@ -256,10 +256,13 @@ def _halley(
         low, high = torch.where(value > 0, t, low), torch.where(value > 0, high, t)
         step = value / slope
         new = t - step / (1 - step * curvature / (2 * slope)).clamp(min=0.5)  # Halley's, which is of third order
-        new = torch.where((new > low) & (new < high), new, (low + high) / 2)
-        new = torch.where(value.abs() <= noise, t, new)
+        inside = (new >= low) & (new <= high)
+        new = torch.where(inside, new, (low + high) / 2)
+        rounding = noise * (1 + t.abs())
+        new = torch.where(value.abs() <= rounding, t, new)
         found[rows] = new
-        active = ((new - t).abs() > tolerance).nonzero().squeeze(1)
+        # A short step tells that the root is near only where it is Halley's.
+        active = ((new - t).abs() > torch.where(inside, tolerance, rounding)).nonzero().squeeze(1)
         if len(active) == 0:
             break
         rows = rows[active]

@@ -57,7 +57,7 @@ def myrtle_kernel(
     check_choice(kind, "kind", ("ntk", "nngp"))
     std = check_number(weight_std, "weight_std", low=0, open_low=True)
     if batch_size is not None:
-        check_number(batch_size, "batch_size", low=1, integer=True)
+        batch_size = check_number(batch_size, "batch_size", low=1, integer=True)
     check_tensor(X1, "X1", ndim=4)
     side = X1.shape[-1]
     if X1.shape[-2] != side or side < 8 or side & (side - 1):

@@ -103,7 +103,7 @@ class RandomFeatureRegressor(_Regressor):
             ValueError: wrong shapes, unequal lengths, NaN or infinity, a parameter out of range.
         """
         count, ridge = self._check()
-        features = fit_features(self, X)
+        features = fit_features(X)
         targets = as_targets(y, len(features), features.device, type(self).__name__)
         columns = targets[:, None] if targets.ndim == 1 else targets
         learn_columns(self, X)
@@ -196,7 +196,7 @@ class KernelRidgeRegressor(_Regressor):
                 parameter out of range.
         """
         ridge = self._check()
-        points = fit_features(self, X, table=False)
+        points = fit_features(X, table=False)
         targets = as_targets(y, len(points), points.device, type(self).__name__)
         columns = targets[:, None] if targets.ndim == 1 else targets
         K = self.kernel(points, None)
@@ -219,7 +219,7 @@ class KernelRidgeRegressor(_Regressor):
             TypeError, ValueError: as in `fit`; points of another shape.
         """
         check_fitted(self, "dual_coef_")
-        points = new_features(self, X, table=False) if self.X_fit_.ndim == 2 else fit_features(self, X, table=False)
+        points = new_features(self, X, table=False) if self.X_fit_.ndim == 2 else fit_features(X, table=False)
         if points.shape[1:] != self.X_fit_.shape[1:]:
             raise ValueError(
                 f"X must hold points of shape {tuple(self.X_fit_.shape[1:])}, got {tuple(points.shape[1:])}"

@@ -72,9 +72,11 @@ def _fully_connected(X1: Tensor, X2: Tensor | None, depth: int) -> tuple[Tensor,
     cosine = units[0] @ units[-1].T
     scale = lengths[0] * lengths[-1].T / X1.shape[1]
     if X2 is None:
-        cosine.fill_diagonal_(1.0)
         cosine = (cosine + cosine.T) / 2
     cosine.clamp_(-1, 1)
+    # The angle of nearly parallel inputs is a square root of what rounding leaves: of repeated ones it is exactly 0.
+    i, j = (cosine > 1 - 1e-10).nonzero(as_tuple=True)
+    cosine[i, j] = 1 - (units[0][i] - units[-1][j]).square().sum(1) / 2
     tangent = torch.zeros_like(cosine)
     for _ in range(depth):
         opposite = torch.acos(-cosine)  # pi - t

@@ -71,7 +71,7 @@ def powerlaw_test_mse(
 
     Example:
         >>> powerlaw_test_mse(torch.tensor([0.0, 0.25]), 1.5, 1.5, noise_rel=1.0, n=100)
-        tensor([0.6628, 0.5493], dtype=torch.float64)
+        tensor([0.9402, 0.8768], dtype=torch.float64)
     """
     alpha, beta = _exponents(alpha, beta)
     noise = check_number(noise_rel, "noise_rel", low=0)
@@ -131,6 +131,8 @@ def optimal_fitting_ratio(alpha: float, beta: float, *, noise_rel: float = 0.0) 
 
 def critical_noise(alpha: float, beta: float) -> float:
     """Relative noise up to which interpolation is optimal: ``(beta - alpha) / (alpha (alpha - 1))``, at least 0.
+
+    For beta < alpha it is 0, and not even without noise is interpolation optimal; see `optimal_fitting_ratio`.
 
     Args:
         alpha: Exponent of the eigenvalues, > 1.

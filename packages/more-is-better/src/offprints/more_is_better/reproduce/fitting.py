@@ -49,7 +49,7 @@ class FittingSettings:
     tasks: tuple[Task, ...] = ("digits",)
     kernels: tuple[str, ...] = ("ntk",)
     points: int = 0
-    samples: int = 1200
+    samples: int = 900
     trials: int = 2
     noises: tuple[float, ...] = (0.0, 1.0, 5.0)
     ridges: int = 40
@@ -82,7 +82,7 @@ def measure(
         generator=generator,
     )
     scale = float(K.diagonal().mean())
-    ridges = torch.logspace(-9, 3, settings.ridges, dtype=torch.float64) * scale
+    ridges = torch.logspace(-7, 2.5, settings.ridges, dtype=torch.float64) * scale
     curves = torch.empty(settings.trials, len(settings.noises), 2, len(ridges), dtype=torch.float64)
     bases = torch.empty(settings.trials, dtype=torch.float64)
     for trial in range(settings.trials):
