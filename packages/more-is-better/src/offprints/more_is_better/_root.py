@@ -258,11 +258,11 @@ def _halley(
         new = t - step / (1 - step * curvature / (2 * slope)).clamp(min=0.5)  # Halley's, which is of third order
         inside = (new >= low) & (new <= high)
         new = torch.where(inside, new, (low + high) / 2)
-        rounding = noise * (1 + t.abs())
-        new = torch.where(value.abs() <= rounding, t, new)
+        new = torch.where(value.abs() <= noise * (1 + (t * slope).abs()), t, new)
         found[rows] = new
-        # A short step tells that the root is near only where it is Halley's.
-        active = ((new - t).abs() > torch.where(inside, tolerance, rounding)).nonzero().squeeze(1)
+        # A short step tells that the root is near only where it is Halley's; bisection goes on to the last digit.
+        limit = torch.where(inside, tolerance, noise * (1 + t.abs()))
+        active = ((new - t).abs() > limit).nonzero().squeeze(1)
         if len(active) == 0:
             break
         rows = rows[active]

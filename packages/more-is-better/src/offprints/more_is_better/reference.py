@@ -1,9 +1,8 @@
-"""The paper's theory and its kernels as they are written, one number at a time: read this first.
-
-Slow and plain: the oracle of the tests and the baseline of the benchmarks.
-"""
+"""The paper's theory and its kernels as they are written, one number at a time, slow and plain: read this first."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,7 +10,7 @@ import numpy as np
 def implicit_constants(lam: np.ndarray, n: float, k: float, delta: float) -> tuple[float, float]:
     """Solve both implicit equations for kappa and gamma, one bisection inside another, on logarithmic scales."""
 
-    def bisect(increasing, low: float = -40.0, high: float = 40.0) -> float:
+    def bisect(increasing: Callable[[float], float], low: float = -40.0, high: float = 40.0) -> float:
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if increasing(10.0**middle) < 0 else (low, middle)
