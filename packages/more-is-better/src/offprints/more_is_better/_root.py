@@ -91,7 +91,7 @@ def implicit_gamma(eigvals: Tensor, n: Tensor, k: Tensor, ridge: Tensor) -> Tens
     levels = [level.key() for level in get_interpreter_stack() or ()]
     if levels.count(TransformType.Jvp) > 1:
         raise RuntimeError("forward mode inside forward mode is not supported: use torch.func.hessian or jacrev")
-    return _Gamma.apply(eigvals, n, k, ridge)  # type: ignore[no-untyped-call]
+    return _Gamma.apply(eigvals, n, k, ridge)
 
 
 class _Gamma(torch.autograd.Function):
@@ -111,7 +111,7 @@ class _Gamma(torch.autograd.Function):
         ctx.save_for_forward(*inputs, output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         eigvals, n, k, ridge, gamma = ctx.saved_tensors
         guarded = needs_guard(eigvals, gamma)
         of_eigvals: Tensor | None = None
@@ -129,7 +129,7 @@ class _Gamma(torch.autograd.Function):
         return of_eigvals, of_n, of_k, of_ridge
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         eigvals, n, k, ridge, gamma = ctx.saved_tensors
         guarded = needs_guard(eigvals, gamma)
         by_n, by_k, by_ridge, factor, squares = _slopes(eigvals, n, k, ridge, gamma, guarded)

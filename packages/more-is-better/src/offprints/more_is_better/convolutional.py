@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -94,7 +93,7 @@ class _Myrtle:
         self.tangent = tangent
         pools = (1, 1, int(math.log2(side)) - 2)
         self.memory: dict[tuple[int, int], Tensor] = {}
-        self.layers: list[Literal["relu", "pool"]] = []
+        self.layers: list[str] = []
         for count, following in zip(counts, pools, strict=True):
             self.layers += ["relu"] * count + ["pool"] * following
 
@@ -185,7 +184,7 @@ def _input_covariance(x: Tensor, y: Tensor, out: Tensor) -> None:
 
 def _variances(K: Tensor) -> Tensor:
     """Entries ``[B, s, s]`` of equal positions."""
-    return cast(Tensor, K.diagonal(dim1=1, dim2=2).diagonal(dim1=1, dim2=2))
+    return K.diagonal(dim1=1, dim2=2).diagonal(dim1=1, dim2=2)
 
 
 def _neighbors(size: int) -> Iterator[tuple[slice, slice]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,11 +123,10 @@ def _sizes(sizes: Sequence[int] | None, n_test: int | None, points: int) -> tupl
         smallest = min(max(2, largest // 30), largest - 1)
         steps = np.geomspace(smallest, largest, SIZES)
         return sorted({round(float(step)) for step in steps}), points - largest
-    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray, Tensor)):
-        raise TypeError(f"sizes must be a sequence of integers, got {type(sizes).__name__}")
-    listed = sizes.tolist() if isinstance(sizes, (np.ndarray, Tensor)) else list(sizes)
-    if not isinstance(listed, list):
-        raise TypeError(f"sizes must be a sequence of integers, got {listed!r}")
+    given: Any = sizes.tolist() if hasattr(sizes, "tolist") else sizes  # of an array or a tensor
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        raise TypeError(f"sizes must be a sequence of integers, got {given!r} ({type(given).__name__})")
+    listed = list(given)
     chosen = sorted({int(check_number(size, "sizes", low=1, integer=True)) for size in listed})
     if len(chosen) < 2:
         raise ValueError(f"sizes must hold at least two different sizes, got {listed}")

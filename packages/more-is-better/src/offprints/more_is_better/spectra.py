@@ -52,8 +52,8 @@ def kernel_eigensystem(K: Float[Tensor, "n n"], y: Float[Tensor, "n *outputs"]) 
         >>> system.coeffs.shape, bool(risk.test_mse < X[:, 0].square().mean())
         (torch.Size([50, 1]), True)
     """
-    tolerance = {torch.float64: 1e-8, torch.float32: 1e-4}.get(getattr(K, "dtype", None), 3e-2)
     kernel = check_kernel(K, "K")
+    tolerance = {torch.float64: 1e-8, torch.float32: 1e-4}.get(K.dtype, 3e-2)
     targets = check_targets(y, "y", len(kernel)).to(device=kernel.device, dtype=torch.float64)
     eigvals, eigvecs = torch.linalg.eigh(kernel)
     if float(eigvals[0]) < -tolerance * max(float(eigvals[-1]), -float(eigvals[0])):

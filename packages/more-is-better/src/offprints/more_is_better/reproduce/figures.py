@@ -23,10 +23,10 @@ def draw_traces(
                     widths, measured.mean(0)[:, place], _standard(measured)[:, place], fmt="o", color=f"C{color}"
                 )
                 axes.plot(widths, theory[:, place], color=f"C{color}", label=label)
-            color, places = "black", measured.mean(0).argmin(1, keepdim=True)
+            places = measured.mean(0).argmin(1, keepdim=True)
             best = measured.mean(0).gather(1, places).squeeze(1)
-            axes.errorbar(widths, best, _standard(measured).gather(1, places).squeeze(1), fmt="o", color=color)
-            axes.plot(widths, theory.min(1).values, color=color, label="best ridge")
+            axes.errorbar(widths, best, _standard(measured).gather(1, places).squeeze(1), fmt="o", color="black")
+            axes.plot(widths, theory.min(1).values, color="black", label="best ridge")
             axes.axvline(panel["n"], color="#8C8C8C", linestyle=":", linewidth=1.2)
             axes.set(title=title, xlabel="random features k (dotted: k = n)", ylabel="test error", xscale="log")
             axes.set_xticks(widths, [str(width) for width in widths], rotation=45)
