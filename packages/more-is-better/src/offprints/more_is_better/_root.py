@@ -16,7 +16,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 
 from offprints.shared.validation import should_check
 
-CHUNK = 2**15  # entries (points x modes) worked on at a time: they stay in the cache
+CHUNK = 2**17  # entries (points x modes) worked on at a time: they stay in the cache
 BINS = 512  # of the compressed spectrum that gives the first approximation
 LONG = 1024  # spectra beyond this length are compressed first
 FLOOR = 1e-150  # an eigenvalue that is smaller, relative to the largest, is 0: squares of inverses are finite

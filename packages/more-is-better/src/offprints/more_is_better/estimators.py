@@ -200,8 +200,8 @@ class KernelRidgeRegressor(_Regressor):
         targets = as_targets(y, len(points), points.device, type(self).__name__)
         columns = targets[:, None] if targets.ndim == 1 else targets
         K = self.kernel(points, None)
-        check_tensor(K, "the result of kernel", shape=(len(points), len(points)))
-        dual = solve_semidefinite(check_kernel(K.detach(), "the result of kernel"), columns, ridge)
+        check_tensor(K, "kernel(X)", shape=(len(points), len(points)))
+        dual = solve_semidefinite(check_kernel(K.detach(), "kernel(X)"), columns, ridge)
         if points.ndim == 2:
             learn_columns(self, X)
         self.dual_coef_, self.kernel_, self._flat = dual, self.kernel, targets.ndim == 1
@@ -225,6 +225,6 @@ class KernelRidgeRegressor(_Regressor):
                 f"X must hold points of shape {tuple(self.X_fit_.shape[1:])}, got {tuple(points.shape[1:])}"
             )
         K = self.kernel_(points.to(self.X_fit_.device), self.X_fit_)
-        check_tensor(K, "the result of kernel", shape=(len(points), len(self.X_fit_)))
+        check_tensor(K, "kernel(X)", shape=(len(points), len(self.X_fit_)))
         predicted = (K.detach().to(torch.float64) @ self.dual_coef_).to(working_dtype(points))
         return like_input(predicted[:, 0] if self._flat else predicted, X)
