@@ -250,7 +250,9 @@ class LogisticGDClassifier(_SeparatingClassifier):
     def predict_proba(self, X: Float[Any, "n d"]) -> Float[Any, "n K"]:
         """Probabilities ``[n, K]``: the sigmoid of the score, of several classes divided by their sum.
 
-        After separation they depend on how far the descent went, and large steps make them nearly 0 and 1.
+        After separation they depend on how far the descent went, and large steps make them nearly 0 and 1. Beyond a
+        score of 37 (17 in float32) a sigmoid is 1: several such classes are equally probable, and only the scores tell
+        which is predicted.
         """
         scores = self._asked(X)
         if scores.shape[1] == 1:

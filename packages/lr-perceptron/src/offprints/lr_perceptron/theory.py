@@ -64,7 +64,7 @@ def margin(X: Float[Tensor, "n d"], y: Float[Tensor, " n"] | Int[Tensor, " n"]) 
     length = 0.0 if found is None else float(np.linalg.norm(found))
     attained = 0.0 if found is None or length == 0 else float((signed / unit @ (found / length)).min())
     if not attained > 0:
-        raise ValueError("y must be separable by a vector theta with y_i (x_i . theta) > 0 for all samples; it is not")
+        raise ValueError("X and y must be separable: there is no theta with y_i (x_i . theta) > 0 for all samples")
     return unit * attained
 
 
