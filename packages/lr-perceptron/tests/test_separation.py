@@ -129,7 +129,7 @@ def test_going_on_after_separation() -> None:
     assert long.n_iter == 50
     assert long.separated
     assert long.history["iteration"].tolist() == [0, 20, 40]
-    stopped = separate(X, y, method="batch_perceptron", max_iter=500, stop=False)
+    stopped = separate(X, y, method="batch_perceptron", stop=False)
     assert stopped.n_iter == separate(X, y, method="batch_perceptron").n_iter
 
 
@@ -181,13 +181,13 @@ def test_data_that_nothing_separates() -> None:
         assert result.n_iter == 20
 
 
-@given(st.integers(0, 1000), st.sampled_from([0.3, 7.0, 1000.0]))
+@given(st.integers(0, 1000), st.sampled_from([0.3, 7.0, 1e6]))
 @settings(max_examples=12)
 def test_invariances(seed: int, step_size: float) -> None:
     X, y = gaussian(seed, n=12, d=3)
 
     def iterates(X: Tensor, y: Tensor, method: str, step_size: float = step_size) -> Tensor:
-        options = {"max_iter": 15, "stop": False, "keep_iterates": True}
+        options = {"max_iter": 6, "stop": False, "keep_iterates": True}
         found = separate(X, y, method=method, step_size=step_size, **options).iterates
         assert found is not None
         return found
@@ -215,7 +215,7 @@ def test_bounds(seed: int) -> None:
     X, y = gaussian(seed, n=10, d=3)
     sizes = {"n": 10, "radius": radius(X), "margin": margin(X, y)}
     for method in METHODS[2:]:
-        assert separate(X, y, method=method, max_iter=100_000).n_iter <= iteration_bound(method, **sizes)
+        assert separate(X, y, method=method, max_iter=3000).n_iter <= iteration_bound(method, **sizes)
     for step_size in (1.0, 100.0):
-        count = separate(X, y, step_size=step_size, max_iter=100_000).n_iter
+        count = separate(X, y, step_size=step_size, max_iter=3000).n_iter
         assert count <= iteration_bound("normalized_lr_gd", **sizes, step_size=step_size)

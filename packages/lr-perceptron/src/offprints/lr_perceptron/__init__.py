@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from offprints.lr_perceptron.datasets import loss_divergence_dataset, worst_case_dataset
 from offprints.lr_perceptron.losses import (
@@ -46,12 +46,13 @@ __all__ = [  # noqa: RUF022 - in order of importance
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """The estimators come with their first use: scikit-learn takes as long to import as torch."""
     if name in ("LogisticGDClassifier", "BatchPerceptronClassifier", "PerceptronClassifier"):
         from offprints.lr_perceptron import classifiers
 
-        return getattr(classifiers, name)
+        found: object = getattr(classifiers, name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -30,7 +30,7 @@ PRINTED = {
         ("lr_gd", 100.0): 538,
     },
 }
-SCALINGS = ("unit", "bytes", "centered", "normalized", "standardized", "lengths")
+SCALINGS = ("unit", "normalized", "centered", "standardized", "bytes", "lengths")
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,19 @@ def samples_of(setup: Setup, images: Tensor, classes: Tensor) -> tuple[Tensor, T
 
 
 def plausible_setups(kind: str) -> list[Setup]:
-    """The readings that are searched, the likeliest first."""
-    found: list[Setup] = []
+    """The readings that are searched, the likeliest first: classes 0 and 1 in every form, then the other pairs."""
     pairs = list(combinations(range(10), 2))
-    for scaling in SCALINGS:
-        for intercept in (False, True):
-            if kind == "balanced":
-                for counts, window in ((5000, 0), ((2500, 2500), 0), (5000, 5000)):
-                    found += [Setup(pair, counts, scaling, intercept, window) for pair in pairs]
-            else:
-                for few in (50, 10, 100, 500):
-                    ordered = [pair for a, b in pairs for pair in ((a, b), (b, a))]
-                    found += [Setup(pair, (few, 5000 - few), scaling, intercept) for pair in ordered]
-    return found
+    forms = [(scaling, intercept) for scaling in SCALINGS for intercept in (False, True)]
+    if kind == "balanced":
+        halves: tuple[tuple[int, int] | int, ...] = (5000, (2500, 2500), (5000, 5000))
+        first = [Setup((0, 1), counts, *form) for counts in halves[:2] for form in forms]
+        rest = [Setup(pair, counts, *form) for form in forms for counts in halves for pair in pairs]
+    else:
+        few = (50, 10, 100, 500, 250, 25, 20, 5, 200, 1000)
+        ordered = [turned for pair in pairs for turned in (pair, pair[::-1])]
+        first = [Setup(pair, (count, 5000 - count)) for count in few for pair in ((0, 1), (1, 0))]
+        rest = [Setup(pair, (count, 5000 - count), *form) for form in forms for count in few[:4] for pair in ordered]
+    return list(dict.fromkeys([*first, *rest]))
 
 
 def updates(X: Tensor, y: Tensor, method: str, step_size: float, max_iter: int) -> int:
