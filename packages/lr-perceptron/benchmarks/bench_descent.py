@@ -1,8 +1,8 @@
 """Updates beside an autograd loop, and the way to a separator beside scikit-learn's fastest: one thread, float32.
 
-The cost of an update: 100 updates from 0 (``--updates 500`` for more) on samples whose labels are noise, which nothing separates while there are
-more samples than features, for one step size and for twelve. The way to a separator: Gaussian features that a
-hyperplane separates, from nothing to the first vector with every sample on its right side.
+The cost of an update: 100 updates from 0 (``--updates 500`` for more), for one step size and for twelve, on samples
+whose labels are noise, which nothing separates while there are far more samples than features. The way to a separator:
+Gaussian features that a hyperplane separates, from nothing to the first vector with every sample on its right side.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -70,5 +72,8 @@ def loss_divergence_dataset(
         >>> loss_divergence_dataset()[1]
         tensor([ 1., -1.], dtype=torch.float64)
     """
-    options = {"dtype": _check_dtype(dtype), "device": resolve_device("cpu" if device is None else device)}
+    options: dict[str, Any] = {
+        "dtype": _check_dtype(dtype),
+        "device": resolve_device("cpu" if device is None else device),
+    }
     return torch.tensor([[1.0, -1.0], [-1.0, -4.0]], **options), torch.tensor([1.0, -1.0], **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +32,7 @@ class SweepResult:
     theta: Float[Tensor, "S d"]
 
 
-def _check_step_sizes(step_sizes: Sequence[float] | Tensor) -> list[float]:
+def _check_step_sizes(step_sizes: Any) -> list[float]:
     if isinstance(step_sizes, Tensor):
         check_tensor(step_sizes, "step_sizes", ndim=1)
         values = step_sizes.tolist()

@@ -99,7 +99,10 @@ def _nearest_point(points: np.ndarray) -> np.ndarray | None:
                 staying[np.where(falling)[0][shares[falling].argmin()]] = False
             members = [member for member, stays in zip(members, staying, strict=True) if stays]
             shares = shares[staying] / shares[staying].sum()
-        nearest = shares @ points[members]
+        closer = shares @ points[members]
+        if float(closer @ closer) >= squared:  # what is left is rounding
+            return nearest
+        nearest = closer
     return nearest
 
 
