@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offprints.lr_perceptron._descent import Problems, descend
-from offprints.lr_perceptron._inputs import finite_or_refused
+from offprints.lr_perceptron._inputs import as_steps, finite_or_refused
 from offprints.lr_perceptron._labels import as_labels, distinct, numbers_of, shown
 from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.estimators import as_features, check_fitted, like_input
@@ -54,7 +54,7 @@ class SeparatingClassifier(ClassifierMixin, BaseEstimator):
         classes = distinct(labels, "y")
         samples, signs = self._samples(table), self._signs(numbers_of(labels, classes, "y"), len(classes), table)
         theta = samples.new_zeros(len(signs), samples.shape[1])
-        steps = samples.new_full((len(signs),), step_size)
+        steps = as_steps([step_size] * len(signs), "step_size", samples)
         with torch.no_grad(), float32_region(samples.device):
             found = descend(Problems(samples, signs, method, steps, theta), int(self.max_iter))
         finite_or_refused(found.theta, *self._named())
@@ -104,7 +104,7 @@ class SeparatingClassifier(ClassifierMixin, BaseEstimator):
             theta, t = samples.new_zeros(len(signs), samples.shape[1]), 0
         else:
             theta, t = self._theta().to(samples, copy=True), self.n_iter_
-        steps = samples.new_full((len(signs),), step_size)
+        steps = as_steps([step_size] * len(signs), "step_size", samples)
         with torch.no_grad(), float32_region(samples.device):
             problems = Problems(samples, signs, method, steps, theta)
             problems.update(t)

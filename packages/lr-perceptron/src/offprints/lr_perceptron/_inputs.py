@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -70,3 +72,12 @@ def like_samples(theta: Tensor, X: Tensor) -> Tensor:
     """``theta`` in the type of X; in float32 where a half type is too narrow for it."""
     rounded = theta.to(X.dtype)
     return rounded if bool(rounded.isfinite().all()) else theta
+
+
+def as_steps(sizes: Sequence[float], name: str, like: Tensor) -> Tensor:
+    """Step sizes in the type and on the device of the samples.
+
+    Raises:
+        ValueError: one is beyond the range of the type.
+    """
+    return finite_or_refused(torch.tensor(sizes, dtype=torch.float64).to(like.dtype).to(like.device), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -112,7 +111,7 @@ class BatchPerceptronClassifier(SeparatingClassifier):
 
     def _rule(self) -> tuple[str, float]:
         normalized = check_bool(self.normalized, "normalized")
-        return "normalized_batch_perceptron" if normalized else "batch_perceptron", math.nan
+        return "normalized_batch_perceptron" if normalized else "batch_perceptron", 1.0
 
 
 class PerceptronClassifier(SeparatingClassifier):
@@ -146,4 +145,4 @@ class PerceptronClassifier(SeparatingClassifier):
         self.fit_intercept = fit_intercept
 
     def _rule(self) -> tuple[str, float]:
-        return "perceptron", math.nan
+        return "perceptron", 1.0

@@ -104,9 +104,10 @@ class _NormalizedLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (margins,) = ctx.saved_tensors
         logarithms = F.logsigmoid(-margins)
-        # The normalization is a number: second derivatives are those of the plain loss, divided by it.
-        total = logarithms.detach().logsumexp(-1, keepdim=True)
-        return -grad_outputs[0].unsqueeze(-1) * (logarithms - total).exp()
+        # The softmax of `convex_weights`, but for its denominator, which is a number: second derivatives are those of
+        # the plain loss, divided by it.
+        shares = (logarithms - logarithms.detach().amax(-1, keepdim=True)).exp()
+        return -grad_outputs[0].unsqueeze(-1) * shares / shares.detach().sum(-1, keepdim=True)
 
 
 def normalized_logistic_loss(

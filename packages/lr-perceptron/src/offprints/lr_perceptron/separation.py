@@ -10,6 +10,7 @@ from torch import Tensor
 
 from offprints.lr_perceptron._descent import Problems, descend
 from offprints.lr_perceptron._inputs import (
+    as_steps,
     check_samples,
     check_signs,
     check_vector,
@@ -128,8 +129,7 @@ def separate(
         theta = samples.new_zeros(1, samples.shape[1])
     else:
         theta = check_vector(theta0, "theta0", X).detach().to(samples.dtype, copy=True).unsqueeze(0)
-    steps = torch.full((1,), step_size, dtype=samples.dtype, device=samples.device)
-    finite_or_refused(steps, "step_size")
+    steps = as_steps([step_size], "step_size", samples)
     with torch.no_grad(), float32_region(samples.device):
         problems = Problems(samples, signs, method, steps, theta)
         record = _Record(problems, record_every, keep_iterates)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offprints.lr_perceptron._descent import Problems, descend
-from offprints.lr_perceptron._inputs import check_samples, check_signs, finite_or_refused, like_samples
+from offprints.lr_perceptron._inputs import as_steps, check_samples, check_signs, finite_or_refused, like_samples
 from offprints.lr_perceptron.rules import GRADIENT_METHODS, METHODS
 from offprints.shared.device import float32_region
 from offprints.shared.validation import check_choice, check_number, check_tensor
@@ -80,8 +80,7 @@ def sweep(
     check_choice(method, "method", METHODS)
     max_iter = check_number(max_iter, "max_iter", low=0, integer=True)
     columns = len(sizes) if method in GRADIENT_METHODS else 1
-    steps = torch.tensor(sizes[:columns], dtype=samples.dtype, device=samples.device)
-    finite_or_refused(steps, "step_sizes")
+    steps = as_steps(sizes[:columns], "step_sizes", samples)
     with torch.no_grad(), float32_region(samples.device):
         theta = samples.new_zeros(columns, samples.shape[1])
         problems = Problems(samples, signs.expand(columns, -1), method, steps, theta)
