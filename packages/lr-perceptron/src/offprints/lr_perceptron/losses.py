@@ -131,10 +131,10 @@ def normalized_logistic_loss(
         ValueError: not 1-D, empty, not finite, another length, labels other than -1 and +1.
 
     Example:
-        >>> scores = torch.tensor([300.0, 400.0], requires_grad=True)
+        >>> scores = torch.tensor([300.0, 302.0], requires_grad=True)
         >>> normalized_logistic_loss(scores, torch.tensor([1, 1])).backward()
         >>> scores.grad
-        tensor([-1., -0.])
+        tensor([-0.8808, -0.1192])
     """
     check_tensor(scores, "scores", ndim=1)
     dtype = working_dtype(scores)

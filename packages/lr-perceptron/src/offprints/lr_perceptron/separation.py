@@ -34,6 +34,12 @@ class SeparationResult:
         history: Empty unless recorded; else tensors of equal length: "iteration" (int64), "loss", "accuracy",
             "grad_norm" (of the plain logistic loss) and "n_misclassified" (int64).
         iterates: All iterates ``[n_iter + 1, d]``, if kept.
+
+    Example:
+        >>> X, y = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([1, -1])
+        >>> result = separate(X, y, method="perceptron", keep_iterates=True)
+        >>> result.separated, result.n_iter, result.iterates.tolist()
+        (True, 2, [[0.0, 0.0], [2.0, 0.0], [2.0, -1.0]])
     """
 
     theta: Float[Tensor, " d"]

@@ -25,6 +25,12 @@ class SweepResult:
         step_sizes: Step sizes ``[S]``, float64 (float32 on a device without it).
         n_iter: Updates until separation ``[S]``, int64; -1 where ``max_iter`` did not suffice.
         theta: Last iterates ``[S, d]``.
+
+    Example:
+        >>> X, y = torch.tensor([[1.0, -1.0], [-1.0, -4.0]]), torch.tensor([1, -1])
+        >>> result = sweep(X, y, [1.0, 100.0], method="normalized_lr_gd")
+        >>> result.n_iter.tolist(), result.theta.shape
+        ([2, 2], torch.Size([2, 2]))
     """
 
     step_sizes: Float[Tensor, " S"]

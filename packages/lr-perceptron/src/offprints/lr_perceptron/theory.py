@@ -172,7 +172,8 @@ def iteration_bound(method: str, *, n: int, radius: float, margin: float, step_s
     Raises:
         TypeError: an argument of the wrong kind.
         ValueError: an unknown method, ``n`` < 1, ``radius``, ``margin`` or ``step_size`` not positive, a margin above
-            the radius; a finite ``step_size`` for ``"lr_gd"``, for which the paper has no bound.
+            the radius, or so small that the bound is beyond every float; a finite ``step_size`` for ``"lr_gd"``, for
+            which the paper has no bound.
 
     Example:
         >>> round(iteration_bound("normalized_lr_gd", n=1000, radius=1.25**0.5, margin=0.5, step_size=0.1))
@@ -185,11 +186,15 @@ def iteration_bound(method: str, *, n: int, radius: float, margin: float, step_s
     if radius < margin * (1 - 1e-6):
         raise ValueError(f"radius must be at least the margin, {margin}, got {radius}")
     step_size = check_number(step_size, "step_size", low=0, open_low=True, high=math.inf)
-    squared = (radius / margin) ** 2
+    ratio = radius / margin
+    squared = ratio * ratio
     if method == "lr_gd" and step_size != math.inf:
         raise ValueError(f"step_size must be infinite for 'lr_gd', which has no bound otherwise, got {step_size}")
+    bound = squared
     if method in ("lr_gd", "batch_perceptron"):
-        return n * squared
+        bound = n * squared
     if method == "normalized_lr_gd":
-        return squared + 2 * math.log(2 * n - 1) / step_size / margin / margin
-    return squared
+        bound = squared + 2 * math.log(2 * n - 1) / step_size / margin / margin
+    if not math.isfinite(bound):
+        raise ValueError(f"margin must be large enough for a finite bound, got {margin}")
+    return bound
