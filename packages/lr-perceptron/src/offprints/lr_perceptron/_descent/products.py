@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,7 +12,7 @@ CHEAP = 8  # rows that cost about as much to compute as one product of all sampl
 
 def weighted_rows(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Sums of weighted rows of a table, one sum per bag, without a copy of the rows."""
-    return cast("Tensor", F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights))
+    return F.embedding_bag(rows, table, offsets, mode="sum", per_sample_weights=weights)
 
 
 class Products:
