@@ -440,7 +440,7 @@ def test_no_copies_of_everything(foreach: bool | None) -> None:
     reset_peak_memory()
     before = peak_memory_mib()
     orthogonalize_gradients_(made, foreach=foreach)
-    assert peak_memory_mib() - before < 40
+    assert peak_memory_mib() - before < 64  # two tensors of 16 MiB and what the allocator of the process adds
 
 
 def test_bad_input() -> None:
