@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offprints.more_is_better._root import implicit_gamma, inverses, needs_guard, row_chunks, shares
+from offprints.shared.device import eagerly
 from offprints.shared.validation import check_number, check_same_length, check_tensor, should_check
 
 Number: TypeAlias = float | int | Tensor
@@ -40,7 +41,7 @@ class RiskEstimate:
     overfitting_coeff: Float[Tensor, "..."]
 
 
-@torch.compiler.disable  # a loop until all points have converged
+@eagerly()  # a loop until all points have converged
 def implicit_constants(
     eigvals: Float[Tensor, " modes"], n: Number, k: Number = math.inf, ridge: Number = 0.0
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
@@ -82,7 +83,7 @@ def implicit_constants(
     return kappa, gamma
 
 
-@torch.compiler.disable
+@eagerly()
 def rf_risk(
     eigvals: Float[Tensor, " modes"],
     coeffs: Float[Tensor, " modes *outputs"],

@@ -13,6 +13,8 @@ import importlib.resources
 import inspect
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
@@ -174,15 +176,13 @@ def _check_experiment(name: str, distribution: importlib.metadata.Distribution) 
 
 
 def _check_import(module: str, allowed: Collection[str]) -> None:
-    from offprints.shared.testing.processes import fresh_process
-
-    def imported() -> list[str]:
-        import sys
-
-        before = set(sys.modules)
-        importlib.import_module(module)
-        return [name for name in HEAVY if name in sys.modules and name not in before]
-
-    heavy = [name for name in fresh_process(imported) if name not in allowed]
+    # An interpreter of its own: `fresh_process` may have preloaded what its parent has, and would hide it.
+    source = (
+        f"import sys; sys.path[:] = {sys.path!r}; import torch; before = set(sys.modules); import {module}; "
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules and name not in before])"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", source]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    heavy = [name for name in output.split() if name not in allowed]
     if heavy:
         raise AssertionError(f"importing {module} imports {', '.join(heavy)}: import them where they are used")
