@@ -137,6 +137,23 @@ def test_bad_tables() -> None:
             scheduler.set_timesteps(10)
 
 
+def test_the_second_try_begins_at_zero_terminal_snr_too() -> None:
+    """With 13 steps by the ratio, 76, the step that ends at the second time would begin at 998, not at 999."""
+    scheduler = PNDMScheduler(
+        method="plms", prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True
+    )
+    scheduler.set_timesteps(13)
+    first, second = (scheduler.timesteps[i] for i in (0, 1))
+    assert (int(first), int(second)) == (999, 922)
+    tries = [network(NOISE, first)]
+    x = scheduler.step(tries[0], first, NOISE).prev_sample
+    tries.append(network(x, second))
+    x = scheduler.step(tries[1], second, x).prev_sample
+    a = float(AlphaSchedule.from_diffusers(scheduler.config).alpha_bar(922.0))
+    expected = (1 - a) ** 0.5 * NOISE - a**0.5 * (tries[0] + tries[1]) / 2
+    torch.testing.assert_close(x, expected)
+
+
 @pytest.mark.parametrize("method", ["ddim", "s-pndm", "plms", "f-pndm"])
 def test_zero_terminal_snr(method: str) -> None:
     """A table that ends at zero, with a model of v: against pndm_sample, and the setting taken over from DDIM's."""

@@ -76,6 +76,16 @@ def test_begun_at_the_second_of_two_equal_times(method: str) -> None:
     assert torch.equal(actual, loop(elements, elements.timesteps[2:]))
 
 
+def test_the_other_of_two_equal_times_is_out_of_turn() -> None:
+    """Told by the element of `timesteps` that it is; by value it could be either."""
+    scheduler = ready(method="plms")
+    times = scheduler.timesteps
+    x = scheduler.step(network(NOISE, times[0]), times[0], NOISE).prev_sample
+    with pytest.raises(ValueError, match="entry 2 of timesteps"):
+        scheduler.step(network(x, times[2]), times[2], x)
+    assert scheduler.step(network(x, times[1]), times[1], x).prev_sample.isfinite().all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_beginning_by_number_is_right_or_refused(method: str) -> None:
     eps = NOISE.flip(0)
@@ -96,6 +106,15 @@ def test_every_beginning_by_number_is_right_or_refused(method: str) -> None:
                 run(begin)
         else:
             run(begin)
+
+
+def test_fon_begun_inside_of_a_step_moves_along_the_prediction() -> None:
+    """What is left of a step of several calls only leads to where the next one is asked."""
+    scheduler, eps = ready(method="fon"), NOISE.flip(0)
+    assert scheduler.timesteps[:4].tolist() == [900, 850, 850, 800]
+    scheduler.set_begin_index(2)
+    levels = SCHEDULE.alpha_bar(torch.tensor([850, 800])).tolist()
+    torch.testing.assert_close(scheduler.step(eps, 850, NOISE).prev_sample, transfer(NOISE, eps, *levels))
 
 
 @pytest.mark.parametrize("offset", [0, 1])

@@ -166,6 +166,15 @@ def test_uneven_times_warn() -> None:
     pndm_sample(lambda x, t: x, normal(2, 3), schedule=LINEAR, times=[600, 400, 200, 0, -1])  # but the last: no warning
 
 
+def test_steps_that_differ_by_more_than_one_percent_warn() -> None:
+    for width, warns in ((100.5, False), (103.0, True)):
+        times = [900.0, 900.0 - width, 800.0 - width, 700.0 - width, 0.0]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pndm_sample(lambda x, t: x, normal(2, 3), schedule=LINEAR, times=times, method="plms")
+        assert bool(caught) == warns
+
+
 def test_times_of_every_kind() -> None:
     runs = [
         pndm_sample(mixture(LINEAR), normal(2, 2), schedule=LINEAR, times=times)

@@ -69,6 +69,13 @@ def test_log_interpolation_lies_between_its_neighbors(t: float) -> None:
     assert math.log(here) == pytest.approx((1 - share) * math.log(left) + share * math.log(right), rel=1e-9)
 
 
+def test_the_square_root_falls_linearly_to_zero_terminal_snr() -> None:
+    schedule = AlphaSchedule.linear(rescale_zero_snr=True)
+    last = schedule.alpha_bar(998).item()
+    assert last > 0
+    assert levels(schedule, 998.25, 998.5, 999) == pytest.approx([last * 0.75**2, last * 0.5**2, 0], abs=1e-15)
+
+
 @settings(max_examples=30)
 @given(st.floats(1e-4, 1.0), st.sampled_from([(0.1, 20.0), (3.0, 3.0), (5.0, 0.5)]))
 def test_continuous(t: float, rates: tuple[float, float]) -> None:
