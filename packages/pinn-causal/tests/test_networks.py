@@ -90,6 +90,14 @@ def test_fourier_features_are_sine_then_cosine() -> None:
     assert float(wide.frequencies.std()) == pytest.approx(3.0, rel=0.05)
 
 
+def test_frequencies_are_normal_numbers_times_sigma() -> None:
+    plain, scaled = (
+        FourierFeatures(2, 500, sigma=sigma, generator=torch.Generator().manual_seed(0)) for sigma in (1.0, 5.0)
+    )
+    torch.testing.assert_close(scaled.frequencies, 5 * plain.frequencies)
+    assert float(scaled.frequencies.std()) == pytest.approx(5, rel=0.1)
+
+
 def test_modified_network_by_its_formula() -> None:
     net = ModifiedMLP(2, (5, 5), 3)
     x = torch.rand(7, 2)

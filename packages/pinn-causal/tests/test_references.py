@@ -108,6 +108,18 @@ def test_taylor_green_vortex() -> None:
     np.testing.assert_allclose(flow.u[0], -np.cos(x)[None, :] * np.sin(x)[:, None], atol=1e-12)
 
 
+@pytest.mark.parametrize("n", [32, 33])
+def test_the_highest_third_of_the_modes_is_left_out(n) -> None:
+    flow = solve_navier_stokes_2d([0.0, 0.1], n=n, seed=1)
+    size = np.abs(np.fft.fft2(flow.w)).max((1, 2), keepdims=True)
+    modes = np.abs(np.fft.fft2(flow.w)) / size
+    k = np.abs(np.fft.fftfreq(n, 1 / n))
+    beyond = (k[:, None] > n / 3) | (k[None] > n / 3)
+    assert modes[:, beyond].max() < 1e-13
+    edge = (k[:, None] == n // 3) & (k[None] < n / 3)
+    assert modes[1, edge].max() > 1e-9
+
+
 def test_relative_l2() -> None:
     assert relative_l2(np.array([1.0, 1.0]), np.array([2.0, 2.0])) == pytest.approx(0.5)
     prediction = torch.tensor([1.0, 1.0], requires_grad=True)
@@ -126,6 +138,12 @@ def test_errors() -> None:
             (lambda: solve_allen_cahn([0.0], dt=0.0), ValueError, "dt must"),
             (lambda: solve_kuramoto_sivashinsky([0.0], regime="wild"), ValueError, "'regular', 'chaotic'"),
             (lambda: solve_lorenz([0.0], state0=(1.0,)), ValueError, "state0"),
+            (lambda: solve_lorenz([0.0, 1.0], sigma=np.nan), ValueError, "sigma must"),
+            (lambda: solve_lorenz([0.0, 1.0], rho=np.inf), ValueError, "rho must"),
+            (lambda: solve_lorenz([0.0, 1.0], rho=1e30), ValueError, "cannot be followed"),
+            (lambda: solve_allen_cahn([0.0, 0.1], n=16, reaction=1e6), ValueError, "overflows"),
+            (lambda: solve_allen_cahn([0.0, 1e5], n=16, dt=1e-3), ValueError, "at most"),
+            (lambda: solve_navier_stokes_2d([0.0], n=7), ValueError, "n must"),
             (lambda: solve_navier_stokes_2d([0.0], n=16, initial=np.zeros((8, 8))), ValueError, "initial"),
             (lambda: solve_navier_stokes_2d([0.0], n=16, initial=np.ones((16, 16))), ValueError, "mean 0"),
             (lambda: solve_navier_stokes_2d([0.0], n=16, initial=np.full((16, 16), np.nan)), ValueError, "finite"),

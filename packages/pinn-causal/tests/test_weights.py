@@ -117,6 +117,13 @@ def test_schedule() -> None:
     assert "10.0" in repr(schedule)
 
 
+def test_a_weight_that_meets_the_threshold_does_not_exceed_it() -> None:
+    schedule = EpsilonSchedule((0.1, 1.0), threshold=0.75)
+    assert not schedule.step(torch.tensor([1.0, 0.75]))
+    assert schedule.eps == 0.1
+    assert schedule.step(torch.tensor([1.0, 0.7500001]))
+
+
 @given(moves=st.lists(st.booleans(), max_size=6))
 def test_schedule_state(moves) -> None:
     schedule = EpsilonSchedule()
@@ -159,6 +166,8 @@ def test_errors() -> None:
             (lambda: EpsilonSchedule().step(torch.tensor([1.0, float("nan")])), ValueError, "weights"),
             (lambda: EpsilonSchedule().load_state_dict({}), ValueError, "state"),
             (lambda: EpsilonSchedule().load_state_dict(state | {"index": 9}), ValueError, "index"),
+            (lambda: EpsilonSchedule().load_state_dict(state | {"index": 5}), ValueError, "index"),
+            (lambda: EpsilonSchedule().load_state_dict(state | {"index": -1}), ValueError, "index"),
         ]
     )
 
