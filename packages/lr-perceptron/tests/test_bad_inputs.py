@@ -64,6 +64,10 @@ def test_samples_and_labels(call: Any) -> None:
             (lambda: call(X, Y * torch.nan), ValueError, "y"),
             (lambda: call(X, Y > 0), TypeError, "y"),
             (lambda: call(X, Y.numpy()), TypeError, "y"),
+            (lambda: call(X, torch.tensor([1, 1, 255], dtype=torch.uint8)), ValueError, "y must hold -1 and +1"),
+            (lambda: call(X.to_sparse(), Y), TypeError, "X must be a dense tensor"),
+            (lambda: call(X.to_sparse_csr(), Y), TypeError, "X must be a dense tensor"),
+            (lambda: call(X, Y.to_sparse()), TypeError, "y must be a dense tensor"),
         ]
     )
 
@@ -80,7 +84,11 @@ def test_separate_and_sweep() -> None:
             *cases,
             (lambda: separate(X, Y, step_size="1"), TypeError, "step_size"),  # type: ignore[arg-type]
             (lambda: separate(X, Y, step_size=1e300), ValueError, "step_size"),
-            (lambda: separate(100 * X.double(), Y, method="lr_gd", step_size=1e308), ValueError, "step_size"),
+            (
+                lambda: separate(100 * X.double(), Y, method="lr_gd", step_size=1e308, max_iter=9),
+                ValueError,
+                "step_size",
+            ),
             (lambda: separate(X, Y, max_iter=-1), ValueError, "max_iter"),
             (lambda: separate(X, Y, max_iter=1.5), TypeError, "max_iter"),  # type: ignore[arg-type]
             (lambda: separate(X, Y, max_iter=True), TypeError, "max_iter"),
@@ -96,6 +104,8 @@ def test_separate_and_sweep() -> None:
             (lambda: sweep(X, Y, []), ValueError, "step_sizes"),
             (lambda: sweep(X, Y, 1.0), TypeError, "step_sizes"),  # type: ignore[arg-type]
             (lambda: sweep(X, Y, torch.ones(1, 1)), ValueError, "step_sizes"),
+            (lambda: sweep(X, Y, torch.ones(1, dtype=torch.bool)), TypeError, "step_sizes"),
+            (lambda: separate(X, Y, theta0=THETA.to_sparse()), TypeError, "theta0 must be a dense tensor"),
             (lambda: sweep(X, Y, [1.0], method="gd"), ValueError, "method"),
             (lambda: sweep(X, Y, [1.0], max_iter=-1), ValueError, "max_iter"),
         ]
@@ -110,6 +120,8 @@ def test_losses() -> None:
             (lambda: normalized_logistic_loss(scores[:0], Y[:0]), ValueError, "scores"),
             (lambda: normalized_logistic_loss(scores * torch.nan, Y), ValueError, "scores"),
             (lambda: normalized_logistic_loss(scores.long(), Y), TypeError, "scores"),
+            (lambda: normalized_logistic_loss(scores.to_sparse(), Y), TypeError, "scores"),
+            (lambda: normalized_logistic_loss(scores, Y.abs().to(torch.uint8) * 255), ValueError, "target"),
             (lambda: normalized_logistic_loss(scores, Y[:2]), ValueError, "target"),
             (lambda: NormalizedLogisticLoss()(scores, (Y + 1) / 2), ValueError, "target must hold -1 and +1"),
             (lambda: NormalizedLogisticLoss()(scores, Y > 0), TypeError, "target"),
@@ -127,6 +139,7 @@ def test_theory_and_data_sets() -> None:
             (lambda: margin(mixed, Y * torch.tensor([1, -1, 1])), ValueError, "y must be separable"),
             (lambda: margin(torch.zeros(3, 2), Y), ValueError, "y must be separable"),
             (lambda: radius(X[0]), ValueError, "X"),
+            (lambda: radius(X.to_sparse()), TypeError, "X"),
             (lambda: iteration_bound("gd", **sizes), ValueError, "method"),
             (lambda: iteration_bound("lr_gd", **sizes, step_size=1.0), ValueError, "step_size"),
             (lambda: iteration_bound("normalized_lr_gd", **sizes, step_size=0.0), ValueError, "step_size"),

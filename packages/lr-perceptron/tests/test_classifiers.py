@@ -97,6 +97,23 @@ def test_batches_that_lack_classes() -> None:
     assert model.n_iter_ == 3
 
 
+def test_the_intercept_is_not_lost_in_a_stream() -> None:
+    model = LogisticGDClassifier(max_iter=20).fit(FEATURES, LABELS == 1)
+    before, intercept = model.decision_function(FEATURES), model.intercept_.copy()
+    model.set_params(fit_intercept=False)
+    with pytest.raises(ValueError, match="fit_intercept must stay True"):
+        model.partial_fit(FEATURES, LABELS == 1)
+    np.testing.assert_array_equal(model.decision_function(FEATURES), before)
+    np.testing.assert_array_equal(model.intercept_, intercept)
+    # From none to one: it begins at 0.
+    bare = LogisticGDClassifier(fit_intercept=False, max_iter=20).fit(FEATURES, LABELS == 1)
+    coef, signs = bare.coef_[0].copy(), np.where(LABELS == 1, 1.0, -1.0)
+    weights = signs / (1 + np.exp(signs * (FEATURES @ coef))) / 90
+    bare.set_params(fit_intercept=True).partial_fit(FEATURES, LABELS == 1)
+    np.testing.assert_allclose(bare.coef_[0], coef + weights @ FEATURES)
+    np.testing.assert_allclose(bare.intercept_, weights.sum())
+
+
 def test_first_step_of_the_batch_perceptron_is_that_of_the_first_call() -> None:
     model = BatchPerceptronClassifier(fit_intercept=False)
     signs = np.where(LABELS == 1, 1.0, -1.0)

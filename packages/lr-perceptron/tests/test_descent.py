@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
 
-from offprints.lr_perceptron import METHODS, separate, sweep, worst_case_dataset
+from offprints.lr_perceptron import METHODS, SeparationResult, separate, sweep, worst_case_dataset
 from offprints.lr_perceptron._descent import Problems, descend, problems, products
 
 STEP_SIZES = [0.1, 1.0, 10.0, 100.0, 1000.0]
@@ -34,14 +36,18 @@ def made(method: str, *, sparse: bool, near: bool = False) -> Problems:
     return Problems(X, y.expand(len(steps), -1), method, steps, theta, sparse=sparse)
 
 
+@cache
+def one_by_one(method: str) -> list[SeparationResult]:
+    X, y = apart()
+    return [separate(X, y, method=method, step_size=step_size, max_iter=3000) for step_size in STEP_SIZES]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("check_every", [1, 16])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_every_way_is_the_same(method: str, check_every: int, sparse: bool) -> None:
-    X, y = apart()
     found = descend(made(method, sparse=sparse), 3000, check_every=check_every)
-    for place, step_size in enumerate(STEP_SIZES):
-        alone = separate(X, y, method=method, step_size=step_size, max_iter=3000)
+    for place, (step_size, alone) in enumerate(zip(STEP_SIZES, one_by_one(method), strict=True)):
         assert int(found.n_iter[place]) == alone.n_iter
         assert bool(found.separated[place]) == alone.separated
         torch.testing.assert_close(found.theta[place], alone.theta, rtol=1e-8, atol=1e-8 * step_size)
@@ -106,6 +112,8 @@ def test_separation_is_never_the_work_of_rounding_errors() -> None:
 
 def test_sweep() -> None:
     X, y = gaussian()
+    integers = sweep(X, y, torch.tensor([1, 10]), max_iter=500)
+    assert torch.equal(integers.theta, sweep(X, y, [1.0, 10.0], max_iter=500).theta)
     for sizes in (STEP_SIZES, torch.tensor(STEP_SIZES), tuple(STEP_SIZES)):
         found = sweep(X, y, sizes, max_iter=500)
         assert found.step_sizes.tolist() == pytest.approx(STEP_SIZES)
@@ -118,7 +126,7 @@ def test_sweep() -> None:
     assert equal.n_iter.tolist() == [31, 31]
     assert equal.theta.shape == (2, 2)
     assert sweep(X, y, [1.0], max_iter=0).n_iter.tolist() == [-1]
-    assert sweep(X.bfloat16(), y, [1.0, 1e3]).theta.dtype == torch.bfloat16
+    assert sweep(X.bfloat16(), y, [1.0, 1e3], max_iter=20).theta.dtype == torch.bfloat16
 
 
 @pytest.mark.gpu

@@ -91,6 +91,18 @@ def test_second_derivatives_hold_the_normalization_fixed() -> None:
     torch.testing.assert_close(hessian, curvature.diag())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own, on first use
+def test_forward_derivatives_are_those_of_the_gradient() -> None:
+    X, y, theta = data()
+    scores, direction = X @ theta, torch.linspace(-1, 2, len(y), dtype=torch.float64)
+    value, change = torch.func.jvp(lambda s: normalized_logistic_loss(s, y), (scores,), (direction,))
+    torch.testing.assert_close(value, normalized_logistic_loss(scores, y))
+    torch.testing.assert_close(change, by_autograd(scores, y) @ direction)
+    torch.testing.assert_close(torch.func.jacfwd(normalized_logistic_loss)(scores, y), by_autograd(scores, y))
+    backward = torch.func.jacrev(torch.func.grad(normalized_logistic_loss))(scores, y)
+    torch.testing.assert_close(torch.func.hessian(normalized_logistic_loss)(scores, y), backward)
+
+
 def test_many_losses_at_once() -> None:
     generator = torch.Generator().manual_seed(1)
     scores = 50 * torch.randn(3, 6, generator=generator, dtype=torch.float64)

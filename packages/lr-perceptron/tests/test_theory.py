@@ -38,6 +38,14 @@ def test_margin_of_degenerate_sets() -> None:
     for unit in (1e-150, 1e150):
         assert margin(unit * one.double(), torch.ones(1)) == pytest.approx(5 * unit)
         assert radius(unit * one.double()) == pytest.approx(5 * unit)
+    # Lengths far apart: copies of samples that are longer change nothing.
+    for short in (1e-3, 1e-10, 1e-100):
+        two = torch.tensor([[1.0, 0.0], [0.0, short]], dtype=torch.float64)
+        assert margin(two, torch.ones(2)) == pytest.approx(short / math.sqrt(1 + short**2), rel=1e-9)
+    X, y = digit_pair((3, 5))
+    expected = margin(X, y)
+    for factor in (10.0, 1e5, 1e9):
+        assert margin(torch.cat([X, factor * X]), torch.cat([y, y])) == pytest.approx(expected, rel=1e-8)
     simplex = torch.eye(6, dtype=torch.float64)
     assert margin(simplex, torch.ones(6)) == pytest.approx(1 / math.sqrt(6), rel=1e-9)
 

@@ -84,7 +84,7 @@ class SeparatingClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             TypeError: as `fit`.
             ValueError: as `fit`; another number of features, labels that are not among the classes, other ``classes``
-                than before.
+                than before; ``fit_intercept`` turned off while there is an intercept, which would be lost.
         """
         method, step_size = self._checked()
         table = as_features(X, "X").detach()
@@ -93,6 +93,8 @@ class SeparatingClassifier(ClassifierMixin, BaseEstimator):
         if known is not None:
             validate_data(self, X, reset=False, skip_check_array=True)
             known = as_labels(known, "classes_")
+            if not self.fit_intercept and bool(self._learned()[1].any()):
+                raise ValueError("fit_intercept must stay True: without it the intercept learned so far would be lost")
         if classes is None:
             wanted = distinct(labels, "y") if known is None else known
         else:

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from offprints.lr_perceptron._inputs import check_signs, check_vector
+from offprints.lr_perceptron._inputs import check_dense, check_signs, check_vector
 from offprints.lr_perceptron.rules import convex_weights
 from offprints.shared.device import float32_region, working_dtype
-from offprints.shared.validation import check_bool, check_tensor
+from offprints.shared.validation import check_bool
 
 
 def mean_softplus(margins: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -23,7 +23,7 @@ def mean_softplus(margins: Float[Tensor, " n"]) -> Float[Tensor, ""]:
 
 def _margins(X: Tensor, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
     """Signed samples' margins, differentiable in X and theta, and the signs."""
-    check_tensor(X, "X", ndim=2)
+    check_dense(X, "X", ndim=2)
     check_vector(theta, "theta", X)
     dtype = working_dtype(X, theta)
     signs = check_signs(y, "y", X).to(dtype)
@@ -87,6 +87,13 @@ def logistic_gradient(
         return -((weights * signs) @ X.to(weights.dtype))
 
 
+def _shares(margins: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    """`convex_weights`, but for the denominator, which is a number: it has no derivatives."""
+    logarithms = F.logsigmoid(-margins)
+    shares = (logarithms - logarithms.detach().amax(-1, keepdim=True)).exp()
+    return shares / shares.detach().sum(-1, keepdim=True)
+
+
 class _NormalizedLoss(torch.autograd.Function):
     """The mean logistic loss of margins; its gradient is divided by the mean of ``sigmoid(-m)``."""
 
@@ -99,15 +106,17 @@ class _NormalizedLoss(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (margins,) = ctx.saved_tensors
+        return -(_shares(margins) * tangents[0]).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (margins,) = ctx.saved_tensors
-        logarithms = F.logsigmoid(-margins)
-        # The softmax of `convex_weights`, but for its denominator, which is a number: second derivatives are those of
-        # the plain loss, divided by it.
-        shares = (logarithms - logarithms.detach().amax(-1, keepdim=True)).exp()
-        return -grad_outputs[0].unsqueeze(-1) * shares / shares.detach().sum(-1, keepdim=True)
+        return -grad_outputs[0].unsqueeze(-1) * _shares(margins)
 
 
 def normalized_logistic_loss(
@@ -119,6 +128,9 @@ def normalized_logistic_loss(
     of the value divided by the mean of ``sigmoid(-m)``, which is not differentiated: gradient descent with step size
     ``lr`` on a linear model is Normalized LR+GD, and for a network its generalization. The gradient never vanishes and
     is never 0/0, whatever the margins; it is not that of the value, so line searches do not fit.
+
+    The mean of ``sigmoid(-m)`` is that of the scores given. Gradients that are accumulated over micro-batches, or
+    averaged over processes, have a mean each; for that of the whole batch, collect the scores first.
 
     Half types are computed in float32, and the result is of that type.
 
@@ -136,7 +148,7 @@ def normalized_logistic_loss(
         >>> scores.grad
         tensor([-0.8808, -0.1192])
     """
-    check_tensor(scores, "scores", ndim=1)
+    check_dense(scores, "scores", ndim=1)
     dtype = working_dtype(scores)
     signs = check_signs(target, "target", scores).to(dtype)
     loss: Tensor = _NormalizedLoss.apply(signs * scores.to(dtype))

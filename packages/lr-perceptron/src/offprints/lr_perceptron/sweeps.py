@@ -40,7 +40,9 @@ class SweepResult:
 
 def _check_step_sizes(step_sizes: Any) -> list[float]:
     if isinstance(step_sizes, Tensor):
-        check_tensor(step_sizes, "step_sizes", ndim=1)
+        if step_sizes.dtype == torch.bool or step_sizes.is_complex():
+            raise TypeError(f"step_sizes must hold numbers, got {step_sizes.dtype}")
+        check_tensor(step_sizes, "step_sizes", ndim=1, floating=False)
         values = step_sizes.tolist()
     elif isinstance(step_sizes, str | bytes) or not hasattr(step_sizes, "__len__"):
         raise TypeError(f"step_sizes must be a sequence of numbers or a tensor, got {type(step_sizes).__name__}")

@@ -47,7 +47,9 @@ def margin(X: Float[Tensor, "n d"], y: Float[Tensor, " n"] | Int[Tensor, " n"]) 
 
     It is the distance between 0 and the convex hull of the signed samples, found by Wolfe's algorithm in float64: a
     finite number of steps, each a product with all samples and a small system of equations. What is returned is the
-    margin of a unit vector that was found, within a relative 1e-10 of the largest.
+    margin of a unit vector that was found, within a relative 1e-10 of the largest, or within the rounding errors of a
+    product with the longest sample. Data that only a margin below about 1e-12 of the samples' norms separates count as
+    not separable.
 
     Raises:
         TypeError: X is not a floating tensor, y not a tensor of numbers.
@@ -64,24 +66,37 @@ def margin(X: Float[Tensor, "n d"], y: Float[Tensor, " n"] | Int[Tensor, " n"]) 
     length = 0.0 if found is None else float(np.linalg.norm(found))
     attained = 0.0 if found is None or length == 0 else float((signed / unit @ (found / length)).min())
     if not attained > 0:
-        raise ValueError("X and y must be separable: there is no theta with y_i (x_i . theta) > 0 for all samples")
+        raise ValueError(
+            "X and y must be separable, by a margin beyond rounding errors: no theta was found with"
+            " y_i (x_i . theta) > 0 for all samples"
+        )
     return unit * attained
 
 
 def _nearest_point(points: np.ndarray) -> np.ndarray | None:
     """The point of the convex hull that is nearest to 0 (Wolfe 1976), or None where 0 is in the hull."""
-    members = [int(np.linalg.norm(points, axis=1).argmin())]
+    norms = np.linalg.norm(points, axis=1)
+    if norms.min() == 0:
+        return None
+    members = [int(norms.argmin())]
     shares = np.ones(1)
     nearest = points[members[0]]
-    scale = float((points * points).sum(1).max())
+    best, attained, stalled = nearest, -math.inf, False
     for _ in range(50 * (len(points) + points.shape[1])):
         heights = points @ nearest
-        entering = int(heights.argmin())
         squared = float(nearest @ nearest)
-        if squared <= 1e-24 * scale:
+        if squared <= 1e-24 * float(shares @ norms[members]) ** 2:  # what is left of a sum that has canceled
             return None
-        if heights[entering] >= squared * (1 - GAP) or entering in members:
-            return nearest
+        lowest = float(heights.min()) / math.sqrt(squared)
+        if lowest > attained:
+            best, attained = nearest, lowest
+        elif stalled:  # what is left is rounding
+            return best
+        # In units of the points' own lengths, in which all heights have the same rounding errors.
+        missing = (heights - squared * (1 - GAP)) / norms
+        entering = int(missing.argmin())
+        if missing[entering] >= 0 or entering in members:
+            return best
         members.append(entering)
         shares = np.append(shares, 0.0)
         while True:
@@ -93,33 +108,36 @@ def _nearest_point(points: np.ndarray) -> np.ndarray | None:
             falling = target <= 0
             ratio = np.min(shares[falling] / np.maximum(shares[falling] - target[falling], 1e-300))
             shares = shares + min(1.0, ratio) * (target - shares)
-            staying = shares > 1e-14
+            moved = shares * norms[members]
+            staying = moved > 1e-14 * moved.max()
             staying[-1] |= not staying.any()
             if staying.all():
                 staying[np.where(falling)[0][shares[falling].argmin()]] = False
             members = [member for member, stays in zip(members, staying, strict=True) if stays]
             shares = shares[staying] / shares[staying].sum()
-        closer = shares @ points[members]
-        if float(closer @ closer) >= squared:  # what is left is rounding
-            return nearest
-        nearest = closer
-    return nearest
+        nearest = shares @ points[members]
+        stalled = float(nearest @ nearest) >= squared
+    return best
 
 
 def _affine_minimum(points: np.ndarray) -> np.ndarray:
     """Shares, summing to 1, of the point of the affine hull that is nearest to 0."""
     k = len(points)
+    norms = np.linalg.norm(points, axis=1)
+    inverse = norms.min() / norms
+    directions = points / norms[:, None]
+    # The equations for shares times norms: well scaled, however far apart the points' lengths are.
     system = np.zeros((k + 1, k + 1))
-    gram = points @ points.T
-    system[:k, :k] = gram / max(float(gram.diagonal().max()), 1e-300)
-    system[k, :k] = system[:k, k] = 1
+    system[:k, :k] = directions @ directions.T
+    system[k, :k] = system[:k, k] = inverse
     right = np.zeros(k + 1)
     right[k] = 1
     try:
-        found: np.ndarray = np.linalg.solve(system, right)[:k]
+        found = np.linalg.solve(system, right)[:k]
     except np.linalg.LinAlgError:  # the points depend on each other
         found = np.linalg.lstsq(system, right, rcond=None)[0][:k]
-    return found
+    shares: np.ndarray = found * inverse
+    return shares
 
 
 def is_separable(X: Float[Tensor, "n d"], y: Float[Tensor, " n"] | Int[Tensor, " n"]) -> bool:
