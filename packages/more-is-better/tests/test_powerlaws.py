@@ -57,3 +57,11 @@ def test_derivative_and_type() -> None:
 def test_scaling_with_n() -> None:
     one, ten = (float(powerlaw_test_mse(0.2, 1.3, 1.6, n=n)) for n in (1, 10))
     assert ten == pytest.approx(one * 10**-0.6)
+
+
+def test_the_optimal_ratio_is_always_one_that_the_error_takes() -> None:
+    """However much noise there is, the ratio stays below 1."""
+    for noise in (1e10, 1e30, 1e300):
+        ratio = optimal_fitting_ratio(1.5, 1.4, noise_rel=noise)
+        assert 1 - 1e-6 < ratio < 1
+        assert float(powerlaw_test_mse(ratio, 1.5, 1.4)) > 0

@@ -252,13 +252,13 @@ def _halley(
     noise = 4 * torch.finfo(n.dtype).eps
     for _ in range(STEPS):
         n, k, ridge, low, high, t = state
-        value, slope, curvature = _height(spectrum, counts, n, k, ridge, t)
+        value, slope, curvature, size = _height(spectrum, counts, n, k, ridge, t)
         low, high = torch.where(value > 0, t, low), torch.where(value > 0, high, t)
         step = value / slope
         new = t - step / (1 - step * curvature / (2 * slope)).clamp(min=0.5)  # Halley's, which is of third order
         inside = (new >= low) & (new <= high)
         new = torch.where(inside, new, (low + high) / 2)
-        new = torch.where(value.abs() <= noise * (1 + (t * slope).abs()), t, new)
+        new = torch.where(value.abs() <= noise * (size + (t * slope).abs()), t, new)
         found[rows] = new
         # A short step tells that the root is near only where it is Halley's; bisection goes on to the last digit.
         limit = torch.where(inside, tolerance, noise * (1 + t.abs()))
@@ -272,11 +272,14 @@ def _halley(
 
 def _height(
     spectrum: Tensor, counts: Tensor, n: Tensor, k: Tensor, ridge: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The equation's left side at log gamma = t, its slope and its curvature."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The equation's left side at log gamma = t, its slope and its curvature, and the size of what it is a sum of."""
     gamma = t.exp()
     weights = counts * spectrum
-    sums = torch.empty(3, len(t), dtype=t.dtype, device=t.device)
+    sums = torch.empty(4, len(t), dtype=t.dtype, device=t.device)
+    smaller, modes = torch.minimum(n, k), counts.sum()
+    most = 2 * smaller > modes
+    any_most = bool(most.any())
     chunks = row_chunks(len(t), len(spectrum))
     buffers = t.new_empty(2, chunks[0].stop, len(spectrum))  # once: memory that is new every time costs more than sums
     for rows in chunks:
@@ -286,8 +289,9 @@ def _height(
         torch.mul(inverse, inverse, out=power)
         torch.mv(power, weights, out=sums[1, rows])
         torch.mv(power.mul_(inverse), weights, out=sums[2, rows])
+        if any_most:
+            torch.mv(inverse, counts, out=sums[3, rows])
     z, spread = sums[0], sums[1] * gamma
-    smaller = torch.minimum(n, k)
     w = _gap(gamma, n, k, ridge)
     apart = torch.where(k.isinf(), 0.0, (n - k).abs())
     double = torch.where(w + apart > 0, 2 * w + apart, 1.0)
@@ -296,4 +300,9 @@ def _height(
     whole = z + w
     slope = -(spread + falling) / whole
     curvature = (2 * gamma.square() * sums[2] - spread + bending) / whole - slope.square()
-    return ((z - smaller + w) / smaller).log1p(), slope, curvature
+    height, size = z - smaller + w, torch.ones_like(z)
+    if any_most:  # z is modes - missing: near as many modes as min(n, k), both missing and w may be far below rounding
+        missing = gamma * sums[3]
+        height = torch.where(most, (modes - smaller) - missing + w, height)
+        size = torch.where(most, ((modes - smaller).abs() + missing + w) / smaller, size)
+    return (height / smaller).log1p(), slope, curvature, size

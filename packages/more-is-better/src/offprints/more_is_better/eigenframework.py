@@ -15,6 +15,7 @@ from offprints.shared.device import eagerly
 from offprints.shared.validation import check_number, check_same_length, check_tensor, should_check
 
 Number: TypeAlias = float | int | Tensor
+HUGE = 1e100  # a ridge per sample that is so much larger than the largest eigenvalue is infinite for the errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +74,11 @@ def implicit_constants(
     """
     spectrum = check_spectrum(eigvals)
     points, shape = check_points(spectrum, n, k, ridge)
-    n, k, ridge = points
-    unlearnable = ridge.isinf()
-    gamma = implicit_gamma(spectrum, n, k, torch.where(unlearnable, 1.0, ridge))
+    spectrum, n, k, ridge, constants = _in_units(spectrum, *points)
+    gamma = implicit_gamma(spectrum, n, k, ridge)
     z = _sums(spectrum, spectrum.new_zeros(len(spectrum)), gamma)[0]
-    _, v, _, _ = shares(z, gamma, n, k, torch.where(unlearnable, 1.0, ridge))
-    kappa = _kappa(gamma, k, v)
-    kappa, gamma = (torch.where(unlearnable, math.inf, constant).reshape(shape) for constant in (kappa, gamma))
-    return kappa, gamma
+    _, v, _, _ = shares(z, gamma, n, k, ridge)
+    return constants(_kappa(gamma, k, v)).reshape(shape), constants(gamma).reshape(shape)
 
 
 @eagerly()
@@ -120,9 +118,8 @@ def rf_risk(
     powers = check_coeffs(coeffs, spectrum)
     noise = check_number(noise_var, "noise_var", low=0)
     points, shape = check_points(spectrum, n, k, ridge)
-    n, k, ridge = points
-    unlearnable = ridge.isinf()
-    ridge = torch.where(unlearnable, 1.0, ridge)
+    spectrum, n, k, ridge, constants = _in_units(spectrum, *points)
+    unlearnable = constants.unlearnable
     gamma = implicit_gamma(spectrum, n, k, ridge)
     z, spread, missed, mixed = _sums(spectrum, powers, gamma)
     u, v, share, inverse = shares(z, gamma, n, k, ridge)
@@ -144,8 +141,8 @@ def rf_risk(
     results = {
         "test_mse": torch.where(unlearnable, everything, test),
         "train_mse": torch.where(unlearnable, everything, train),
-        "kappa": torch.where(unlearnable, math.inf, _kappa(gamma, k, v)),
-        "gamma": torch.where(unlearnable, math.inf, gamma),
+        "kappa": constants(_kappa(gamma, k, v)),
+        "gamma": constants(gamma),
         "overfitting_coeff": torch.where(unlearnable, 1.0, torch.where(diverges, math.inf, coeff)),
     }
     return RiskEstimate(**{name: value.reshape(shape) for name, value in results.items()})
@@ -271,6 +268,33 @@ def _number(
             allowed = f"{'(' if open_low else '['}{low}, {end}"
             raise ValueError(f"{name} must hold numbers in {allowed}, got {float(seen[~right][0])}")
     return numbers
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """The implicit constants in the unit of the user's kernel."""
+
+    unit: Tensor
+    unlearnable: Tensor  # points whose ridge is so large that nothing is learned: both constants are ridge / n
+    limit: Tensor
+
+    def __call__(self, constant: Tensor) -> Tensor:
+        return torch.where(self.unlearnable, self.limit, constant * self.unit)
+
+
+def _in_units(
+    eigvals: Tensor, n: Tensor, k: Tensor, ridge: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, _Constants]:
+    """Spectrum and ridges in units of about the largest eigenvalue, a power of two: nothing over- or underflows.
+
+    Where nothing is learned the ridge is 1, which is of no consequence.
+    """
+    largest = eigvals.detach().max()
+    unit = torch.where(largest > 0, largest, 1.0).log2().floor().exp2()
+    infinite, ridges = ridge.isinf(), ridge / unit
+    unlearnable = ridges / n > HUGE
+    limit = torch.where(infinite, math.inf, torch.where(infinite, 1.0, ridge) / n)
+    return eigvals / unit, n, k, torch.where(unlearnable, 1.0, ridges), _Constants(unit, unlearnable, limit)
 
 
 def _sums(eigvals: Tensor, powers: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

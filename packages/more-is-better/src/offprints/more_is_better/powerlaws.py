@@ -88,7 +88,7 @@ def powerlaw_test_mse(
     sine = math.sin(math.pi / alpha)
     # (alpha - beta + 1) / sin(pi (beta - 1) / alpha), which is 0 / 0 at beta = alpha + 1, by the sinc.
     scale = math.pi**beta * (alpha / math.pi) / _sinc(alpha, beta) * sine * ratio.new_tensor(samples).pow(1 - beta)
-    left = 1 - root
+    left = (1 - ratio) / (1 + root)  # 1 - root, and positive where the root is 1 in rounding
     return scale * (alpha * sine * left).pow(-beta) * (left + alpha * noise * left.pow(beta)) / (1 + (alpha - 1) * root)
 
 
@@ -126,7 +126,7 @@ def optimal_fitting_ratio(alpha: float, beta: float, *, noise_rel: float = 0.0) 
         if middle in (low, high):
             break
         low, high = (low, middle) if falling(middle) > 0 else (middle, high)
-    return (1 - middle) ** 2
+    return min((1 - middle) ** 2, math.nextafter(1.0, 0.0))  # what `powerlaw_test_mse` takes
 
 
 def critical_noise(alpha: float, beta: float) -> float:

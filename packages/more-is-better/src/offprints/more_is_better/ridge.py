@@ -55,6 +55,8 @@ def optimal_ridge(
     n = check_number(n, "n", low=0, open_low=True)
     k = check_number(k, "k", low=0, open_low=True, high=math.inf)
     noise = check_number(noise_var, "noise_var", low=0)
+    unit = math.ldexp(1.0, math.frexp(float(spectrum.max()))[1] - 1)  # a power of two: sums neither over- nor underflow
+    spectrum = spectrum / unit
     signal = float((spectrum * powers).sum())
     everything = float(powers.sum()) + noise
     if everything == 0:
@@ -76,7 +78,7 @@ def optimal_ridge(
     without = float(rf_risk(spectrum, amplitudes, n, k, 0.0, noise_var=noise).test_mse)
     ridge, least = _refined(error, grid[max(place - 1, 0)], grid[min(place + 1, GRID - 1)], grid[place])
     # What no ridge has within rounding it has: there the minimum is flat, or at 0.
-    return (0.0, without) if without <= least * (1 + 1e-13) else (ridge, least)
+    return (0.0, without) if without <= least * (1 + 1e-13) else (ridge * unit, least)
 
 
 def _refined(error: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, t: Tensor) -> tuple[float, float]:
