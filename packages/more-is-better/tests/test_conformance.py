@@ -83,6 +83,39 @@ def test_images_and_a_kernel_of_ones_own() -> None:
         KernelRidgeRegressor(lambda a, b: torch.arange(1600.0).view(40, 40)).fit(X, Y)
 
 
+def test_a_kernel_that_changes_its_inputs_changes_nobodys() -> None:
+    """The user's points, before and after, and the model's own keep their values."""
+
+    def hostile(a: Tensor, b: Tensor | None = None) -> Tensor:
+        result = relu_ntk(a, b)
+        for given in (a, b):
+            if given is not None:
+                given.mul_(2)
+        return result
+
+    for kind in (np.asarray, torch.from_numpy):
+        x, y = kind(X.copy()), Y.copy()
+        model = KernelRidgeRegressor(hostile, ridge=0.1).fit(x, y)
+        expected = np.asarray(KernelRidgeRegressor(relu_ntk, ridge=0.1).fit(x, y).predict(x))
+        for _ in range(2):
+            np.testing.assert_allclose(np.asarray(model.predict(x)), expected, rtol=1e-5)
+        np.testing.assert_array_equal(np.asarray(x), X)
+
+
+def test_features_that_overflow_are_refused() -> None:
+    """By name, and a refused fit leaves the earlier one."""
+    x, y = X.astype(np.float64), Y.astype(np.float64)
+    for width in (20, 60):
+        model = RandomFeatureRegressor(width, ridge=0.1, random_state=0).fit(x, y)
+        before = model.predict(x)
+        for scale in (1e200, 1e307):
+            with pytest.raises(ValueError, match="X must not be so large"):
+                model.fit(scale * x[:, :3], y)
+            np.testing.assert_array_equal(model.predict(x), before)
+        with pytest.raises(ValueError, match="X must not be so large"):
+            model.predict(1e308 * np.sign(x))
+
+
 def spectrum(g: torch.Generator) -> dict[str, Any]:
     return {"eigvals": torch.rand(9, generator=g), "coeffs": torch.randn(9, 2, generator=g), "n": 5, "k": 7.0}
 

@@ -37,6 +37,14 @@ def test_eigensystem() -> None:
     assert krr_risk(flat.eigvals, flat.coeffs, 40).test_mse.isfinite()
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_eigensystem_that_is_differentiated_warns_of_nothing() -> None:
+    """The eigenvalues' sum is the trace of K / n, whose gradient is known."""
+    kernel = K[:20, :20].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(kernel_eigensystem(kernel, Y[:20]).eigvals.sum(), kernel)
+    torch.testing.assert_close(slope, torch.eye(20, dtype=torch.float64) / 20)
+
+
 def test_exponents_of_a_known_power_law() -> None:
     """Gaussian data of exact exponents: the proxies are what the theory says of the same finite spectrum."""
     modes, n = 4000, 700
@@ -91,6 +99,11 @@ def test_repeated_points_do_not_decide() -> None:
         assert found.kappa.isfinite().all()
         assert 0.5 < found.alpha < 3
         assert float(found.kappa[0]) > 1e-6 * scale
+
+
+def test_sizes_beyond_a_finite_rank_have_no_power_law() -> None:
+    with pytest.raises(ValueError, match="K must have a kappa that falls"):
+        estimate_exponents(X @ X.T, Y, trials=2, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_global_stream_is_used_without_a_generator() -> None:

@@ -106,7 +106,6 @@ class RandomFeatureRegressor(_Regressor):
         features = fit_features(X)
         targets = as_targets(y, len(features), features.device, type(self).__name__)
         columns = targets[:, None] if targets.ndim == 1 else targets
-        learn_columns(self, X)
         seed = torch.randint(2**62, ()).item() if self.random_state is None else self.random_state
         width = features.shape[1]
         shape = (count, width)
@@ -114,18 +113,20 @@ class RandomFeatureRegressor(_Regressor):
             drawn = torch.randn(shape, generator=make_generator(int(seed)), dtype=torch.float64)
         except RuntimeError as error:
             raise ValueError(f"n_features is too large for the memory, got {count}") from error
-        self.weight_ = (drawn * math.sqrt(2 / width)).to(features.device)
-        made = self._features(features)
+        weight = (drawn * math.sqrt(2 / width)).to(features.device)
+        made = _relu_features(features, weight)
         if ridge == 0:
             eps = max(made.shape) * torch.finfo(made.dtype).eps
             left, values, right = torch.linalg.svd(made, full_matrices=False)
             kept = values > eps * values[0]
-            self.coef_ = right[kept].T @ ((left[:, kept].T @ columns) / values[kept, None])
+            coef = right[kept].T @ ((left[:, kept].T @ columns) / values[kept, None])
         elif count <= len(features):
-            self.coef_ = solve_semidefinite(made.T @ made, made.T @ columns, ridge)
+            coef = solve_semidefinite(_finite(made.T @ made), made.T @ columns, ridge)
         else:
-            self.coef_ = made.T @ solve_semidefinite(made @ made.T, columns, ridge)
-        self._flat = targets.ndim == 1
+            coef = made.T @ solve_semidefinite(_finite(made @ made.T), columns, ridge)
+        coef = _finite(coef)
+        learn_columns(self, X)
+        self.weight_, self.coef_, self._flat = weight, coef, targets.ndim == 1
         return self
 
     def predict(self, X: Any) -> Any:
@@ -140,11 +141,19 @@ class RandomFeatureRegressor(_Regressor):
         """
         check_fitted(self, "coef_")
         features = new_features(self, X)
-        predicted = (self._features(features.to(self.coef_.device)) @ self.coef_).to(working_dtype(features))
+        made = _relu_features(features.to(self.coef_.device), self.weight_)
+        predicted = (made @ self.coef_).to(working_dtype(features))
         return like_input(predicted[:, 0] if self._flat else predicted, X)
 
-    def _features(self, X: Tensor) -> Tensor:
-        return torch.relu(X.to(torch.float64) @ self.weight_.T) / math.sqrt(len(self.weight_))
+
+def _relu_features(X: Tensor, weight: Tensor) -> Tensor:
+    return _finite(torch.relu(X.to(torch.float64) @ weight.T) / math.sqrt(len(weight)))
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise ValueError("X must not be so large that its features or their products overflow")
+    return values
 
 
 class KernelRidgeRegressor(_Regressor):
@@ -199,13 +208,14 @@ class KernelRidgeRegressor(_Regressor):
         points = fit_features(X, table=False)
         targets = as_targets(y, len(points), points.device, type(self).__name__)
         columns = targets[:, None] if targets.ndim == 1 else targets
-        K = self.kernel(points, None)
+        own = points.clone()  # the user's X may change later
+        K = self.kernel(points.clone(), None)  # and a kernel may change what it is given
         check_tensor(K, "kernel(X)", shape=(len(points), len(points)))
         dual = solve_semidefinite(check_kernel(K.detach(), "kernel(X)"), columns, ridge)
         if points.ndim == 2:
             learn_columns(self, X)
         self.dual_coef_, self.kernel_, self._flat = dual, self.kernel, targets.ndim == 1
-        self.X_fit_ = points.clone()
+        self.X_fit_ = own
         return self
 
     def predict(self, X: Any) -> Any:
@@ -224,7 +234,7 @@ class KernelRidgeRegressor(_Regressor):
             raise ValueError(
                 f"X must hold points of shape {tuple(self.X_fit_.shape[1:])}, got {tuple(points.shape[1:])}"
             )
-        K = self.kernel_(points.to(self.X_fit_.device), self.X_fit_)
+        K = self.kernel_(points.to(self.X_fit_.device, copy=True), self.X_fit_.clone())
         check_tensor(K, "kernel(X)", shape=(len(points), len(self.X_fit_)))
         predicted = (K.detach().to(torch.float64) @ self.dual_coef_).to(working_dtype(points))
         return like_input(predicted[:, 0] if self._flat else predicted, X)

@@ -72,8 +72,9 @@ def estimate_exponents(
 
     Raises:
         TypeError: K or y is not a floating tensor, a size is not an integer.
-        ValueError: K is not square, symmetric and finite; y does not fit, or is predicted without error; sizes and
-            test points that the kernel does not have; fewer than two sizes to fit.
+        ValueError: K is not square, symmetric and finite, or its kappa does not fall (sizes beyond a finite rank); y
+            does not fit, or is predicted without error; sizes and test points that the kernel does not have; fewer
+            than two sizes to fit.
 
     Example:
         >>> X = torch.randn(200, 6, dtype=torch.float64)
@@ -107,6 +108,10 @@ def estimate_exponents(
         raise ValueError("y must have a test error, and K a trace, that is not 0 at any size: there is no power law")
     logs = np.log(np.array(chosen))[fitted]
     slopes = [float(np.polyfit(logs, values.cpu().log().numpy()[fitted], 1)[0]) for values in (kappa, errors)]
+    if slopes[0] >= 0:
+        raise ValueError(
+            f"K must have a kappa that falls with the size, got exponent {-slopes[0]:.3g}: is its rank finite?"
+        )
     return PowerlawExponents(-slopes[0], 1 - slopes[1], torch.tensor(chosen), kappa, errors)
 
 

@@ -56,8 +56,9 @@ def kernel_eigensystem(K: Float[Tensor, "n n"], y: Float[Tensor, "n *outputs"]) 
     tolerance = {torch.float64: 1e-8, torch.float32: 1e-4}.get(K.dtype, 3e-2)
     targets = check_targets(y, "y", len(kernel)).to(device=kernel.device, dtype=torch.float64)
     eigvals, eigvecs = torch.linalg.eigh(kernel)
-    if float(eigvals[0]) < -tolerance * max(float(eigvals[-1]), -float(eigvals[0])):
-        raise ValueError(f"K must be positive semidefinite, got an eigenvalue of {float(eigvals[0]):.3g}")
+    least, largest = eigvals.detach()[[0, -1]].tolist()
+    if least < -tolerance * max(largest, -least):
+        raise ValueError(f"K must be positive semidefinite, got an eigenvalue of {least:.3g}")
     n = len(kernel)
     eigvals, eigvecs = eigvals.flip(0).clamp(min=0) / n, eigvecs.flip(1) * n**0.5
     return Eigensystem(eigvals, eigvecs, eigvecs.T @ targets / n)
