@@ -163,6 +163,25 @@ def test_monitor_with_accumulated_gradients(every: int) -> None:
     assert [record["nlm_alignment"] for record in monitor.records] == pytest.approx(expected[::every])
 
 
+def test_monitor_skips_parameters_without_a_gradient() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    logits, target = model(torch.randn(8, 4)), torch.randint(3, (8,))
+    with CollapseMonitor(model, optimizer) as monitor:
+        monitor.observe(logits, target)
+        optimizer.step()
+        assert "nlm_alignment" not in monitor.latest()
+        monitor.observe(logits, target)
+        size = float(nn.utils.parameters_to_vector(model.parameters()).detach().norm())
+        exact_cross_entropy(logits, target).backward()
+        expected = nlm_alignment(model[1].parameters())
+        optimizer.step()
+    assert monitor.latest()["nlm_alignment"] == pytest.approx(expected)
+    assert monitor.latest()["weights_l2"] == pytest.approx(size)  # of all weights
+
+
 class Delegating(torch.optim.Optimizer):
     """As accelerate wraps optimizers: no set-up of its own, whole steps of the inner one, or none."""
 

@@ -52,6 +52,18 @@ def test_the_fused_loss_is_the_loss_of_the_layer(
         torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("fused_loss", "loss"), PAIRS)
+def test_more_classes_than_the_logits_that_may_exist(
+    fused_loss: Callable[..., Tensor], loss: Callable[..., Tensor]
+) -> None:
+    """A row is taken whole, however small the bound is."""
+    hidden, weight, target, bias = fused_inputs()
+    for rows in (1, 4):
+        expected = loss(F.linear(hidden[:rows], weight, bias), target[:rows])
+        fused = fused_loss(hidden[:rows], weight, target[:rows], bias, chunk_size=1)
+        torch.testing.assert_close(fused, expected, rtol=1e-10, atol=0)
+
+
 def test_the_fused_loss_without_some_gradients() -> None:
     hidden, weight, target, bias = fused_inputs()
     expected = linear_stablemax_cross_entropy(hidden, weight, target, bias)

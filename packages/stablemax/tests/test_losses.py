@@ -157,6 +157,13 @@ def test_nothing_is_absorbed() -> None:
     assert torch.autograd.grad(value, far)[0][0, 0] < 0
 
 
+def test_large_losses_have_all_digits_of_double_precision() -> None:
+    """Where log(1 + e^d) is nearly d: 21 + 8e-10 is not 21."""
+    d = torch.tensor([15.0, 21.0, 30.0, 60.0], dtype=torch.float64)
+    each = exact_cross_entropy(torch.stack([0 * d, d], 1), torch.zeros(4, dtype=torch.int64), reduction="none")
+    torch.testing.assert_close(each, d + (-d).exp().log1p(), rtol=1e-15, atol=0)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -214,6 +221,33 @@ def test_ignored_rows(loss: Callable[..., Tensor]) -> None:
     nothing = loss(x, torch.full((4,), -100))
     assert nothing == 0
     assert (torch.autograd.grad(nothing, x)[0] == 0).all()
+
+
+@pytest.mark.parametrize("ignore_index", [1, 2])
+def test_a_class_can_be_the_label_to_ignore(ignore_index: int) -> None:
+    x, target = drawn(20, 3)
+    for weight in (None, torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)):
+        ours = exact_cross_entropy(x, target, weight, ignore_index=ignore_index)
+        torch.testing.assert_close(ours, F.cross_entropy(x, target, weight, ignore_index=ignore_index))
+        assert exact_cross_entropy(x, torch.full((20,), ignore_index), weight, ignore_index=ignore_index) == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_all_labels_ignored_with_weights(loss: Callable[..., Tensor], label_smoothing: float) -> None:
+    x, _ = drawn(4, 3)
+    nothing = loss(x.requires_grad_(), torch.full((4,), -100), torch.ones(3).double(), label_smoothing=label_smoothing)
+    assert nothing == 0
+    assert (torch.autograd.grad(nothing, x)[0] == 0).all()
+
+
+def test_probability_on_a_masked_class_costs_infinitely_much() -> None:
+    x = torch.tensor([[0.5, -math.inf, 1.0], [2.0, -math.inf, 1.0]])
+    q = torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.25, 0.25]])
+    each = exact_cross_entropy(x, q, reduction="none")
+    torch.testing.assert_close(each[0], F.cross_entropy(x[:1, [0, 2]], q[:1, [0, 2]]))
+    assert each[1] == F.cross_entropy(x[1:], q[1:]) == math.inf
+    assert stablemax_cross_entropy(x, q, reduction="none")[1] == math.inf
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -144,6 +144,34 @@ def test_elements_are_paired_by_index_not_by_memory() -> None:
         torch.testing.assert_close(a[0].grad, b[0].grad)
 
 
+@pytest.mark.parametrize("granularity", ["tensor", "row", "global"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_in_another_memory_layout_than_the_weights(granularity: Any, dtype: torch.dtype) -> None:
+    """Of the shape's order, of another order, and with gaps, as a part of a larger tensor has them."""
+    layouts: list[Callable[[Tensor], Tensor]] = [
+        torch.clone,
+        lambda g: g.transpose(1, 2).contiguous().transpose(1, 2),
+        lambda g: torch.stack([g, g], -1)[..., 0],
+    ]
+    for layout in layouts:
+        (plain,), (mixed,) = (params(dtype=dtype, shapes=[(4, 3, 2, 2)]) for _ in range(2))
+        mixed.data = mixed.data.contiguous(memory_format=torch.channels_last)
+        (before,) = grads([mixed])
+        mixed.grad = layout(before)
+        orthogonalize_gradients_([plain], granularity=granularity)
+        orthogonalize_gradients_([mixed], granularity=granularity)
+        assert not torch.equal(mixed.grad, before)
+        torch.testing.assert_close(mixed.grad, plain.grad)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row", "global"])
+def test_a_single_element_keeps_its_gradient(granularity: Any) -> None:
+    single = Parameter(torch.tensor([2.0]))
+    single.grad = torch.tensor([3.0])
+    orthogonalize_gradients_([single], granularity=granularity)
+    assert single.grad == 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_gradient_whose_elements_share_memory(dtype: torch.dtype) -> None:
     for granularity in ("tensor", "row", "global"):
