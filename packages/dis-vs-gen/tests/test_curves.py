@@ -74,6 +74,38 @@ def test_other_estimators_see_the_same_subsets() -> None:
     assert torch.equal(again.errors.flip(1), ours.errors)
 
 
+class Unknowing:
+    """Predicts a label that the data do not have."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Unknowing:
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return np.full(len(X), 7)
+
+
+def test_a_predicted_label_that_the_data_do_not_have_is_wrong() -> None:
+    X, y, X_test, y_test = wine()
+    assert (learning_curve(Unknowing, X, y, X_test, y_test, [6], repeats=2).errors == 1).all()
+
+
+@pytest.mark.parametrize("make", [GaussianNaiveBayes, LogisticRegression])
+def test_repeats_and_rows_in_parts(make: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit in memory at once goes in parts, which change nothing."""
+    X, y, X_test, y_test = wine()
+    whole = learning_curve(make, X, y, X_test, y_test, [20], repeats=5)
+    monkeypatch.setattr("offprints.dis_vs_gen._harness.ENTRIES", 2 * 20 * X.shape[1])
+    monkeypatch.setattr("offprints.dis_vs_gen._inputs.BLOCK", 7 * X.shape[1])
+    torch.testing.assert_close(learning_curve(make, X, y, X_test, y_test, [20], repeats=5).errors, whole.errors)
+
+
+def test_a_feature_without_variance_needs_smoothing_in_curves_too() -> None:
+    X, y, X_test, y_test = wine()
+    X, X_test = (np.concatenate([data, np.ones((len(data), 1))], 1) for data in (X, X_test))
+    with pytest.raises(ValueError, match="var_smoothing must be positive"):
+        learning_curve(lambda: GaussianNaiveBayes(var_smoothing=0.0), X, y, X_test, y_test, [30], repeats=2)
+
+
 def test_subsets() -> None:
     """Every class is there, also where a uniform draw has no hope; the draw is uniform otherwise."""
     index = np.arange(1000) % 100

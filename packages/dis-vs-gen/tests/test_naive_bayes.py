@@ -101,6 +101,16 @@ def test_predictions_are_those_of_float64(dtype: torch.dtype, offset: float) -> 
     assert torch.equal(model.predict(X), model.predict(X.double()))
 
 
+def test_predictions_far_from_zero_are_those_of_float64() -> None:
+    """Around 1e5 float32 holds the center of the data to 0.004 alone; classes differ by less than that."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(4000) % 20
+    centers = 1e-2 * torch.randn(20, 16, generator=generator)
+    X = torch.randn(4000, 16, generator=generator) + centers[y] + 1e5
+    model = GaussianNaiveBayes().fit(X, y)
+    assert torch.equal(model.predict(X), model.predict(X.double()))
+
+
 def test_float32_keeps_the_variance_far_from_zero() -> None:
     X, y = data(2)
     far = (X.float() + 1e5).double()
@@ -122,6 +132,16 @@ def test_class_without_samples_is_never_predicted() -> None:
     given_prior = GaussianNaiveBayes(priors=torch.full((4,), 0.25)).partial_fit(X, y, classes=[-2, 1, 4, 7])
     assert torch.equal(given_prior.predict(X), reference.predict(X))
     assert torch.equal(model.to_linear(torch.float64)(X).argmax(1), (reference.predict(X) + 2) // 3)
+
+
+def test_class_without_samples_needs_no_smoothing() -> None:
+    X, y = data(3)
+    for shared in (True, False):
+        options = {"shared_variance": shared, "var_smoothing": 0.0}
+        model = GaussianNaiveBayes(**options).partial_fit(X, y, classes=[-2, 1, 4, 7])
+        reference = GaussianNaiveBayes(**options).fit(X, y)
+        assert torch.equal(model.predict(X), reference.predict(X))
+        torch.testing.assert_close(model.predict_proba(X)[:, :3], reference.predict_proba(X))
 
 
 def test_dead_features() -> None:
@@ -153,6 +173,32 @@ def test_linear_layer(dtype: torch.dtype) -> None:
     torch.testing.assert_close(logits.double().softmax(1), model.predict_proba(X), rtol=0, atol=tolerance)
     with pytest.raises(AttributeError, match="shared_variance"):
         GaussianNaiveBayes(shared_variance=False).fit(X, y).to_linear()
+
+
+def test_what_is_shown_and_what_was_given_are_copies() -> None:
+    X, y = data(6)
+    priors = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    for table, labels in ((X, y), (X.numpy(), y.numpy())):
+        model = GaussianNaiveBayes(priors=priors).fit(table, labels)
+        expected = model.predict_proba(X)
+        for name in ("theta_", "class_count_", "class_prior_", "class_var_", "var_", "coef_", "intercept_"):
+            shown = getattr(model, name)
+            before = shown.copy() if isinstance(shown, np.ndarray) else shown.clone()
+            shown[...] = 7
+            assert np.array_equal(getattr(model, name), before), name
+        assert torch.equal(model.predict_proba(X), expected)
+    streamed = GaussianNaiveBayes(priors=priors).partial_fit(X, y, classes=[-2, 1, 4])
+    expected = streamed.class_prior_
+    priors[:] = torch.tensor([0.6, 0.3, 0.1])
+    assert torch.equal(streamed.class_prior_, expected)
+
+
+def test_attributes_are_of_the_kind_of_the_first_data() -> None:
+    X, y = data(6)
+    for first, second in (((X, y), (X.numpy(), y.numpy())), ((X.numpy(), y.numpy()), (X, y))):
+        model = GaussianNaiveBayes().partial_fit(*first, classes=[-2, 1, 4]).partial_fit(*second)
+        for name in ("classes_", "class_count_", "theta_", "var_"):
+            assert type(getattr(model, name)) is type(first[0])
 
 
 def test_kinds_of_attributes() -> None:

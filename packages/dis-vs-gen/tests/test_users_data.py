@@ -154,6 +154,82 @@ def test_sparse_rows(make: Any, kind: str) -> None:
     assert ours.predict(table).tolist() == expected.predict(dense).tolist()
 
 
+@pytest.mark.parametrize("make", CLASSIFIERS)
+def test_rows_in_blocks(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of any size are worked on in blocks of rows; here of ten, with and without weights."""
+    dense = np.where(X > 0.3, X, 0)
+    table = sparse.csr_array(dense)
+    for weights in (None, WEIGHTS):
+        expected = make().fit(dense, Y, weights)
+        expected_proba, expected_labels = expected.predict_proba(dense), expected.predict(dense)
+        with monkeypatch.context() as patch:
+            patch.setattr("offprints.dis_vs_gen._inputs.BLOCK", 10 * X.shape[1])
+            found = make().fit(table, Y, weights)
+            for rows in (table, dense):
+                np.testing.assert_allclose(found.predict_proba(rows), expected_proba, rtol=1e-5, atol=1e-6)
+                assert found.predict(rows).tolist() == expected_labels.tolist()
+
+
+def test_smallest_of_equally_good_values_in_any_order() -> None:
+    parted = X.astype(float)
+    parted[:, 0] += 100 * Y
+    found = LogisticRegressionCV(Cs=[10.0, 1.0, 100.0], cv=3).fit(parted, Y)
+    assert found.Cs_.tolist() == [1.0, 10.0, 100.0]
+    assert (found.scores_ == 1).all()
+    assert found.C_ == 1.0
+
+
+def test_folds_of_equal_sums_are_equally_good() -> None:
+    """In floating point 0.6 + 0.7 + 0.8 and 0.7 + 0.8 + 0.6 are two numbers."""
+
+    accuracies = iter([[0.6, 0.7, 0.1], [0.7, 0.8, 0.1], [0.8, 0.6, 0.1]])
+
+    class Told(LogisticRegressionCV):
+        @staticmethod
+        def _accuracies(*_: Any) -> list[float]:
+            return next(accuracies)
+
+    found = Told(Cs=[0.1, 1.0, 10.0], cv=3).fit(X, Y)
+    assert len(set(found.scores_.mean(0)[:2])) == 2
+    assert found.C_ == 0.1
+
+
+def test_folds_without_a_class_are_refused() -> None:
+    folds = [(np.flatnonzero(Y > 0), np.flatnonzero(Y == 0))]
+    with pytest.raises(ValueError, match="cv must leave every class"):
+        LogisticRegressionCV(Cs=[1.0], cv=folds).fit(X, Y)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_a_constant_feature_without_penalty_stays_at_zero(kind: str) -> None:
+    noise = np.random.default_rng(4).integers(0, 3, 90)
+    constant = np.concatenate([X.astype(float), np.zeros((90, 1))], 1)
+    table = sparse.csr_array(constant) if kind == "sparse" else constant
+    free = LogisticRegression(C=math.inf, tol=1e-8).fit(table, noise)
+    assert (free.coef_[:, -1] == 0).all()
+    without = LogisticRegression(C=math.inf, tol=1e-8).fit(X.astype(float), noise)
+    np.testing.assert_allclose(free.coef_[:, :-1], without.coef_, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", CLASSIFIERS)
+def test_labels_of_another_kind_are_wrong_answers(make: Any) -> None:
+    assert make().fit(X, Y).score(X, np.array(["a", "b", "c"])[Y]) == 0
+    assert make().fit(X, np.array(["a", "b", "c"])[Y]).score(X, Y) == 0
+    half = np.where(np.arange(90) < 45, Y, 7)  # a label that was not seen
+    plain = make().fit(X, Y)
+    assert plain.score(X, half) == pytest.approx((plain.predict(X) == half).mean())
+
+
+@pytest.mark.parametrize("make", [*CLASSIFIERS, MinMaxScaler])
+def test_a_new_fit_forgets_the_names_of_columns(make: Any) -> None:
+    model = make().fit(FRAME, Y)
+    assert model.feature_names_in_.tolist() == list("abcdef")
+    for other in (X[:, :4], torch.from_numpy(X[:, :4])):
+        model = make().fit(FRAME, Y).fit(other, Y)
+        assert not hasattr(model, "feature_names_in_")
+        assert model.n_features_in_ == 4
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.bool_])
 @pytest.mark.parametrize("make", [*CLASSIFIERS, MinMaxScaler])
 def test_integers_are_the_numbers_that_they_are(make: Any, dtype: Any) -> None:

@@ -102,7 +102,8 @@ class LogisticRegressionCV(LogisticRegression):
             scores.append(self._accuracies(found, features, torch.from_numpy(test), index, counted))
         self.scores_ = np.array(scores)
         self.Cs_ = np.array(values)
-        self.C_ = values[int(self.scores_.mean(0).argmax())]
+        means = self.scores_.mean(0)
+        self.C_ = values[int(np.flatnonzero(means >= means.max() - 1e-12)[0])]  # means of equal sums, but for rounding
         self._learn(X, classes, self._solve(features, index, weights, [self.C_], len(classes)), 0)
         return self
 
@@ -122,4 +123,5 @@ class LogisticRegressionCV(LogisticRegression):
             raise ValueError(
                 "sample_weight must be positive for a sample of every held-out fold, got zeros alone in one"
             )
-        return ((best.cpu() == index[test]).double() @ (share / share.sum())).tolist()
+        # Divided last: without weights these are counts, so that equal accuracies are equal numbers.
+        return ((best.cpu() == index[test]).double() @ share / share.sum()).tolist()
