@@ -134,6 +134,34 @@ def test_gate_by_sample() -> None:
     torch.testing.assert_close(out[below], probe(0.5 * x)[below].detach())
 
 
+@pytest.mark.parametrize("gate", ["batch", "sample"])
+def test_a_confidence_that_meets_the_threshold_is_not_below_it(gate: str) -> None:
+    x = batches(1, size=1)[0] if gate == "sample" else batches(1)[0]
+    settings = {"num_augmentations": 2, "augmentation": lambda x: 0.5 * x, "gate": gate, "seed": 0}
+    probe = CoTTA(golden_net(), confidence_threshold=0.0, **settings)
+    answer = probe(x)
+    equal = CoTTA(golden_net(), confidence_threshold=float(probe.last_confidence), **settings)
+    assert torch.equal(equal(x), answer)
+    assert not equal.last_augmented
+    above = CoTTA(golden_net(), confidence_threshold=float(probe.last_confidence) + 1e-6, **settings)
+    assert not torch.equal(above(x), answer)
+    assert above.last_augmented
+
+
+def test_views_and_restoration_have_streams_of_their_own() -> None:
+    def states() -> list[Tensor]:
+        adapted = CoTTA(golden_net(), seed=5, confidence_threshold=0.0)
+        before = [generator.get_state() for generator in adapted._generators.values()]
+        adapted(batches(1)[0])  # no views: the restoration alone draws
+        assert torch.equal(adapted.generator.get_state(), before[0])
+        assert not torch.equal(adapted._generators["restoration"].get_state(), before[1])
+        return before
+
+    views, restoration = states()
+    assert not torch.equal(views, restoration)
+    assert all(map(torch.equal, states(), [views, restoration]))
+
+
 def test_batch_permutation() -> None:
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     x, y = (batch.double() for batch in batches(2))

@@ -74,17 +74,21 @@ def test_identity() -> None:
     torch.testing.assert_close(augmentation(x, params=flipped)[0], x.flip(-1), rtol=0, atol=2e-6)
 
 
-def test_padding_affine_and_crop_are_one_sampling() -> None:
-    """Against the plain way, torchvision's, for shapes whose padded area is left."""
+@pytest.mark.parametrize(
+    ("factor", "shapes"), [(1.0, [(24, 40), (17, 32), (6, 6), (13, 9)]), (0.5, [(24, 40), (17, 32)])]
+)
+def test_padding_affine_and_crop_are_one_sampling(factor: float, shapes: list[tuple[int, int]]) -> None:
+    """Against the plain way, torchvision's; views that are scaled down leave the padded area, outside of which is 0."""
     transforms = pytest.importorskip("torchvision.transforms.functional")
     augmentation = ImageAugmentation(noise_std=0)
-    for height, width in ((24, 40), (17, 32), (6, 6), (13, 9)):
+    for height, width in shapes:
         x = images(1, 3, height, width)
         params = augmentation.sample_params(6, x, generator=generator(height))
         ones = torch.ones(6)
         neutral = {"brightness": ones, "contrast": ones, "saturation": ones, "hue": 0 * ones, "gamma": ones}
-        params = replace(params, **neutral)
+        params = replace(params, **neutral, scale=factor * params.scale)
         views = augmentation(x, params=params)
+        assert (views == 0).any() == (factor < 1)
         for i, view in enumerate(views):
             padded = F.pad(x, (width // 2,) * 2 + (height // 2,) * 2, mode="replicate")
             moved = transforms.affine(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
 from offprints.cotta import CORRUPTIONS, VALIDATION_CORRUPTIONS, CorruptionStream, corrupt, severity_schedule
@@ -225,6 +228,24 @@ def test_gray_images(name: str) -> None:
         colored = made(gray.expand(-1, 3, -1, -1), name, 4)
         assert (result - colored.mean(1, keepdim=True)).abs().max() <= 2.5 / 255
     assert next(iter(CorruptionStream(gray, torch.zeros(2).long(), corruptions=[name]))).x.shape == gray.shape
+
+
+def test_constants_follow_the_shorter_side() -> None:
+    for height, width, scale in ((64, 80, "cifar"), (80, 64, "cifar"), (65, 65, "imagenet")):
+        x = images(1, height, width)
+        assert torch.equal(made(x, "brightness", 3), made(x, "brightness", 3, scale=scale))
+        assert not torch.equal(made(x, "brightness", 3, scale="cifar"), made(x, "brightness", 3, scale="imagenet"))
+
+
+def test_halves_of_quantization_steps_are_rounded_as_by_pillow() -> None:
+    """A constant block has one coefficient, a multiple of half a step at quality 50."""
+    levels = torch.arange(90, 170, dtype=torch.uint8)
+    blocks = levels.view(-1, 1, 1, 1).expand(-1, 1, 16, 16)
+    ours = corrupt(blocks, "jpeg_compression", 4, scale="cifar")
+    for block, mine in zip(blocks, ours, strict=True):
+        stored = io.BytesIO()
+        Image.fromarray(block[0].numpy()).save(stored, "JPEG", quality=50)
+        assert np.array_equal(np.asarray(Image.open(stored)), mine[0].numpy()), int(block[0, 0, 0])
 
 
 def test_validation_corruptions() -> None:

@@ -46,6 +46,10 @@ def test_cifar_c(tmp_path: Path) -> None:
         load_cifar_c(tmp_path, "snow", 2)
     with pytest.raises(FileNotFoundError, match="zenodo"):
         load_cifar_c(tmp_path / "nowhere", "fog", 2)
+    labels = tmp_path / "CIFAR-10-C" / "labels.npy"
+    np.save(labels, np.maximum(np.load(labels), np.eye(1, len(images), dtype=np.int64)[0] * 10))
+    with pytest.raises(ValueError, match="labels below 10"):
+        load_cifar_c(tmp_path, "fog", 2)
     write_cifar_c(tmp_path / "other" / "CIFAR-100-C", ["fog"], classes=100)
     assert int(load_cifar_c(tmp_path / "other", "fog", 5, num_classes=100)[1].max()) > 9
     with pytest.raises(ValueError, match="labels"):

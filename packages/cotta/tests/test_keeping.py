@@ -118,6 +118,30 @@ def test_a_batch_that_fails_in_a_later_step_changes_nothing(make: Callable[..., 
     assert_equal(everything(adapted), everything(twin))
 
 
+class RememberingAndFailing(Remembering):
+    """Fails when asked to, at the end of its forward, when its buffers have changed."""
+
+    failing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        if self.failing:
+            raise RuntimeError("out of memory")
+        return logits
+
+
+@pytest.mark.parametrize("make", [lambda m: CoTTA(m, **OPEN), Tent])
+def test_a_batch_that_fails_leaves_the_buffers(make: Callable[..., nn.Module]) -> None:
+    x, y = batches(2)
+    adapted = make(RememberingAndFailing())
+    adapted(x)
+    before = everything(adapted)
+    adapted.model.failing = True  # the student alone
+    with pytest.raises(RuntimeError, match="memory"):
+        adapted(y)
+    assert_equal(everything(adapted), before)
+
+
 def test_reset_every() -> None:
     first, second, third = batches(3)
     cotta = partial(CoTTA, augmentation=partial(torch.mul, 0.5), **OPEN)
@@ -167,6 +191,17 @@ def test_views_of_a_network_that_works_in_place() -> None:
     views = MultiScaleFlip(scales=(1.0, 2.0))
     result = views.average_predictions(lambda view: view.mul_(2), x.clone())
     torch.testing.assert_close(result, views.average_predictions(lambda view: 2 * view, x))
+
+
+def test_views_of_a_network_that_reuses_its_output() -> None:
+    buffer = torch.empty(6, 3, 2, 2)
+
+    def reusing(view: Tensor) -> Tensor:
+        return buffer.copy_(nn.functional.adaptive_avg_pool2d(view, 2))
+
+    x, views = batches(1)[0], MultiScaleFlip(scales=(2.0, 1.0))
+    expected = views.average_predictions(lambda view: nn.functional.adaptive_avg_pool2d(view, 2), x)
+    torch.testing.assert_close(views.average_predictions(reusing, x), expected)
 
 
 class Caching(nn.Module):
@@ -251,6 +286,33 @@ def test_a_loaded_state_is_no_alias() -> None:
     before = everything(one)
     two(x)
     assert_equal(everything(one), before)
+
+
+def test_a_loaded_average_of_a_half_precision_model_is_no_alias() -> None:
+    x = batches(1)[0].bfloat16()
+    one, two = (CoTTA(golden_net().bfloat16(), ema_decay=0.5, **OPEN) for _ in range(2))
+    one(x)
+    two.load_state_dict(one.state_dict())
+    before = {i: value.clone() for i, value in one._average.copies.items()}
+    two(x)
+    assert all(torch.equal(one._average.copies[i], value) for i, value in before.items())
+    assert any(not torch.equal(two._average.copies[i], value) for i, value in before.items())
+
+
+def test_tent_goes_back_to_the_beginning_that_it_has_loaded() -> None:
+    other = golden_net()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    x, y = batches(2)
+    one, two = Tent(golden_net()), Tent(other)
+    one(x)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(two(y), one(y))
+    one.reset()
+    two.reset()
+    assert torch.equal(two(x), one(x))
+    assert torch.equal(two.model.fc.weight, golden_net().fc.weight)
 
 
 class Lazy(nn.Module):

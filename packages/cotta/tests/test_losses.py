@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,20 @@ def test_gradient(seed: int) -> None:
     consistency_loss(s, t).backward()
     torch.testing.assert_close(s.grad, (s.softmax(1) - t.softmax(1)).detach() / 5)
     assert t.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_totals_of_half_types_are_float32(dtype: torch.dtype) -> None:
+    """A sum of 20000 losses of 8 is beyond float16, and bfloat16 would stop counting."""
+    s, t = torch.tensor([[8.0, 0.0]], dtype=dtype).expand(20_000, 2), torch.tensor([[-8.0, 8.0]], dtype=dtype)
+    t = t.expand(20_000, 2)
+    each = consistency_loss(s, t, reduction="none")
+    assert each.dtype == dtype
+    exact = consistency_loss(s[:1].double(), t[:1].double()).item()
+    for reduction, factor in (("mean", 1), ("sum", 20_000)):
+        total = consistency_loss(s, t, reduction=reduction)  # type: ignore[arg-type]
+        assert total.dtype == torch.float32
+        assert total.item() == pytest.approx(factor * exact, rel=1e-5)
 
 
 def test_symmetric_in_its_values() -> None:

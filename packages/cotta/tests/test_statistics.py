@@ -94,6 +94,18 @@ def test_copies_states_and_repeated_configuration() -> None:
     torch.testing.assert_close(configure_model(again, norm="source")(x), net()(x))
 
 
+def test_a_forward_of_the_layers_own_comes_back() -> None:
+    """One that was put on the instance, as by libraries that wrap single layers."""
+    model, x = net(), batches(1)[0]
+    plain = model[1].forward
+    model[1].forward = lambda x: plain(x) + 3  # type: ignore[method-assign]
+    expected = model.eval()(x)
+    configure_model(model, source_weight=0.5)
+    assert not torch.allclose(model(x), expected)
+    configure_model(model, norm="source")
+    torch.testing.assert_close(model(x), expected)
+
+
 def test_without_running_statistics_nothing_is_changed() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False)).train()
     with pytest.raises(ValueError, match="running statistics"):
