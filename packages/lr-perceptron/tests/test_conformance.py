@@ -1,20 +1,16 @@
-"""The common suites: the losses, the estimators, every argument of every function."""
+"""The common suites: the losses, every argument of every function."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from offprints.lr_perceptron import (
     METHODS,
-    BatchPerceptronClassifier,
-    LogisticGDClassifier,
     NormalizedLogisticLoss,
-    PerceptronClassifier,
     is_separable,
     iteration_bound,
     logistic_gradient,
@@ -27,11 +23,7 @@ from offprints.lr_perceptron import (
     sweep,
     worst_case_dataset,
 )
-from offprints.shared.testing import check_arguments, check_estimator, check_loss
-
-GENERATOR = np.random.default_rng(0)
-LABELS = np.arange(60) % 3 * 5 - 4
-FEATURES = (GENERATOR.normal(size=(60, 4)) + 0.6 * LABELS[:, None] * [1, -1, 0.5, 0]).astype(np.float32)
+from offprints.shared.testing import check_arguments, check_loss
 
 
 def samples(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -107,22 +99,3 @@ def test_arguments_of_the_others() -> None:
         iteration_bound("perceptron", n=5, radius=2.0, margin=1e-200)
     check_arguments(worst_case_dataset, lambda g: (5,))
     check_arguments(loss_divergence_dataset, lambda g: ())
-
-
-OF_SCIKIT_LEARN = LogisticGDClassifier(max_iter=50)  # all of its checks; the others share the code
-
-
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        OF_SCIKIT_LEARN,
-        LogisticGDClassifier(normalized=True, step_size=0.1, max_iter=50),
-        BatchPerceptronClassifier(max_iter=50, fit_intercept=False),
-        BatchPerceptronClassifier(normalized=True, max_iter=50),
-        PerceptronClassifier(max_iter=100),
-    ],
-    ids=str,
-)
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_estimators(estimator: Any) -> None:
-    check_estimator(estimator, (FEATURES, LABELS), expected_failed_checks={} if estimator is OF_SCIKIT_LEARN else None)
