@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +25,6 @@ from offprints.comp_sum import (
 from offprints.shared.device import make_generator
 from offprints.shared.extras import MissingExtra
 
-HAS_AUTOATTACK = importlib.util.find_spec("pyautoattack") is not None
 BALL: dict[str, Any] = {"eps": 0.1, "step_size": 0.03, "steps": 4}
 
 
@@ -103,18 +102,65 @@ def test_equals_the_reference() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_goes_on_where_the_softmax_has_rounded_to_one() -> None:
-    """Scores scaled by 1000: torch's cross-entropy has no gradient, and an attack by it would call the model robust."""
-    model = nn.Linear(4, 3)
-    nn.init.eye_(model.weight)
-    nn.init.zeros_(model.bias)
-    x = torch.tensor([[0.55, 0.45, 0.3, 0.5]])
+@pytest.mark.parametrize("scale", [1.0, 700.0, 1e5, 1e30])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_sure_classifier_is_not_called_robust(scale: float, norm: str) -> None:
+    """Scaled scores change no answer. The gradient of cross-entropy is gone from a margin of 17 on as torch computes
+    it, and from 104 on in float32 at all; an attack by it would stay where it is.
+    """
+    slope = torch.tensor([1.0, -2.0, 0.5, 1.5])
+    x = 0.3 + 0.4 * torch.rand(30, 4, generator=make_generator(4))
+    gap = x @ slope - 0.25
+    y = (gap < 0).long()
 
-    def sure(at: Tensor) -> Tensor:
-        return 700 * model(at)
+    def model(at: Tensor) -> Tensor:
+        found = scale * (at @ slope - 0.25)
+        return torch.stack([found, -found], 1)
 
-    assert nn.functional.cross_entropy(sure(x), torch.tensor([0])) == 0
-    assert robust_accuracy(sure, x, torch.tensor([0]), eps=0.1, step_size=0.02, random_start=None) == (1.0, 0.0)
+    unit = slope.sign() if norm == "linf" else slope / slope.norm()
+    found = pgd_attack(model, x, y, eps=0.1, step_size=0.04, steps=4, norm=norm, random_start=None, clip=None)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, x + 0.1 * (2 * y[:, None] - 1) * unit)
+    robust = float((gap.abs() > 0.1 * (unit @ slope)).double().mean())
+    assert 0 < robust < 1
+    ball: dict[str, Any] = {"eps": 0.1, "step_size": 0.02, "steps": 8, "norm": norm, "clip": None, "random_start": None}
+    assert robust_accuracy(model, x, y, **ball) == (1.0, pytest.approx(robust))
+
+
+def test_attack_on_cross_entropy_goes_along_its_exact_gradient() -> None:
+    """With several classes, where the gradient in float64 is there to compare with."""
+    model, (x, y) = network().eval().double(), batch()
+    x, options = x.double(), {"random_start": None, "norm": "l2", "clip": None, "eps": 0.3, "step_size": 0.1}
+    for steps in (1, 2, 3):
+        before = pgd_attack(model, x, y, steps=steps - 1, **options).requires_grad_()  # type: ignore[arg-type]
+        nn.functional.cross_entropy(20 * model(before), y, reduction="sum").backward()
+        along = before.grad.flatten(1) / before.grad.flatten(1).norm(dim=1, keepdim=True)
+        after = pgd_attack(lambda at: 20 * model(at), x, y, steps=steps, **options)  # type: ignore[arg-type]
+        if steps == 1:
+            torch.testing.assert_close((after - x).flatten(1), 0.1 * along)
+        model.zero_grad()
+
+
+def in_place(x: Tensor) -> Tensor:
+    return torch.stack([x.sub_(0.5).mul_(4)[:, 0].clone(), -x[:, 1], x.sum(1)], 1)
+
+
+def test_models_that_work_in_place() -> None:
+    """As a first layer `ReLU(inplace=True)` does, and a normalization by `sub_` and `div_`."""
+    x, y = torch.rand(10, 3, generator=make_generator(0)), torch.arange(10) % 3
+    kept = x.clone()
+
+    def model(at: Tensor) -> Tensor:
+        return in_place(at.clone())
+
+    for call in (
+        lambda net: pgd_attack(net, x, y, random_start=None, **BALL),
+        lambda net: pgd_attack(net, x, y, random_start=None, norm="l2", objective="kl", x_init=kept + 0.01, **BALL),
+        lambda net: torch.tensor(robust_accuracy(net, x, y, random_start=None, **BALL)),
+        lambda net: trades_loss(net, x, y, x_init=x, **BALL),
+        lambda net: adv_comp_sum_loss(net, x, y, x_init=x, **BALL),
+    ):
+        assert torch.equal(call(in_place), call(model))
+        assert torch.equal(x, kept)
 
 
 def modes(model: nn.Module) -> list[bool]:
@@ -142,6 +188,78 @@ def test_leaves_the_model_alone(fails: bool) -> None:
     assert model[5].weight.grad is None
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+class Merging(nn.Linear):
+    """A layer with a second weight that evaluation mode adds to the first, as adapters of low rank do."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 5)
+        self.added = nn.Parameter(torch.full((5, 8), 0.1))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        if self.merged == mode:
+            with torch.no_grad():
+                self.weight += -self.added if mode else self.added
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight if self.merged else self.weight + self.added, self.bias)
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_what_modes_do_besides_is_undone(outer: bool) -> None:
+    model, (x, y) = nn.Sequential(nn.Flatten(), Merging()), batch()
+    model.training = outer
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    adv_comp_sum_loss(model, x, y, **BALL).backward()
+    robust_accuracy(model, x, y, **BALL)
+    assert modes(model) == [outer, True, True]
+    assert not model[1].merged
+    assert model[1].added.grad.abs().max() > 0
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+
+
+def test_attacks_call_no_collective(tmp_path: Path) -> None:
+    """A distributed model waits for the other processes in every call, and these may take another number of steps."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        inner, (x, y) = network(), batch()
+        model = nn.parallel.DistributedDataParallel(inner)
+        calls = []
+        model.register_forward_hook(lambda part, *_: calls.append(part.training))
+        robust_accuracy(model, x, y, **BALL)
+        pgd_attack(model, x, y, objective="kl", **BALL)
+        assert not calls
+        inner[4].p = 0.0
+        start = x + 0.001
+        adv_comp_sum_loss(model, x, y, x_init=start, **BALL).backward()
+        assert calls == [True, True]  # the loss's own, whose gradients are exchanged
+        assert model.training
+        alone = network()
+        alone[4].p = 0.0
+        adv_comp_sum_loss(alone, x, y, x_init=start, **BALL).backward()
+        for ours, expected in zip(inner.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, expected.grad)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_trades_where_shares_have_rounded_to_zero() -> None:
+    """Scores of 1000: the gradient is the one of float64 and not NaN."""
+    x, y = torch.rand(8, 4, generator=make_generator(0)), torch.arange(8) % 3
+    weights = torch.randn(4, 3, generator=make_generator(1))
+    found = []
+    for kind in (torch.float32, torch.float64):
+        slope = weights.to(kind).requires_grad_()
+        loss = trades_loss(lambda at, slope=slope: 1000 * at @ slope, x.to(kind), y, x_init=x.to(kind) + 0.05, steps=0)
+        loss.backward()
+        found.append((loss.detach().double(), slope.grad.double()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-2)
+    assert found[1][1].abs().max() > 10
 
 
 @pytest.mark.parametrize("loss", [trades_loss, adv_comp_sum_loss])
@@ -188,6 +306,22 @@ def test_smooth_loss_bounds_the_margin_loss(tau: float) -> None:
         assert (smooth >= rho_margin_comp_sum_loss(adv, y, **options) - 1e-12).all()
 
 
+def test_a_masked_class_is_none() -> None:
+    """-inf in both scores: the loss and the gradients of the problem without the class."""
+    generator = make_generator(0)
+    z, adv = (torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    y = torch.arange(6) % 4
+    found = []
+    for columns in (0, 2):
+        mask = torch.full((6, columns), -math.inf, dtype=torch.float64)
+        clean, moved = (torch.cat([scores, mask], 1).requires_grad_() for scores in (z, adv))
+        loss = smooth_adversarial_comp_sum_loss(clean, moved, y, tau=1.5, rho=0.5, nu=0.4, reduction="none")
+        loss.sum().backward()
+        found.append((loss.detach(), clean.grad[:, :4], moved.grad[:, :4]))
+        assert (moved.grad[:, 4:] == 0).all()
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_penalty_of_equal_scores_has_the_gradient_zero() -> None:
     z = torch.randn(3, 4, generator=make_generator(0))
     clean, adv = z.clone().requires_grad_(), z.clone().requires_grad_()
@@ -231,7 +365,21 @@ def test_autoattack_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> Non
         autoattack_accuracy(network(), x, y, eps=0.1)
 
 
-@pytest.mark.skipif(not HAS_AUTOATTACK, reason="needs the extra autoattack")
+@pytest.fixture
+def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official attacks, of which the one by random search stops after 50 queries: it alone takes seconds."""
+    official = pytest.importorskip("pyautoattack", reason="needs the extra autoattack")
+
+    class Short(official.AutoAttack):
+        def run_standard_evaluation(self, *args: Any, **options: Any) -> Any:
+            assert self.square.n_queries == 5000
+            self.square.n_queries = 50
+            return super().run_standard_evaluation(*args, **options)
+
+    monkeypatch.setattr(official, "AutoAttack", Short)
+
+
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_autoattack_on_a_model_whose_answer_is_known(norm: str) -> None:
     """A linear model of two classes: robust where the difference of the scores outweighs the dual norm of its slope."""
@@ -257,7 +405,7 @@ def test_autoattack_on_a_model_whose_answer_is_known(norm: str) -> None:
     assert model[1].weight.grad is None
 
 
-@pytest.mark.skipif(not HAS_AUTOATTACK, reason="needs the extra autoattack")
+@pytest.mark.usefixtures("short_autoattack")
 def test_autoattack_standard_version_finds_no_less_than_pgd() -> None:
     model, (x, y) = network().eval(), batch(30)
     y = model(x).argmax(1)

@@ -39,6 +39,24 @@ def test_transform(tau: float, classes: int) -> None:
     assert (grid.diff().diff() >= -1e-15).all()  # convex
 
 
+@pytest.mark.parametrize(
+    ("tau", "values"),
+    [
+        (1e-9, (0.99995527825501631, 0.99999858541579508, 0.99999997854028157)),
+        (0.3, (0.89214149810249509, 0.89214956280223785, 0.89214970287427222)),
+        (0.9, (0.71773459182300697, 0.71773462529571619, 0.71773462536289829)),
+        (1.5, (0.47829262265970398, 0.47829262347538406, 0.47829262347620036)),
+        (1.999, (0.33357086341534287, 0.33357086374881138, 0.33357086374914510)),
+    ],
+)
+def test_transform_near_the_end(tau: float, values: tuple[float, ...]) -> None:
+    """Against 60 digits at 1 - 1e-9, 1 - 1e-12 and the last number below 1, three classes."""
+    beta = torch.tensor([1 - 1e-9, 1 - 1e-12, 1 - 2.0**-53 * 2], dtype=torch.float64)
+    expected = torch.tensor(values, dtype=torch.float64)
+    torch.testing.assert_close(transform(beta, tau, 3), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(inverse_transform(expected, tau, 3), beta, rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("tau", [1 - 1e-7, 1 - 1e-12, 1 + 1e-12, 1 + 1e-7, 2 - 1e-3, 2 - 1e-9])
 def test_transform_is_continuous_in_tau(tau: float) -> None:
     at = 1.0 if tau < 1.5 else 2.0

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from offprints.comp_sum.reproduce import experiment
+from offprints.comp_sum.reproduce.data import pictures
 from offprints.comp_sum.reproduce.networks import network
 from offprints.comp_sum.reproduce.training import Recipe, augmented, train
 from offprints.shared.device import make_generator
 from offprints.shared.experiment.launch import execute
 
-pytest.importorskip("torchvision", reason="needs the extra claims")
+sets: Any = pytest.importorskip("torchvision.datasets", reason="needs the extra claims")
 
 
 def test_smoke(paper_run, tmp_path) -> None:
@@ -51,6 +55,80 @@ def test_medium_on_a_few_pictures(tmp_path: Path) -> None:
     )
     outcome = execute(experiment, tiny, preset="medium", device="cpu", out=tmp_path / "runs")
     assert {claim["id"] for claim in outcome.result["claims"]} >= {"robust", "ramp-prevents-collapse"}
+
+
+def write_cifar(root: Path, name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """CIFAR-10 or CIFAR-100 of random pixels as torchvision unpacks it, and what it checks the files by; the labels.
+
+    The first pixels of a picture, red at the top left, are its label and its number.
+    """
+    source = {"cifar10": sets.CIFAR10, "cifar100": sets.CIFAR100}[name]
+    key, files = ("labels", ("data_batch_1", "test_batch")) if name == "cifar10" else ("fine_labels", ("train", "test"))
+    folder = root / name / source.base_folder
+    folder.mkdir(parents=True)
+
+    def write(file: str, content: Any) -> str:
+        (folder / file).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / file).read_bytes()).hexdigest()
+
+    draws, found = np.random.default_rng(0), {}
+    for split, file in zip(("train", "test"), files, strict=True):
+        data = draws.integers(0, 256, (count, 3072), dtype=np.uint8)
+        found[split] = draws.permutation(np.arange(count) % 10).tolist()
+        data[:, 0], data[:, 1] = found[split], np.arange(count)
+        monkeypatch.setattr(source, f"{split}_list", [[file, write(file, {"data": data, key: found[split]})]])
+    monkeypatch.setattr(source, "meta", source.meta | {"md5": write(source.meta["filename"], {source.meta["key"]: []})})
+    return found
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_as_it_is_published(name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, labels in write_cifar(tmp_path, name, 12, monkeypatch).items():
+        x, y = pictures(name, split, tmp_path, False)
+        assert x.shape == (12, 3, 32, 32)
+        assert y.tolist() == labels
+        torch.testing.assert_close(255 * x[:, 0, 0, 0], y.float())
+        torch.testing.assert_close(255 * x[:, 0, 0, 1], torch.arange(12.0))
+
+
+def test_svhn_is_read_as_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures are the last axis, and the digit 0 has the label 10."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    file = tmp_path / "svhn" / "test_32x32.mat"
+    file.parent.mkdir()
+    labels = np.arange(1, 11, dtype=np.uint8)
+    data = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 10), dtype=np.uint8)
+    savemat(file, {"X": data, "y": labels[:, None]})
+    checksum = hashlib.md5(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(sets.SVHN, "split_list", {"test": ["", file.name, checksum]})
+    x, y = pictures("svhn", "test", tmp_path, False)
+    assert y.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    torch.testing.assert_close(255 * x, torch.from_numpy(data).permute(3, 2, 0, 1).float())
+
+
+def test_paper_preset_on_a_few_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path, "cifar10", 20, monkeypatch)
+    paper = experiment.presets["paper"]
+    settings = replace(
+        paper.paper,
+        datasets=("cifar10",),
+        clean="wrn10-1",
+        adversarial="wrn10-1",
+        clean_epochs=2,
+        adversarial_epochs=1,
+        clean_batch_size=8,
+        batch_size=8,
+        images=16,
+        taus=(0.0, 1.0, 1.5),
+    )
+    tiny = replace(paper, folder=tmp_path, paper=settings)
+    outcome = execute(experiment, tiny, preset="paper", device="cpu", out=tmp_path / "runs")
+    assert [claim["id"] for claim in outcome.result["claims"]] == ["cifar10-logistic", "cifar10-robust"]
+    assert all(-1 <= claim["measured"] <= 1 for claim in outcome.result["claims"])
+    report = (outcome.dir / "report.md").read_text(encoding="utf-8")
+    assert "cifar10: the family without an attack" in report
+    rows = [line for line in report.splitlines() if line.startswith(("| TRADES", "| adv-comp-sum", "| comp-sum"))]
+    assert len(rows) == 3
 
 
 @pytest.mark.parametrize(("name", "millions"), [("resnet18", 11.2), ("resnet34", 21.3), ("wrn28-10", 36.5)])

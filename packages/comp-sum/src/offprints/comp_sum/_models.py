@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from offprints.comp_sum.losses import check_target
 from offprints.shared.device import working_dtype
@@ -17,10 +18,12 @@ Model = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def undisturbed(model: Model) -> Iterator[None]:
+def undisturbed(model: Model) -> Iterator[Model]:
     """Evaluation mode without parameter gradients, all put back outside; gradients of inputs are on inside.
 
-    Parameters that need no gradient save the activations that theirs would need.
+    Parameters that need no gradient save the activations that theirs would need. What is given is the model to call: of
+    a distributed one the module inside, since how many steps there are differs between processes, and every call of the
+    wrapper would wait for the others.
     """
     module = model if isinstance(model, nn.Module) else nn.Module()
     modes = [(part, part.training) for part in module.modules()]
@@ -30,8 +33,11 @@ def undisturbed(model: Model) -> Iterator[None]:
             module.eval()
             for param in trained:
                 param.requires_grad_(False)
-            yield
+            yield model.module if isinstance(model, DistributedDataParallel) else model
         finally:
+            for part, mode in modes:
+                if part.training != mode:
+                    part.train(mode)  # more than a flag where a part merges its weights in evaluation mode
             for part, mode in modes:
                 part.training = mode
             for param in trained:

@@ -88,7 +88,8 @@ def smooth_adversarial_comp_sum_loss(
     rho-margin loss at x' from nu = sqrt(C - 1) / rho on. Gradients flow through both scores; where they are equal the
     penalty has the gradient 0.
 
-    Half types are computed in float32 and give a float32 loss. Scores of NaN give a NaN loss.
+    Half types are computed in float32 and give a float32 loss. Scores of NaN give a NaN loss; where both are
+    -inf a class is masked.
 
     Args:
         logits: Scores ``[B, C]`` of the clean inputs x.
@@ -121,7 +122,9 @@ def smooth_adversarial_comp_sum_loss(
     losses = comp_sum(clean if rho == 1 else clean / rho, labels, tau, "none")
     if nu > 0:
         moved = adv - clean
-        losses = losses + nu * row_norms(moved.gather(1, labels.unsqueeze(1)) - moved)
+        shift = moved.gather(1, labels.unsqueeze(1)) - moved
+        masked = (clean == -torch.inf) & (adv == -torch.inf)
+        losses = losses + nu * row_norms(shift.masked_fill(masked, 0))
     return reduce(losses, reduction)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offprints.comp_sum._models import Model, check_inputs, check_model, scores, undisturbed
-from offprints.comp_sum._rows import comp_sum, row_norms
+from offprints.comp_sum._rows import row_norms
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_choice, check_labels, check_number, check_same_shape, check_tensor
 
@@ -125,9 +125,11 @@ def _dlr(z: Tensor, labels: Tensor) -> Tensor:
 
 def rise(objective: Objective, labels: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
     """What is to be maximized, summed over the batch, as a function of the scores at x'."""
+    label = labels.unsqueeze(1)
     if objective == "ce":
-        # Also where the softmax has rounded to 1: cross-entropy as torch computes it has no gradient there.
-        return lambda z: comp_sum(z, labels, 1.0, "sum")
+        # The label's odds against the others, of which cross-entropy is log(1 + 1 / odds): the same direction for every
+        # sample, and a gradient that no margin makes vanish.
+        return lambda z: (z.scatter(1, label, -torch.inf).logsumexp(1) - z.gather(1, label).squeeze(1)).sum()
     if objective == "dlr":
         return lambda z: _dlr(z, labels).sum()
     if clean is None:
@@ -138,7 +140,7 @@ def rise(objective: Objective, labels: Tensor, clean: Tensor | None) -> Callable
 
     def moved(z: Tensor) -> Tensor:
         shift = z - clean
-        return row_norms(shift.gather(1, labels.unsqueeze(1)) - shift).sum()
+        return row_norms(shift.gather(1, label) - shift).sum()
 
     return moved
 
@@ -159,20 +161,20 @@ def ascend(
     without, the second result is all True.
     """
     compute = working_dtype(x)
-    with undisturbed(model):
+    with undisturbed(model) as network:
         # Copies made here can be part of a graph, also where what came in was made in inference mode.
         center, labels = x.detach().clone().to(compute), labels.clone()
         x_adv = settings.start(center, generator) if x_init is None else x_init.detach().clone().to(compute)
         region, clean = settings.region(center), None
         if settings.objective in ("kl", "delta") or settings.steps == 0:
             with torch.no_grad():
-                clean = scores(model, center.to(x.dtype, copy=True))
+                clean = scores(network, center.to(x.dtype, copy=True))
             check_classes(clean, labels, settings)
         found, right = x_adv.clone(), torch.ones(len(x), dtype=torch.bool, device=x.device)
         where = torch.arange(len(x), device=x.device)  # of those still in the running
         for step in range(settings.steps):
-            point = x_adv.to(x.dtype, copy=True).requires_grad_()
-            z = scores(model, point)
+            point = x_adv.to(x.dtype).detach().requires_grad_()
+            z = scores(network, point.clone())  # which a model may change in place
             if step == 0 and clean is None:
                 check_classes(z, labels, settings)
             gradient = slope(rise(settings.objective, labels, clean)(z), point)
@@ -190,7 +192,7 @@ def ascend(
             found[where] = x_adv if settings.steps else settings.project(x_adv, region)
             if stop_when_fooled:
                 with torch.no_grad():
-                    right[where] = scores(model, x_adv.to(x.dtype, copy=True)).argmax(1) == labels
+                    right[where] = scores(network, x_adv.to(x.dtype, copy=True)).argmax(1) == labels
     return found.to(x.dtype), right
 
 
@@ -246,12 +248,14 @@ def pgd_attack(
 
     Args:
         model: A module or function that gives scores ``[B, C]`` for inputs; a single sample must not depend on others.
+            Of a function's networks the modes are the caller's affair.
         x: Inputs ``[B, ...]`` in the box.
         target: Labels ``[B]`` of any integer type.
         eps: Radius of the ball, at least 0.
         step_size: Length of a step, positive.
         steps: Number of steps, at least 0.
-        objective: What is maximized: `"ce"` cross-entropy, `"kl"` the divergence from the scores at x (TRADES),
+        objective: What is maximized: `"ce"` cross-entropy (by way of the label's log-odds, which have its direction and
+            a gradient at every margin), `"kl" the divergence from the scores at x (TRADES),
             `"delta"` the norm by which the margins move (the supremum in the paper's smooth loss; its gradient at x is
             0, start at random), `"dlr"` the difference of logits ratio, for three classes or more.
         norm: The ball's norm, `"linf"` or `"l2"`.

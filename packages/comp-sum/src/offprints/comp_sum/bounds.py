@@ -49,10 +49,12 @@ def _log_mean(beta: Tensor, tau: float) -> Tensor:
     # Near 1 the square of beta has lost the digits of 1 - beta; near 0 the two logarithms cancel.
     x, ends = torch.atanh(inner), torch.log1p(inner) + torch.log1p(-inner)
     k = torch.where(inner > 0.5, ends, torch.log1p(-inner * inner)) / 2
-    far = (e * x).abs() > 300
+    # Far from 1 the mean is added up as it stands: there the two terms cancel, or overflow.
+    far = (e * x).abs() > 1
     near = torch.where(far, 0, e * x)
     bracket = torch.log1p(2 * torch.sinh(near / 2) ** 2 + inner * torch.sinh(near)) + e * k
-    bracket = torch.where(far, (1 + e) * (x + k) - math.log(2), bracket)
+    powers = torch.logaddexp((1 + e) * torch.log1p(inner), (1 + e) * torch.log1p(-inner)) - math.log(2)
+    bracket = torch.where(far, powers, bracket)
     return torch.where(one, (tau - 1) * math.log(2), (2 - tau) * bracket)
 
 

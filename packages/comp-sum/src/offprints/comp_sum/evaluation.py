@@ -81,7 +81,6 @@ def robust_accuracy(
         for _ in range(restarts if settings.random_start is not None else 1):
             part, label = part[kept], label[kept]
             if len(part) == 0:
-                kept = kept[:0]
                 break
             _, kept = ascend(model, part, label, settings, generator=generator, stop_when_fooled=True)
         robust += int(kept.sum())
@@ -90,8 +89,8 @@ def robust_accuracy(
 
 def _right(model: Model, x: Tensor, labels: Tensor) -> Tensor:
     """Whether the model gives the labels."""
-    with undisturbed(model), torch.no_grad():
-        z = scores(model, x.clone())
+    with undisturbed(model) as network, torch.no_grad():
+        z = scores(network, x.clone())
     check_labels(labels, "target", num_classes=z.shape[1])
     return z.argmax(1) == labels
 
@@ -146,16 +145,17 @@ def autoattack_accuracy(
     images, size = _as_pictures(x.detach().float().clamp(0, 1)), x[0].numel()
 
     def inputs(given: Tensor) -> Tensor:
-        return given.flatten(1)[:, :size].reshape(len(given), *x.shape[1:]).to(x.dtype)
-
-    def network(given: Tensor) -> Tensor:
-        return scores(model, inputs(given)).float()
+        return given.flatten(1)[:, :size].reshape(len(given), *x.shape[1:]).to(x.dtype, copy=True)
 
     tracer = sys.gettrace()  # which its look for defenses that change would leave off
     try:
-        with undisturbed(model), local_seed(seed):
+        with undisturbed(model) as quiet, local_seed(seed):
+
+            def network(given: Tensor) -> Tensor:
+                return scores(quiet, inputs(given)).float()
+
             with torch.no_grad():
-                classes = network(images[:1].clone()).shape[1]
+                classes = network(images[:1]).shape[1]
             check_labels(labels, "target", num_classes=classes)
             attacks = None if classes > 3 else ["apgd-ce", "fab", "square"]
             adversary = official.AutoAttack(

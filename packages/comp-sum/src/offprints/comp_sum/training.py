@@ -29,6 +29,14 @@ def _attacked(
     return scores(model, x.clone()), scores(model, x_adv), labels
 
 
+def _divergence(clean: Tensor, adv: Tensor) -> Tensor:
+    """Mean over the batch of KL(softmax(clean) || softmax(adv)).
+
+    The shares are given as logarithms: of one that has rounded to 0 the derivative of x log x would be NaN.
+    """
+    return F.kl_div(torch.log_softmax(adv, 1), torch.log_softmax(clean, 1), reduction="batchmean", log_target=True)
+
+
 def trades_loss(
     model: Model,
     x: Float[Tensor, "batch *shape"],
@@ -72,7 +80,7 @@ def trades_loss(
     loss = comp_sum(clean, labels, 1.0, "mean")
     if beta == 0:
         return loss
-    return loss + beta * F.kl_div(F.log_softmax(adv, 1), torch.softmax(clean, 1), reduction="batchmean")
+    return loss + beta * _divergence(clean, adv)
 
 
 def adv_comp_sum_loss(
