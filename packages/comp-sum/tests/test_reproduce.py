@@ -107,18 +107,18 @@ def test_svhn_is_read_as_it_is_published(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_paper_preset_on_a_few_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_cifar(tmp_path, "cifar10", 20, monkeypatch)
+    write_cifar(tmp_path, "cifar10", 10, monkeypatch)
     paper = experiment.presets["paper"]
     settings = replace(
         paper.paper,
         datasets=("cifar10",),
         clean="wrn10-1",
         adversarial="wrn10-1",
-        clean_epochs=2,
+        clean_epochs=1,
         adversarial_epochs=1,
         clean_batch_size=8,
         batch_size=8,
-        images=16,
+        images=8,
         taus=(0.0, 1.0, 1.5),
     )
     tiny = replace(paper, folder=tmp_path, paper=settings)

@@ -94,7 +94,8 @@ def trainings(config: Config, run: Run) -> None:
                 plan(f"{method} {strength:g}", replace(config.recipe, method=method, strength=strength), seed)
         for name, ramp in (("ramp", config.recipe.ramp), ("no ramp", 0.0)):
             plan(name, replace(config.recipe, method="adv-comp-sum", strength=config.ramp_nu, ramp=ramp), seed)
-    found = run.units(grid)
+    # A second process takes longer to start than trainings of one or two epochs.
+    found = run.units(grid, workers=1 if config.recipe.epochs <= 2 else 2)
 
     def accuracy(key: str, part: str, count: int) -> np.ndarray:
         """``[networks, 2]``: clean and robust."""
