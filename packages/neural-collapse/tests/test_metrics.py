@@ -159,8 +159,7 @@ def test_what_is_zero_by_zero() -> None:
     nothing = gof_solution([4, 4, 4, 4], weight_decay=[0.5, 0.5], feature_decay=0.5)
     with pytest.warns(RuntimeWarning, match="target"):
         found = nc_metrics(features, labels, weight, geometry="gof", target=nothing)
-    assert math.isnan(found.nc2_w)
-    assert math.isfinite(found.nc3_w_h)
+    assert all(math.isnan(value) for value in (found.nc2_w, found.nc2_h, found.nc3_wh, found.nc3_w_h))
 
 
 def test_inputs_are_left_alone_and_may_be_strided_or_read_only() -> None:
@@ -196,3 +195,10 @@ def test_collapsed_target_scales() -> None:
     scales = torch.where(target.collapsed, 303 * decay, target.ww + 303 * decay)
     found = nc_metrics(features, labels, scales.diag(), geometry="gof", target=target)
     assert found.nc3_w_h < 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e160])
+def test_features_of_any_size(scale: float) -> None:
+    features, labels, weight = problem()
+    expected = vars(nc_metrics(features.double(), labels, weight))
+    assert vars(nc_metrics(features.double() * scale, labels, weight)) == pytest.approx(expected, rel=1e-9)

@@ -231,3 +231,22 @@ def test_compiled_model() -> None:
     expected = NCProbe(model, num_classes=3).run(batches).compute()
     compiled = torch.compile(mlp(), backend="eager")
     assert close(NCProbe(compiled, num_classes=3).run(batches).compute(), expected)
+
+
+def test_part_of_an_adapter_is_refused() -> None:
+    """The logits of an adapted layer are not those of its parts."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.ModuleDict({"base_layer": nn.Linear(8, 3)}))
+    model[2]["lora_A"], model[2]["lora_B"] = nn.Linear(8, 2, bias=False), nn.Linear(2, 3, bias=False)
+    for layer in (None, "2.base_layer", "2.lora_A", "2.lora_B"):
+        with pytest.raises(ValueError, match="layer must not be part of an adapter"):
+            NCProbe(model, layer, num_classes=3)
+
+
+def test_model_compiled_before() -> None:
+    """Hooks that are set after the first call of a compiled model are seen by the probe of that model."""
+    model, batches = mlp(), data()
+    compiled = torch.compile(model, backend="eager")
+    compiled(batches[0][0])
+    x, y = together(batches)
+    expected = nc_metrics(model[:4](x).detach(), y, model[4].weight)
+    assert close(NCProbe(compiled, num_classes=3).run(batches).compute(), expected)

@@ -139,6 +139,55 @@ def test_arguments() -> None:
     )
 
 
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**-60, 2.0**60, 2.0**100, 2.0**126])
+def test_float32_of_any_size(scale: float) -> None:
+    """No square overflows or underflows."""
+    plain, scaled = FeatureStatistics(4, 6), FeatureStatistics(4, 6)
+    for features, labels in batches(torch.float32, 0.0):
+        plain.update(features / 16, labels)
+        scaled.update(features / 16 * scale, labels)
+    found = scaled.within_covariance / scale / scale
+    torch.testing.assert_close(found, plain.within_covariance, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(scaled.means / scale, plain.means, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_first_sample_that_lies_far_off_costs_no_digits(dtype: torch.dtype) -> None:
+    """Its class is centered anew when there are more samples; also where others come later, class by class."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(3000, 5, generator=generator, dtype=torch.float64).to(dtype)
+    y = torch.arange(3).repeat_interleave(1000)
+    X[0] += 300
+    stats = FeatureStatistics(3, 5)
+    for rows, its in zip(X.split([1, 30, *[499] * 5, 474]), y.split([1, 30, *[499] * 5, 474]), strict=True):
+        stats.update(rows, its)
+    means = torch.stack([X.double()[y == k].mean(0) for k in range(3)])
+    residual = X.double() - means[y]
+    expected = residual.T @ residual / 3000
+    torch.testing.assert_close(stats.means, means, rtol=1e-12, atol=1e-13)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(stats.within_covariance, expected, rtol=0, atol=tolerance * expected.max().item())
+
+
+def test_made_in_inference_mode_and_used_outside() -> None:
+    data = batches()
+    expected = FeatureStatistics(4, 6)
+    for batch in data:
+        expected.update(*batch)
+    with torch.inference_mode():
+        made = FeatureStatistics(4, 6)
+        made.update(*data[0])
+        merged = FeatureStatistics(4, 6).merge(made)
+        loaded = FeatureStatistics(4, 6)
+        loaded.load_state_dict(made.state_dict())
+        made.all_reduce()
+    for stats in (made, merged, loaded):
+        for batch in data[1:]:
+            stats.update(*batch)
+        for ours, theirs in zip(results(stats), results(expected), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_on_a_gpu(dtype: torch.dtype) -> None:

@@ -291,3 +291,15 @@ def test_products_and_labels() -> None:
     torch.testing.assert_close(again.features, model.features.float())
     big = DeepLinearUFM([500, 500], [40], weight_decay=1e-2, feature_decay=1e-2, init_std=0.3, seed=4)
     assert big.features.std().item() == pytest.approx(0.3, rel=0.02)
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_objective_of_half_types_is_float32(loss: str) -> None:
+    """Sums of many squares overflow float16."""
+    options = {"weight_decay": [1e-3, 1e-3], "feature_decay": 1e-2, "loss": loss, "init_std": 1.0, "bias": True}
+    half = DeepLinearUFM([8000, 4000, 2000], [8, 8], dtype=torch.float16, **options)
+    same = DeepLinearUFM([8000, 4000, 2000], [8, 8], **options)
+    same.load_state_dict(half.state_dict())
+    assert half.objective().dtype == torch.float32
+    assert half.objective().item() == pytest.approx(same.objective().item(), rel=1e-5)
+    assert half.features.square().sum().isinf()

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offprints.neural_collapse.closed_form import GOFSolution
-from offprints.neural_collapse.statistics import FeatureStatistics, membership_of
+from offprints.neural_collapse.statistics import FeatureStatistics
 from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
 
 GEOMETRIES = ("etf", "of", "gof")
@@ -103,15 +103,15 @@ def nc_metrics(
     first = features[0].double()
     sums = torch.zeros(K, features.shape[1], dtype=torch.float64, device=features.device)
     for rows, its in parts:
-        sums += torch.sparse.mm(membership_of(its, K), rows - first)
+        sums.index_add_(0, its, rows - first)
     means = sums / counts.unsqueeze(1)  # as seen from the first row
-    directions, scale = _between(means - (counts.double() / counts.sum()) @ means)
+    directions = _between(means - (counts.double() / counts.sum()) @ means)
     projected, total = means @ directions, means.new_zeros(())
     for rows, its in parts:
         # The class means are taken off after the projection, which has fewer columns.
         residual = ((rows - first) @ directions).sub_(projected.index_select(0, its))
         total += residual.square_().sum()
-    return _metrics(total / scale**2 / len(features), means + first, counts, weight, geometry, target)
+    return _metrics(total / len(features), means + first, counts, weight, geometry, target)
 
 
 def nc_metrics_from_statistics(
@@ -143,8 +143,8 @@ def nc_metrics_from_statistics(
     _check_geometry(geometry, target, stats.num_classes)
     counts, means = stats.counts, stats.means
     _check_counts(counts)
-    directions, scale = _between(means - stats.global_mean)
-    within = (directions.T @ (stats.within_covariance / scale**2) @ directions).trace()
+    directions = _between(means - (counts.double() / counts.sum()) @ means)
+    within = ((stats.within_covariance @ directions) * directions).sum()
     return _metrics(within, means, counts, weight, geometry, target)
 
 
@@ -173,8 +173,10 @@ def _check_counts(counts: Tensor) -> None:
         raise ValueError(f"labels must have samples of every class, got none of {empty[:5]} ({len(empty)} classes)")
 
 
-def _between(centered: Tensor) -> tuple[Tensor, Tensor]:
-    """B ``[d, r]`` and a scale with tr(S pinv(Sigma_B)) / K = tr(B^T S B) / scale^2, Sigma_B = centered^T centered / K.
+def _between(centered: Tensor) -> Tensor:
+    """B ``[d, r]`` with tr(S pinv(Sigma_B)) / K = tr(B^T S B), where Sigma_B = centered^T centered / K.
+
+    A direction counts if the variance along it is above 1e-15 max(K, d) of the largest.
 
     Through the eigenproblem of the smaller Gram matrix, never through a d x d decomposition where d > K.
     """
@@ -186,7 +188,7 @@ def _between(centered: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(A @ A.T if d >= K else A.T @ A)
     keep = values > 1e-15 * max(K, d) * values[-1].clamp(min=1e-300)
     inverse = torch.where(keep, values, 1).reciprocal() * keep
-    return (A.T @ (vectors * inverse) if d >= K else vectors * inverse.sqrt()), scale
+    return (A.T @ (vectors * inverse) if d >= K else vectors * inverse.sqrt()) / scale
 
 
 def _metrics(
@@ -226,7 +228,7 @@ def _row_scales(target: GOFSolution) -> Tensor:
     survives = ~target.collapsed
     scales = (target.ww / torch.where(survives, target.hh, 1)).sqrt()  # 0/0 for a collapsed class
     if not bool(survives.any()):
-        return torch.ones_like(scales)
+        return torch.full_like(scales, math.nan)
     # N lambda_H from the survivor with the smallest wh, where 1 - wh has the most digits.
     k = torch.where(survives, target.wh, math.inf).argmin()
     return torch.where(survives, scales, target.ww[k] * (1 - target.wh[k]) / target.wh[k])

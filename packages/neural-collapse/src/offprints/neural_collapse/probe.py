@@ -31,8 +31,9 @@ class NCProbe:
 
     or ``NCProbe(model, num_classes=10).run(loader).compute()``. The classifier is the product of the layer and of the
     linear layers after it up to the logits; that nothing but linear layers lies between is checked on the first row of
-    every batch. The mode of the model is left as it is: put it in eval mode yourself, since BatchNorm and dropout
-    change what is measured. Outside of the ``with`` block there is no hook on the model.
+    every batch, and what is added to the logits beside them is not seen. The mode of the model is left as it is: put it
+    in eval mode yourself, since BatchNorm and dropout change what is measured. Outside of the ``with`` block there is
+    no hook on the model.
 
     Args:
         model: Any module.
@@ -46,7 +47,8 @@ class NCProbe:
 
     Raises:
         TypeError: ``model`` not a module, ``layer`` not a string.
-        ValueError: no such layer, no linear layer at all, or widths that do not chain to ``num_classes``.
+        ValueError: no such layer, no linear layer at all, a part of an adapter (LoRA), or widths that do not chain to
+            ``num_classes``.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
@@ -68,6 +70,10 @@ class NCProbe:
         name = list(linears)[-1] if layer is None else layer
         if name not in linears:
             raise ValueError(f"layer must be the name of an nn.Linear ({', '.join(linears)}), got {name!r}")
+        if any(part == "base_layer" or part.startswith("lora_") for part in name.split(".")):
+            raise ValueError(
+                f"layer must not be part of an adapter, got {name!r}: merge the adapter into its layer first"
+            )
         names = list(linears)
         following = [linears[key] for key in names[names.index(name) :]]
         self.model, self.layer, self.num_classes = model, name, num_classes

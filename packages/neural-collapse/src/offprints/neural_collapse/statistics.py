@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,18 +13,29 @@ from offprints.shared.device import float32_region
 from offprints.shared.distributed import all_reduce_
 from offprints.shared.validation import check_labels, check_number, check_tensor
 
-_CHUNK = 4096  # rows that are centered at once: of a large batch no whole copy is made
-_ROWS = 1024  # of one product in float32: longer sums would lose digits
-_NAMES = ("counts", "means", "scatter")
+_ROWS = 1024  # of one product: longer sums in float32 would lose digits, and of a large batch no whole copy is made
+_CHUNK = 128  # rows that are centered at once: in float64 they stay in the cache
+_QUARTER = 0.25  # with this factor the difference of two numbers of float32 is one, too
+_GROWTH = 4  # a class is centered anew when it has so many times the samples that its center was taken from
+_NAMES = ("counts", "centers", "moved", "about", "limits")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _ordinary(function: Function) -> Function:
+    """No gradients, and what is made in inference mode can be changed outside of it, too."""
+    return cast(Function, torch.inference_mode(mode=False)(torch.no_grad()(function)))
 
 
 class FeatureStatistics:
     """Counts, class means and within-class covariance of features, from batches that are seen once.
 
-    A batch is centered by the class means so far and merged as two samples are (Chan, Golub and LeVeque 1979), so that
-    neither a large mean nor distant classes cost digits. All accumulators are float64. The products of a batch of
-    float64 features are computed in float64, those of float32 and half types in float32, on centered values and in
-    blocks of 1024 rows: their rounding is about 1e-6 of the covariance.
+    Samples are taken relative to a center of their class, its mean when it had at least a quarter of the samples that
+    it has now, so that neither a large mean nor distant classes cost digits; what the means have moved since is taken
+    off as two samples are merged (Chan, Golub and LeVeque 1979). All accumulators are float64, and so are counts and
+    means. The products of a batch of float64 features are computed in float64, those of float32 and half types in
+    float32, on centered values that are brought near 1, and in blocks of 1024 rows: their rounding is about 1e-6 of the
+    covariance.
 
     Memory is d^2 + K d numbers, whatever the number of samples; it does not grow with the classes as K d^2.
 
@@ -45,13 +57,23 @@ class FeatureStatistics:
         tensor(0.6667, dtype=torch.float64)
     """
 
+    @_ordinary
     def __init__(self, num_classes: int, dim: int) -> None:
         self.num_classes = check_number(num_classes, "num_classes", low=2, integer=True)
         self.dim = check_number(dim, "dim", low=1, integer=True)
-        self._counts = torch.zeros(self.num_classes, dtype=torch.int64)
-        self._means = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
-        self._scatter = torch.zeros(self.dim, self.dim, dtype=torch.float64)
-        self._placed = self._complete = False
+        self._placed = False
+        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        means = torch.zeros(self.num_classes, self.dim, dtype=torch.float64)
+        self._set(counts, means, torch.zeros(self.dim, self.dim, dtype=torch.float64))
+
+    def _set(self, counts: Tensor, means: Tensor, scatter: Tensor) -> None:
+        """Hold samples of these counts, means and within-class scatter; the tensors become the accumulators."""
+        self._counts, self._centers = counts, means
+        # The sum of h - center over the samples h of each class, and of (h - center)(h - center)^T over all samples.
+        # Of the latter the blocks on and above the diagonal count.
+        self._moved, self._about = torch.zeros_like(means), scatter
+        self._limits = _GROWTH * counts  # beyond them a class is centered anew
+        self._complete = bool((counts > 0).all())
 
     @property
     def counts(self) -> Int[Tensor, " classes"]:
@@ -61,19 +83,30 @@ class FeatureStatistics:
     @property
     def means(self) -> Float[Tensor, "classes dim"]:
         """Mean feature of each class; 0 where there is no sample."""
-        return self._means.clone()
+        return self._centers + self._moved / self._counts.clamp(min=1).unsqueeze(1)
 
     @property
     def global_mean(self) -> Float[Tensor, " dim"]:
         """Mean of all samples; 0 where there is none."""
-        return (self._counts.double() / self._counts.sum().clamp(min=1)) @ self._means
+        return (self._counts.double() / self._counts.sum().clamp(min=1)) @ self.means
 
     @property
     def within_covariance(self) -> Float[Tensor, "dim dim"]:
         """Sigma_W, the mean over all samples of (h - mu_k)(h - mu_k)^T; 0 where there is none."""
-        return self._scatter / self._counts.sum().clamp(min=1)
+        return self._scatter() / self._counts.sum().clamp(min=1)
 
-    @torch.no_grad()
+    def _scatter(self) -> Tensor:
+        """The within-class covariance times the number of samples, a new tensor."""
+        scatter = self._about.clone()
+        _add_gram(scatter, self._moved / self._counts.clamp(min=1).double().sqrt().unsqueeze(1), sign=-1)
+        for left, right in _blocks(self.dim):
+            if left == right:
+                scatter[left, left] = (scatter[left, left] + scatter[left, left].T) / 2
+            else:
+                scatter[right, left] = scatter[left, right].T
+        return scatter
+
+    @_ordinary
     def update(self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> None:
         """Add a batch.
 
@@ -87,34 +120,51 @@ class FeatureStatistics:
         labels = check_labels(labels, "labels", length=len(features), num_classes=self.num_classes)
         if not self._placed:  # on the first batch's device, if that has float64
             self._to(torch.device("cpu") if features.device.type == "mps" else features.device)
-        device = self._means.device
+        device = self._centers.device
         features, labels = features.detach().to(device), labels.to(device)
-        exact = _exact(features)
-        for rows, its in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
-            self._add(rows, its, exact)
+        for rows, its in zip(features.split(_ROWS), labels.split(_ROWS), strict=True):
+            self._add(rows, its, torch.float64 if _exact(features) else torch.float32)
 
-    def _add(self, features: Tensor, labels: Tensor, exact: bool) -> None:
-        """Add rows that were checked."""
-        present = torch.arange(self.num_classes, device=features.device)
-        if self.num_classes > len(features):  # the cost of a small batch does not grow with K
-            present, labels = labels.unique(return_inverse=True)
-        membership = membership_of(labels, len(present))
-        before, centers = self._counts[present], self._means[present]
-        count = torch.bincount(labels, minlength=len(present))
+    def _add(self, features: Tensor, labels: Tensor, dtype: torch.dtype) -> None:
+        """Add rows that were checked, by products of this type."""
         if not self._complete:
-            centers = torch.where((before == 0).unsqueeze(1), _class_means(features, membership, count), centers)
-        residual = features - centers.index_select(0, labels)  # in float64, whatever the type of the features
-        moved = torch.sparse.mm(membership, residual)
-        total = (before + count).clamp(min=1).double().unsqueeze(1)  # the root of an integer is float32
-        # What the change of the means takes off, summed over classes: moved moved^T / total.
-        change = moved / total.sqrt()
-        if not exact:
-            residual, change = residual.float(), change.float()
-        self._scatter += _gram(residual) - _gram(change)
-        self._means.index_copy_(0, present, centers + moved / total)
-        self._counts.index_add_(0, present, count)
-        self._complete = self._complete or bool((self._counts > 0).all())
+            self._begin(features, labels)
+        centered = torch.empty(features.shape, dtype=dtype, device=features.device)
+        on_cpu = features.device.type == "cpu"
+        size = _CHUNK if on_cpu else _ROWS
+        for rows, its, out in zip(features.split(size), labels.split(size), centered.split(size), strict=True):
+            residual = rows.to(torch.float64, copy=True).sub_(self._centers.index_select(0, its))
+            self._moved.index_add_(0, its, residual)
+            torch.mul(residual, _QUARTER, out=out)
+        _add_gram(self._about, centered, _QUARTER)
+        self._counts.index_add_(0, labels, torch.ones_like(labels))
+        if not on_cpu:  # to ask which are due would wait for the device
+            self._center(labels.unique() if self.num_classes > len(labels) else slice(None))
+        elif bool((due := self._counts[labels] > self._limits[labels]).any()):
+            self._center(labels[due].unique())
 
+    def _begin(self, features: Tensor, labels: Tensor) -> None:
+        """Center classes that are new at the mean of their rows."""
+        new = self._counts[labels] == 0
+        found, its, count = labels[new].unique(return_inverse=True, return_counts=True)
+        if len(found):
+            rows = features[new].double()
+            first = rows[:1].clone()  # is taken off, so that the sums are small
+            sums = torch.zeros_like(self._centers[found]).index_add_(0, its, rows - first)
+            self._centers[found] = sums / count.unsqueeze(1) + first
+            self._limits[found] = _GROWTH * count
+        self._complete = len(found) + int((self._counts > 0).sum()) == self.num_classes
+
+    def _center(self, classes: Tensor | slice) -> None:
+        """Center classes at their means."""
+        count = self._counts[classes].unsqueeze(1).clamp(min=1)
+        moved = self._moved[classes]
+        _add_gram(self._about, moved / count.double().sqrt(), sign=-1)  # the root of an integer is float32
+        self._centers[classes] += moved / count
+        self._moved[classes] = 0
+        self._limits[classes] = _GROWTH * self._counts[classes]
+
+    @_ordinary
     def merge(self, other: FeatureStatistics) -> FeatureStatistics:
         """Add the samples of another one, in place, and return self; the other is left as it is.
 
@@ -130,38 +180,41 @@ class FeatureStatistics:
                 f"got {other.num_classes} and {other.dim}"
             )
         if not self._placed and other._placed:
-            self._to(other._means.device)
-        device = self._means.device
-        present = other._counts.nonzero().flatten().to(device)
-        count, means, scatter = (value.to(device) for value in (other._counts, other._means, other._scatter))
-        self._merge(present, count[present], means[present], self._scatter + scatter)
-        self._complete = bool((self._counts > 0).all())
+            self._to(other._centers.device)
+        device = self._centers.device
+        count, means, scatter = (value.to(device) for value in (other._counts, other.means, other._scatter()))
+        counts = self._counts + count
+        share = (count.double() / counts.clamp(min=1)).unsqueeze(1)
+        delta = means - self.means
+        scatter += self._scatter()
+        _add_gram(scatter, delta * (self._counts.unsqueeze(1) * share).sqrt())
+        self._set(counts, self.means + share * delta, scatter)
         return self
 
+    @_ordinary
     def all_reduce(self) -> None:
         """Merge the samples of all processes of ``torch.distributed``, in place; alone it does nothing.
 
         All processes then hold the whole. Call it once, at the end: a second call would count everything again.
         """
-        counts = self._counts.clone()
-        center = self._means * self._counts.unsqueeze(1)
+        counts, means, scatter = self._counts.clone(), self.means, self._scatter()
+        center = means * counts.unsqueeze(1)
         all_reduce_(counts, center)
         center = center / counts.clamp(min=1).unsqueeze(1)
         # Deviations from one common center, so that the sums lose no digits to large means.
-        shift = (self._means - center) * (self._counts > 0).unsqueeze(1)
+        shift = (means - center) * (self._counts > 0).unsqueeze(1)
         correction = shift * self._counts.unsqueeze(1)
-        scatter = self._scatter + _gram(shift * self._counts.double().sqrt().unsqueeze(1))
+        _add_gram(scatter, shift * self._counts.double().sqrt().unsqueeze(1))
         all_reduce_(correction, scatter)
         correction = correction / counts.clamp(min=1).unsqueeze(1)
-        self._means = center + correction
-        self._scatter = scatter - _gram(correction * counts.double().sqrt().unsqueeze(1))
-        self._counts = counts
-        self._complete = bool((counts > 0).all())
+        _add_gram(scatter, correction * counts.double().sqrt().unsqueeze(1), sign=-1)
+        self._set(counts, center + correction, scatter)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The three accumulators, to save."""
-        return {"counts": self.counts, "means": self.means, "scatter": self._scatter.clone()}
+        """The accumulators, to save: what is loaded goes on to the same result to the bit."""
+        return {name: getattr(self, f"_{name}").clone() for name in _NAMES}
 
+    @_ordinary
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` returned.
 
@@ -171,46 +224,17 @@ class FeatureStatistics:
         """
         if missing := [name for name in _NAMES if name not in state]:
             raise ValueError(f"state lacks {', '.join(missing)}")
-        check_tensor(state["counts"], "state['counts']", shape=(self.num_classes,), floating=False)
-        check_tensor(state["means"], "state['means']", shape=(self.num_classes, self.dim))
-        check_tensor(state["scatter"], "state['scatter']", shape=(self.dim, self.dim))
-        device = self._means.device
-        self._counts = state["counts"].to(device=device, dtype=torch.int64, copy=True)
-        self._means = state["means"].to(device=device, dtype=torch.float64, copy=True)
-        self._scatter = state["scatter"].to(device=device, dtype=torch.float64, copy=True)
+        for name in _NAMES:
+            now = getattr(self, f"_{name}")
+            check_tensor(state[name], f"state['{name}']", shape=now.shape, floating=now.is_floating_point())
+        for name in _NAMES:
+            now = getattr(self, f"_{name}")
+            setattr(self, f"_{name}", state[name].to(device=now.device, dtype=now.dtype, copy=True))
         self._complete = bool((self._counts > 0).all())
 
     def _to(self, device: torch.device) -> None:
-        self._counts, self._means = self._counts.to(device), self._means.to(device)
-        self._scatter, self._placed = self._scatter.to(device), True
-
-    def _merge(self, present: Tensor, count: Tensor, means: Tensor, scatter: Tensor) -> None:
-        """Add classes ``present`` with their counts and means; ``scatter`` is the sum of both within-class scatters."""
-        before = self._counts[present]
-        share = count.double() / (before + count).clamp(min=1)
-        delta = means - self._means[present]
-        delta[before == 0] = 0  # a class that is new is where it is
-        # Everything is computed before anything is changed.
-        scatter = scatter + _gram(delta * (before * share).sqrt().unsqueeze(1))
-        moved = self._means[present] + delta * share.unsqueeze(1)
-        moved = torch.where((before == 0).unsqueeze(1), means * (count > 0).unsqueeze(1), moved)
-        self._scatter = scatter
-        self._means = self._means.index_copy(0, present, moved)
-        self._counts = self._counts.index_add(0, present, count)
-
-
-def membership_of(labels: Tensor, num_classes: int) -> Tensor:
-    """The sparse matrix ``[classes, rows]`` of ones whose product with the rows is their sum in each class."""
-    place = torch.stack([labels, torch.arange(len(labels), device=labels.device)])
-    ones = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
-    return torch.sparse_coo_tensor(place, ones, (num_classes, len(labels)), check_invariants=False)
-
-
-def _class_means(features: Tensor, membership: Tensor, count: Tensor) -> Tensor:
-    """Mean of each class in float64, 0 without a sample; one row is taken off first, so that the sums are small."""
-    first = features[0].double()
-    sums = torch.sparse.mm(membership, features - first)
-    return (sums / count.clamp(min=1).unsqueeze(1) + first) * (count > 0).unsqueeze(1)
+        self._set(*(value.to(device) for value in (self._counts, self.means, self._scatter())))
+        self._placed = True
 
 
 def _exact(features: Tensor) -> bool:
@@ -219,18 +243,23 @@ def _exact(features: Tensor) -> bool:
     return features.dtype == torch.float64 or torch.get_float32_matmul_precision() != "highest"
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """rows^T rows in float64; of the symmetric result only one half is computed."""
-    d = rows.shape[1]
-    result = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
-    blocks = [slice(start, min(start + size, d)) for size in [max(256, -(-d // 4))] for start in range(0, d, size)]
+def _blocks(dim: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the blocks on and above the diagonal of a symmetric matrix."""
+    size = max(256, -(-dim // 4))
+    parts = [slice(start, min(start + size, dim)) for start in range(0, dim, size)]
+    return [(left, right) for number, left in enumerate(parts) for right in parts[number:]]
+
+
+def _add_gram(total: Tensor, rows: Tensor, factor: float = 1.0, *, sign: int = 1) -> None:
+    """Add rows^T rows / factor^2 to the blocks of ``total`` that count, by products of the rows' type.
+
+    The rows are changed, too.
+    """
+    # Brought near 1 by a power of two, so that no square overflows or underflows.
+    one = torch.ones((), dtype=torch.float64, device=rows.device)
+    power = torch.frexp(torch.maximum(rows.amax(), -rows.amin()).double()).exponent.clamp(min=-100)
+    rows.mul_(torch.ldexp(one, -power))
+    scale = torch.ldexp(one, 2 * power) * (sign / factor**2)
     with float32_region(rows.device):
-        for part in rows.split(_ROWS) if rows.dtype == torch.float32 else [rows]:
-            for number, left in enumerate(blocks):
-                for right in blocks[number:]:
-                    result[left, right] += part[:, left].T @ part[:, right]
-    for number, left in enumerate(blocks):
-        result[left, left] = (result[left, left] + result[left, left].T) / 2
-        for right in blocks[number + 1 :]:
-            result[right, left] = result[left, right].T
-    return result
+        for left, right in _blocks(rows.shape[1]):
+            total[left, right].addcmul_((rows[:, left].T @ rows[:, right]).double(), scale)

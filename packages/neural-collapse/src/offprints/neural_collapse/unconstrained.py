@@ -15,7 +15,7 @@ from offprints.neural_collapse._inputs import check_class_counts, check_decay, c
 from offprints.neural_collapse.closed_form import gof_solution
 from offprints.neural_collapse.cross_entropy import ce_etf_solution
 from offprints.neural_collapse.frames import orthonormal, zero_sum_basis
-from offprints.shared.device import make_generator
+from offprints.shared.device import make_generator, working_dtype
 from offprints.shared.validation import check_bool, check_choice, check_number
 
 LOSSES = ("mse", "ce")
@@ -236,16 +236,18 @@ class DeepLinearUFM(nn.Module):
         return F.linear(self.features, self.product(), self.bias)
 
     def objective(self) -> Float[Tensor, ""]:
-        """The regularized loss of all samples, a scalar."""
-        logits = self()
+        """The regularized loss of all samples, a scalar; half types are computed in float32."""
+        dtype = working_dtype(self.features)
+        weights, features = [W.to(dtype) for W in self.weights], self.features.to(dtype)
+        logits = F.linear(features, chain(weights), None if self.bias is None else self.bias.to(dtype))
         if self.loss == "mse":
             targets = F.one_hot(self.labels, self.num_classes).to(logits.dtype)
             fit = (logits - targets).square().sum() / (2 * len(logits))
         else:
             fit = F.cross_entropy(logits, self.labels)
-        for decay, W in zip(self.weight_decay, self.weights, strict=True):
+        for decay, W in zip(self.weight_decay, weights, strict=True):
             fit = fit + decay / 2 * W.square().sum()
-        return fit + self.feature_decay / 2 * self.features.square().sum()
+        return fit + self.feature_decay / 2 * features.square().sum()
 
 
 def chain(weights: Sequence[Tensor]) -> Float[Tensor, "out inner"]:
