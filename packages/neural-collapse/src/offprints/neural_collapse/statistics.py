@@ -233,7 +233,8 @@ class FeatureStatistics:
         self._complete = bool((self._counts > 0).all())
 
     def _to(self, device: torch.device) -> None:
-        self._set(*(value.to(device) for value in (self._counts, self.means, self._scatter())))
+        for name in _NAMES:
+            setattr(self, f"_{name}", getattr(self, f"_{name}").to(device))
         self._placed = True
 
 

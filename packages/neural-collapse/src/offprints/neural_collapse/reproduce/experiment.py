@@ -285,7 +285,7 @@ def networks(config: Config, run: Run) -> None:
         )
         run.report_value(
             f"{identifier}-nc1",
-            f"the same network: NC1 at the end (at the start {found[title]['nc1'][0]:.2g})",
+            f"the network with {sizes} images: NC1 at the end (at the start {found[title]['nc1'][0]:.2g})",
             found[title]["nc1"][-1],
             paper_value="below 0.01",
         )
