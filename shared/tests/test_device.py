@@ -257,6 +257,26 @@ def test_evaluating_puts_every_mode_back() -> None:
     assert torch.is_grad_enabled()
 
 
+class Merging(nn.Linear):
+    """Adds to its weights in evaluation mode, as adapters do."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if mode != self.training:
+            self.weight.data += 1 if mode else -1
+        return super().train(mode)
+
+
+def test_evaluating_undoes_what_train_does_of_its_own() -> None:
+    model = nn.Sequential(Merging(2, 2), Merging(2, 2))
+    model[1].eval()
+    before = [part.weight.clone() for part in model]
+    with evaluating(model):
+        assert not torch.equal(model[0].weight, before[0])
+    assert [part.training for part in model.modules()] == [True, True, False]
+    for part, weight in zip(model, before, strict=True):
+        torch.testing.assert_close(part.weight, weight)
+
+
 def test_working_dtype() -> None:
     half, double = torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.float64)
     assert working_dtype(half) == working_dtype(torch.bfloat16, half) == torch.float32

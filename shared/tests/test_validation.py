@@ -84,6 +84,11 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: reduce(x, "sum", weight=x.T), ValueError, "weight"),
     (lambda: as_features(np.zeros((2, 2), dtype=int), "X"), TypeError, "int64"),
     (lambda: as_features(np.zeros((2, 2), dtype=np.longdouble), "X"), TypeError, "X"),
+    (
+        lambda: check_tensor(torch.eye(2).to_sparse(), "x"),
+        TypeError,
+        "x must be a dense tensor, got the layout torch.sparse_coo",
+    ),
     (lambda: as_features(sparse.eye_array(2), "X"), TypeError, "dia_array"),
     (lambda: as_features(sparse.csr_array(np.eye(2)), "X"), TypeError, "X must be dense, got a sparse csr_array"),
     (lambda: as_features(torch.eye(2).to_sparse(), "X"), TypeError, "X must be dense, got a sparse tensor"),
@@ -241,3 +246,10 @@ def test_what_is_missing_has_an_error_of_its_own(tmp_path: Path) -> None:
     for mistaken in (MissingExtra, MissingData):
         assert str(as_usage_error(mistaken("in one line"))) == "in one line"
     assert as_usage_error(FileNotFoundError("the program's own")) is None
+
+
+def test_meta_tensors_have_a_structure_and_no_values() -> None:
+    x = torch.empty(2, 3, device="meta")
+    assert check_tensor(x, "x", ndim=2) is x
+    with pytest.raises(ValueError, match="x must have 1 dimensions"):
+        check_tensor(x, "x", ndim=1)

@@ -360,6 +360,9 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> None:
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; the mode of every part of the modules is put back outside.
 
+    A module whose `train` has effects of its own (adapters that merge their weights in evaluation mode) is put back by
+    its `train`.
+
     Example:
         >>> model = torch.nn.Dropout(0.5)
         >>> with evaluating(model):
@@ -375,6 +378,9 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        for part, mode in modes:
+            if part.training != mode and type(part).train is not nn.Module.train:
+                part.train(mode)
         for part, mode in modes:
             part.training = mode
 

@@ -83,7 +83,7 @@ def check_tensor(
         validate: As in `should_check`.
 
     Raises:
-        TypeError: not a tensor, or not floating.
+        TypeError: not a tensor, not dense, or not floating.
         ValueError: wrong number of axes or shape, empty, not finite.
 
     Example:
@@ -95,6 +95,8 @@ def check_tensor(
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got the layout {x.layout}")
     if floating and not x.is_floating_point():
         raise TypeError(f"{name} must have a floating type, got {x.dtype}")
     if ndim is not None:
@@ -113,7 +115,7 @@ def check_tensor(
         raise ValueError(f"{name} must have shape ({expected}), got {tuple(x.shape)}")
     if not allow_empty and x.numel() == 0:
         raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
-    if finite and (x.is_floating_point() or x.is_complex()) and _values_wanted(validate):
+    if finite and not x.is_meta and (x.is_floating_point() or x.is_complex()) and _values_wanted(validate):
         # A finite sum has finite terms: on the CPU one pass instead of several, and no mask of the size of x.
         if should_check(x, validate=validate) and bool(x.detach().sum().isfinite()):
             return x
