@@ -248,6 +248,13 @@ def test_what_is_missing_has_an_error_of_its_own(tmp_path: Path) -> None:
     assert as_usage_error(FileNotFoundError("the program's own")) is None
 
 
+def test_sparse_tensors_pass_where_they_are_wanted() -> None:
+    x = torch.eye(2).to_sparse()
+    assert check_tensor(x, "x", shape=(2, 2), dense=False) is x
+    with pytest.raises(ValueError, match="x must have 1 dimensions"):
+        check_tensor(x, "x", ndim=1, dense=False)
+
+
 def test_meta_tensors_have_a_structure_and_no_values() -> None:
     x = torch.empty(2, 3, device="meta")
     assert check_tensor(x, "x", ndim=2) is x

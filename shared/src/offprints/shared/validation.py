@@ -67,6 +67,7 @@ def check_tensor(
     floating: bool = True,
     finite: bool = True,
     allow_empty: bool = False,
+    dense: bool = True,
     validate: bool | None = None,
 ) -> Tensor:
     """Check one tensor and return it.
@@ -80,6 +81,7 @@ def check_tensor(
         floating: Whether the type must be floating.
         finite: Whether NaN and infinity are refused.
         allow_empty: Whether an axis may have length 0.
+        dense: Whether sparse layouts are refused; of a sparse tensor the structure alone is checked, not its values.
         validate: As in `should_check`.
 
     Raises:
@@ -95,7 +97,7 @@ def check_tensor(
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if x.layout != torch.strided:
+    if dense and x.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got the layout {x.layout}")
     if floating and not x.is_floating_point():
         raise TypeError(f"{name} must have a floating type, got {x.dtype}")
@@ -115,7 +117,8 @@ def check_tensor(
         raise ValueError(f"{name} must have shape ({expected}), got {tuple(x.shape)}")
     if not allow_empty and x.numel() == 0:
         raise ValueError(f"{name} must not be empty, got shape {tuple(x.shape)}")
-    if finite and not x.is_meta and (x.is_floating_point() or x.is_complex()) and _values_wanted(validate):
+    valued = x.layout == torch.strided and not x.is_meta
+    if finite and valued and (x.is_floating_point() or x.is_complex()) and _values_wanted(validate):
         # A finite sum has finite terms: on the CPU one pass instead of several, and no mask of the size of x.
         if should_check(x, validate=validate) and bool(x.detach().sum().isfinite()):
             return x

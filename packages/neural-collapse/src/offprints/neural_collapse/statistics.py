@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _ordinary(function: Function) -> Function:
     """No gradients, and what is made in inference mode can be changed outside of it, too."""
-    return cast(Function, torch.inference_mode(mode=False)(torch.no_grad()(function)))
+    return torch.inference_mode(mode=False)(torch.no_grad()(function))
 
 
 class FeatureStatistics:

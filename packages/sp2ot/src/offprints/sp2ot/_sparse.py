@@ -23,9 +23,9 @@ def quiet_sparse() -> Iterator[None]:
 
 def check_similarity(similarity: Tensor, samples: int | None = None) -> None:
     """Refuse what is not a finite ``(samples, samples)`` matrix, dense, COO or CSR; None for any size."""
-    check_tensor(similarity, "similarity", ndim=2, finite=False)
+    check_tensor(similarity, "similarity", ndim=2, finite=False, dense=False)
     size = similarity.shape[0] if samples is None else samples
-    check_tensor(similarity, "similarity", shape=(size, size), finite=similarity.layout == torch.strided)
+    check_tensor(similarity, "similarity", shape=(size, size), dense=False)
     if similarity.layout == torch.sparse_coo:
         check_tensor(similarity._values(), "similarity", allow_empty=True)
     elif similarity.layout == torch.sparse_csr:
