@@ -379,8 +379,8 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             yield
     finally:
         for part, mode in modes:
-            if part.training != mode and type(part).train is not nn.Module.train:
-                part.train(mode)
+            if part.training != mode:
+                part.train(mode)  # more than a flag where a module merges its weights in evaluation mode
         for part, mode in modes:
             part.training = mode
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from offprints.comp_sum.losses import check_target
-from offprints.shared.device import working_dtype
+from offprints.shared.device import evaluating, working_dtype
 from offprints.shared.validation import check_tensor, should_check
 
 Model = Callable[[Tensor], Tensor]
@@ -26,20 +26,14 @@ def undisturbed(model: Model) -> Iterator[Model]:
     wrapper would wait for the others.
     """
     module = model if isinstance(model, nn.Module) else nn.Module()
-    modes = [(part, part.training) for part in module.modules()]
     trained = [param for param in module.parameters() if param.requires_grad and param.is_leaf]
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False):
         try:
-            module.eval()
-            for param in trained:
-                param.requires_grad_(False)
-            yield model.module if isinstance(model, DistributedDataParallel) else model
+            with evaluating(module), torch.enable_grad():
+                for param in trained:
+                    param.requires_grad_(False)
+                yield model.module if isinstance(model, DistributedDataParallel) else model
         finally:
-            for part, mode in modes:
-                if part.training != mode:
-                    part.train(mode)  # more than a flag where a part merges its weights in evaluation mode
-            for part, mode in modes:
-                part.training = mode
             for param in trained:
                 param.requires_grad_(True)
 

@@ -255,7 +255,7 @@ def pgd_attack(
         step_size: Length of a step, positive.
         steps: Number of steps, at least 0.
         objective: What is maximized: `"ce"` cross-entropy (by way of the label's log-odds, which have its direction and
-            a gradient at every margin), `"kl" the divergence from the scores at x (TRADES),
+            a gradient at every margin), `"kl"` the divergence from the scores at x (TRADES),
             `"delta"` the norm by which the margins move (the supremum in the paper's smooth loss; its gradient at x is
             0, start at random), `"dlr"` the difference of logits ratio, for three classes or more.
         norm: The ball's norm, `"linf"` or `"l2"`.

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_same_device, check_tensor, should_check
-
-
-def check_dense(x: Tensor, name: str, **checks: Any) -> Tensor:
-    """A floating tensor in the ordinary layout, with the checks of `check_tensor`.
-
-    Raises:
-        TypeError: not a floating tensor, or a sparse one.
-        ValueError: wrong number of axes or shape, empty, NaN or infinite.
-    """
-    if isinstance(x, Tensor) and x.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got {x.layout}")
-    return check_tensor(x, name, **checks)
 
 
 def check_samples(X: Tensor) -> Tensor:
@@ -31,7 +18,7 @@ def check_samples(X: Tensor) -> Tensor:
         TypeError: not a dense floating tensor.
         ValueError: not 2-D, empty, NaN or infinite.
     """
-    check_dense(X, "X", ndim=2)
+    check_tensor(X, "X", ndim=2)
     return X.detach().to(working_dtype(X))
 
 
@@ -42,12 +29,9 @@ def check_signs(y: Tensor, name: str, like: Tensor) -> Tensor:
         TypeError: not a dense tensor of integers or floating numbers.
         ValueError: another length or another device, values other than -1 and +1.
     """
-    if not isinstance(y, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
+    check_tensor(y, name, floating=False, finite=False, allow_empty=True)
     if y.dtype == torch.bool or y.is_complex():
         raise TypeError(f"{name} must hold the numbers -1 and +1, got {y.dtype}")
-    if y.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got {y.layout}")
     if y.ndim != 1 or len(y) != len(like):
         raise ValueError(f"{name} must have length {len(like)}, got shape {tuple(y.shape)}")
     check_same_device(like, y, names=("X" if name == "y" else "scores", name))
@@ -67,7 +51,7 @@ def check_vector(theta: Tensor, name: str, X: Tensor) -> Tensor:
         TypeError: not a dense floating tensor.
         ValueError: another shape, another device, NaN or infinite.
     """
-    check_dense(theta, name, shape=(X.shape[1],))
+    check_tensor(theta, name, shape=(X.shape[1],))
     check_same_device(X, theta, names=("X", name))
     return theta
 

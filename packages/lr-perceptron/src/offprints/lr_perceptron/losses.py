@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from offprints.lr_perceptron._inputs import check_dense, check_signs, check_vector
+from offprints.lr_perceptron._inputs import check_signs, check_vector
 from offprints.lr_perceptron.rules import convex_weights
 from offprints.shared.device import float32_region, working_dtype
-from offprints.shared.validation import check_bool
+from offprints.shared.validation import check_bool, check_tensor
 
 
 def mean_softplus(margins: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -23,7 +23,7 @@ def mean_softplus(margins: Float[Tensor, " n"]) -> Float[Tensor, ""]:
 
 def _margins(X: Tensor, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
     """Signed samples' margins, differentiable in X and theta, and the signs."""
-    check_dense(X, "X", ndim=2)
+    check_tensor(X, "X", ndim=2)
     check_vector(theta, "theta", X)
     dtype = working_dtype(X, theta)
     signs = check_signs(y, "y", X).to(dtype)
@@ -148,7 +148,7 @@ def normalized_logistic_loss(
         >>> scores.grad
         tensor([-0.8808, -0.1192])
     """
-    check_dense(scores, "scores", ndim=1)
+    check_tensor(scores, "scores", ndim=1)
     dtype = working_dtype(scores)
     signs = check_signs(target, "target", scores).to(dtype)
     loss: Tensor = _NormalizedLoss.apply(signs * scores.to(dtype))
