@@ -205,7 +205,7 @@ experiment = Experiment(
     presets={
         "smoke": Config(samples=8, grid=(10, 20, 40, 80), digits=SMOKE),
         "quick": Config(),
-        "medium": Config(fashion=FashionSettings(steps=1500)),
+        "medium": Config(fashion=FashionSettings(steps=1500, batch_size=32, width=16, samples=32)),
         "paper": replace(Config(), fid=True),
     },
     function=reproduce,
