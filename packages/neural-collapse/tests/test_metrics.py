@@ -155,6 +155,14 @@ def test_what_is_zero_by_zero() -> None:
     with pytest.warns(RuntimeWarning, match="nc2_h"):
         found = nc_metrics(torch.cat([features[:8], -features[:8]] * 4), torch.arange(4).repeat_interleave(16), weight)
     assert math.isnan(found.nc1)
+    # They coincide up to rounding: the same rows, summed in another order.
+    rows, its = features[:7] ** 5, torch.arange(4).repeat_interleave(7)
+    rolled = torch.cat([rows.roll(k, 0) for k in range(4)])
+    with pytest.warns(RuntimeWarning, match="nc1") as told:
+        found = nc_metrics(rolled, its, weight)
+    assert told[0].filename == __file__
+    assert math.isnan(found.nc1)
+    assert math.isnan(found.nc2_h)
     # A target whose classes have all collapsed.
     nothing = gof_solution([4, 4, 4, 4], weight_decay=[0.5, 0.5], feature_decay=0.5)
     with pytest.warns(RuntimeWarning, match="target"):

@@ -247,6 +247,6 @@ def _told(values: Mapping[str, float]) -> NCMetrics:
             f"{', '.join(undefined)} are 0/0 and therefore NaN: the classifier, the class means or the target are "
             "zero, or all class means coincide",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,  # the caller of the public function
         )
     return NCMetrics(**values)
