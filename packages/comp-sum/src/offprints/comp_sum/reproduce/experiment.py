@@ -226,7 +226,7 @@ experiment = Experiment(
         "quick": Config(),
         "medium": Config(
             data="fashion_mnist",
-            sizes=(20_000, 2_000),
+            sizes=(20_000, 1_000),
             networks=1,
             splits=1,
             betas=(1.0, 3.0, 6.0),

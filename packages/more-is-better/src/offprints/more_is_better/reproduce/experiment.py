@@ -205,7 +205,7 @@ experiment = Experiment(
         "medium": Config(
             modes=0, samples=0,
             fitting=FittingSettings(
-                tasks=("fashion_mnist",), kernels=("ntk", "myrtle5"), points=2500, samples=2000, side=8,
+                tasks=("fashion_mnist",), kernels=("ntk", "myrtle5"), points=2000, samples=1600, side=8,
             ),
         ),
         "paper": Config(
