@@ -1,0 +1,149 @@
+"""The class part of the losses in blocks of classes: `(B, C)` is never stored, and computed again in backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from offprints.shared.device import eagerly, float32_region
+from offprints.unpg.pairs import nothing
+
+
+class _Terms(torch.autograd.Function):
+    """`(x, weight, labels)` to the logsumexp over the other classes, and the cosine with the own class.
+
+    `x` has unit rows; those of `weight` are normalized block by block, so that no second `(C, d)` exists but the
+    gradient. Rows whose own class is not here get the cosine 0.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, labels: Tensor, scale: float, chunk: int, first: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        total = torch.full_like(x[:, 0], nothing(x.dtype))
+        target = torch.zeros_like(total)
+        lengths = []
+        for start, rows in _blocks(weight, chunk, x.dtype):
+            length = _lengths(rows)
+            cosine = (x @ rows.T) / length
+            own, index = _own(labels, first + start, cosine)
+            target = target + torch.where(own, cosine.gather(1, index)[:, 0], 0)
+            total = torch.logaddexp(total, others_logsumexp(scale * cosine, own, index))
+            lengths.append(length)
+        return total, target, torch.cat(lengths)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, labels, ctx.scale, ctx.chunk, ctx.first = inputs
+        total, _, lengths = output
+        ctx.mark_non_differentiable(lengths)
+        ctx.save_for_backward(x, weight, labels, total, lengths)
+
+    @staticmethod
+    def backward(ctx: Any, of_total: Tensor, of_target: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, labels, total, lengths = ctx.saved_tensors
+        with float32_region(x.device):
+            if torch.is_grad_enabled():
+                found = _traced(x, weight, labels, total, of_total, of_target, ctx.scale, ctx.chunk, ctx.first)
+            else:
+                found = _in_place(x, weight, labels, total, lengths, of_total, of_target, ctx)
+        return (*found, None, None, None, None)
+
+
+def _traced(
+    x: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    total: Tensor,
+    of_total: Tensor,
+    of_target: Tensor,
+    scale: float,
+    chunk: int,
+    first: int,
+) -> tuple[Tensor, Tensor]:
+    """The gradients by operations that can be differentiated again."""
+    of_x, of_weight = torch.zeros_like(x), []
+    for start, rows in _blocks(weight, chunk, x.dtype):
+        length = _lengths(rows)
+        cosine = (x @ rows.T) / length
+        own, index = _own(labels, first + start, cosine)
+        share = scale * of_total[:, None] * (scale * cosine - total[:, None]).exp()
+        share = share.scatter(1, index, torch.where(own, of_target, share.gather(1, index)[:, 0])[:, None])
+        scaled = share / length
+        of_x = of_x + scaled @ rows
+        along = (share * cosine).sum(0) / length.square()
+        of_weight.append((scaled.T @ x - along[:, None] * rows).to(weight.dtype))
+    return of_x, torch.cat(of_weight)
+
+
+def _in_place(
+    x: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    total: Tensor,
+    lengths: Tensor,
+    of_total: Tensor,
+    of_target: Tensor,
+    ctx: Any,
+) -> tuple[Tensor, Tensor]:
+    """The same with one block in memory, and the gradient of the weights written where it belongs."""
+    of_x, of_weight = torch.zeros_like(x), torch.empty_like(weight)
+    factor = ctx.scale * of_total[:, None]
+    for start, rows in _blocks(weight, ctx.chunk, x.dtype):
+        length = lengths[start : start + len(rows)]
+        cosine = (x @ rows.T).div_(length)
+        own, index = _own(labels, ctx.first + start, cosine)
+        share = torch.sub(ctx.scale * cosine, total[:, None]).exp_().mul_(factor)
+        share.scatter_(1, index, torch.where(own, of_target, share.gather(1, index)[:, 0])[:, None])
+        along = cosine.mul_(share).sum(0).div_(length.square())
+        share.div_(length)
+        of_x.addmm_(share, rows)
+        of_rows = torch.addmm(along[:, None] * rows, share.T, x, beta=-1)
+        of_weight[start : start + len(rows)] = of_rows
+    return of_x, of_weight
+
+
+def _blocks(weight: Tensor, chunk: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(weight), chunk):
+        yield start, weight[start : start + chunk].to(dtype)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """Lengths to divide by: 1 for a row of zeros, as `unit_rows` has it."""
+    squares = rows.square().sum(1)
+    return torch.where(squares > 0, squares, 1).sqrt()
+
+
+def _own(labels: Tensor, first: int, cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows have their own class among the columns, and its place."""
+    index = labels - first
+    return (index >= 0) & (index < cosine.shape[1]), index.clamp(0, cosine.shape[1] - 1)[:, None]
+
+
+def others_logsumexp(logits: Tensor, own: Tensor, index: Tensor) -> Tensor:
+    """The logsumexp of each row over the classes that are not its own; the own is at `index` of the rows in `own`."""
+    entry = torch.where(own[:, None], nothing(logits.dtype), logits.gather(1, index))
+    return logits.scatter(1, index, entry).logsumexp(1)
+
+
+@eagerly()
+def class_terms(
+    x: Float[Tensor, "batch dim"],
+    weight: Float[Tensor, "classes dim"],
+    labels: Int[Tensor, " batch"],
+    scale: float,
+    chunk: int,
+    first: int = 0,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """For unit rows: `log sum exp(scale * c_ij)` over the classes j that are not the own, and `c_iy` of the own.
+
+    Classes are those of the rows of `weight`, from `first` on; where the own is not among them the cosine is 0.
+    """
+    total, target, _ = _Terms.apply(x, weight, labels, scale, chunk, first)
+    return total, target

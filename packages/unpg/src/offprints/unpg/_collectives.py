@@ -1,0 +1,112 @@
+"""Collectives with gradients: rows of all ranks, sums over ranks. Everything is a no-op in one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from offprints.shared.device import eagerly
+
+
+def world(group: Any = None) -> int:
+    """Number of ranks of the group, 1 without `torch.distributed`."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def place(group: Any = None) -> int:
+    """Number of this rank in the group, 0 without `torch.distributed`."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all ranks. Backward sums over the ranks what each has for this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: list[int], group: Any) -> Tensor:
+        ctx.counts, ctx.group = counts, group
+        return _gather(x, counts, group)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient.split(ctx.counts)[place(ctx.group)], None, None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks. Every rank has the same loss of it, so that its gradient is this rank's as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        total = x.detach().clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The same values; the gradient times a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * gradient, None
+
+
+def _gather(x: Tensor, counts: list[int], group: Any) -> Tensor:
+    """Ranks with fewer rows send some that are cut off again: a collective moves equal shapes."""
+    sent = x.detach().contiguous()
+    if len(x) < max(counts):
+        sent = torch.cat([sent, sent.new_zeros(max(counts) - len(x), *x.shape[1:])])
+    parts = [torch.empty_like(sent) for _ in counts]
+    dist.all_gather(parts, sent, group=group)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+@eagerly()
+def row_counts(x: Tensor, group: Any = None) -> list[int]:
+    """Rows of every rank. This waits for the device: a hang of unequal shapes would take longer."""
+    counts = [torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(world(group))]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device), group=group)
+    return torch.cat(counts).tolist()  # type: ignore[no-any-return]
+
+
+@eagerly()
+def gather_rows(x: Tensor, counts: list[int], group: Any = None) -> Tensor:
+    """Rows of all ranks, in their order, with the gradient that all of them have for this rank's rows."""
+    if not x.is_floating_point():
+        return _gather(x, counts, group)
+    gathered: Tensor = _Gather.apply(x, counts, group)
+    return gathered
+
+
+@eagerly()
+def sum_over_ranks(x: Tensor, group: Any = None) -> Tensor:
+    """The sum, for losses that are the same on every rank."""
+    total: Tensor = _Sum.apply(x, group)
+    return total
+
+
+@eagerly()
+def max_over_ranks(x: Tensor, group: Any = None) -> Tensor:
+    """The largest of every rank's, without a gradient."""
+    top = x.detach().clone()
+    dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
+    return top
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """The same values, whose gradient counts `factor` times."""
+    scaled: Tensor = _ScaleGradient.apply(x, factor)
+    return scaled
