@@ -178,7 +178,10 @@ def test_verification() -> None:
         [
             (lambda: verification_accuracy(scores, same, folds=1), ValueError, "folds"),
             (lambda: verification_accuracy(scores, same, folds=9), ValueError, "folds"),
-            *((lambda f=f: tar_at_far(scores, same, far=f), ValueError, "far") for f in (0.0, 1.0, [0.1, 2.0], [], NAN)),
+            *(
+                (lambda f=f: tar_at_far(scores, same, far=f), ValueError, "far")
+                for f in (0.0, 1.0, [0.1, 2.0], [], NAN)
+            ),
             *((lambda f=f: tar_at_far(scores, same, far=f), TypeError, "far") for f in ("0.1", None, True)),
             (lambda: template_features(X.long(), Y, Y), TypeError, "features"),
             (lambda: template_features(X * NAN, Y, Y), ValueError, "features"),

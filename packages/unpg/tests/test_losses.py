@@ -83,7 +83,11 @@ def test_no_extra_negatives_is_the_plain_cross_entropy(reduction) -> None:
 
 
 @given(
-    st.sampled_from(sorted(HEADS)), st.integers(1, 10), st.sampled_from([None, 0.0, 1.0]), st.sampled_from(CHUNKS), st.integers(0, 99)
+    st.sampled_from(sorted(HEADS)),
+    st.integers(1, 10),
+    st.sampled_from([None, 0.0, 1.0]),
+    st.sampled_from(CHUNKS),
+    st.integers(0, 99),
 )
 @settings(max_examples=30)
 def test_laws(name: str, rows: int, whisker: float | None, chunk: int | None, seed: int) -> None:

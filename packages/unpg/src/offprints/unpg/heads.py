@@ -15,8 +15,6 @@ from offprints.unpg._geometry import check_embeddings, clamped_norms, directions
 from offprints.unpg.pairs import check_batch_labels
 
 
-
-
 class HeadOutput(NamedTuple):
     """What a head returns.
 

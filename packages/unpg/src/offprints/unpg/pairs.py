@@ -129,7 +129,9 @@ def whiskers(q1: Tensor, q3: Tensor, whisker: float) -> tuple[Tensor, Tensor]:
     return q1 - whisker * (q3 - q1), q3 + whisker * (q3 - q1)
 
 
-def masked_quartiles(values: Float[Tensor, "rows columns"], mask: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
+def masked_quartiles(
+    values: Float[Tensor, "rows columns"], mask: Bool[Tensor, "rows columns"]
+) -> tuple[Tensor, Tensor]:
     """The quartiles of the values at `mask`; any numbers where there is none.
 
     Where values can be read at once, by selection. On an accelerator, under `torch.compile` and `torch.vmap` their
@@ -143,7 +145,9 @@ def masked_quartiles(values: Float[Tensor, "rows columns"], mask: Bool[Tensor, "
         return chosen.kthvalue(len(chosen) // 4 + 1)[0], chosen.kthvalue(3 * len(chosen) // 4 + 1)[0]
     ordered = torch.where(mask, values, torch.inf).flatten().sort()[0]
     count = mask.sum()
-    first, third = (ordered.gather(0, index.clamp(max=len(ordered) - 1)[None])[0] for index in (count // 4, 3 * count // 4))
+    first, third = (
+        ordered.gather(0, index.clamp(max=len(ordered) - 1)[None])[0] for index in (count // 4, 3 * count // 4)
+    )
     return first.nan_to_num(posinf=0), third.nan_to_num(posinf=0)
 
 

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import check_number
 from offprints.unpg._classes import class_terms, others_logsumexp
-from offprints.unpg._collectives import gather_rows, max_over_ranks, place, row_counts, scale_gradient, sum_over_ranks, world
+from offprints.unpg._collectives import (
+    gather_rows,
+    max_over_ranks,
+    place,
+    row_counts,
+    scale_gradient,
+    sum_over_ranks,
+    world,
+)
 from offprints.unpg._geometry import directions
 from offprints.unpg.heads import HeadOutput, MarginHead, among, check_batch, cosines_with_margin
 
