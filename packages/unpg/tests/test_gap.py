@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packages.unpg.tests.cases import make_batch
 
 from offprints.shared.testing import check_arguments
 from offprints.unpg import pair_similarities, similarity_gap
-from packages.unpg.tests.cases import make_batch
 
 
 @given(st.integers(0, 10**6), st.integers(4, 40), st.floats(0, 0.49), st.sampled_from([torch.float32, torch.float64]))

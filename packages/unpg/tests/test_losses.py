@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packages.unpg.tests.cases import HEADS, make_batch, make_head
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +27,6 @@ from offprints.unpg import (
     reference,
     unified_cross_entropy,
 )
-from packages.unpg.tests.cases import HEADS, make_batch, make_head
 
 CHUNKS = (None, 1, 3, 100)
 CLASSES = 7
@@ -254,13 +254,10 @@ def test_frozen_weights_and_frozen_embeddings() -> None:
 
 def test_small_losses_keep_their_gradient_in_blocks() -> None:
     """The own class is no term of the sum that its logit is subtracted from."""
-    head = make_head("cosface", 2, 2, torch.float32, scale=64.0, margin=0.0)
+    head = make_head("cosface", 2, 2, torch.float32, scale=20.0, margin=0.0)
     head.weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     loss = MarginLoss(head, class_chunk=2)(torch.tensor([[3.0, 0.0]]), torch.tensor([0]))
-    assert loss.item() == pytest.approx(torch.tensor(-128.0, dtype=torch.float64).exp().item(), abs=1e-45)
-    loss = MarginLoss(CosFaceHead(2, 2, scale=20.0, margin=0.0).requires_grad_(False), class_chunk=2)
-    loss.head.weight.copy_(head.weight)
-    assert loss(torch.tensor([[3.0, 0.0]]), torch.tensor([0])).item() == pytest.approx(4.248354e-18, rel=1e-5)
+    assert loss.item() == pytest.approx(4.248354e-18, rel=1e-5)  # exp(-40)
 
 
 def peak(rows: int, dim: int, classes: int, chunk: int | None) -> float:

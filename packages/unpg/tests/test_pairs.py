@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from packages.unpg.tests.cases import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packages.unpg.tests.cases import make_batch
 
 from offprints.shared.testing import check_arguments
 from offprints.unpg import iqr_bounds, iqr_filter, pair_similarities, reference

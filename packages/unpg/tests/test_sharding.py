@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from packages.unpg.tests.cases import HEADS, make_batch, make_head
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from offprints.shared.testing import check_arguments, check_module
 from offprints.unpg import ArcFaceHead, HeadOutput, MagFaceHead, MarginHead, MarginLoss, ShardedMarginHead, UNPGLoss
-from packages.unpg.tests.cases import HEADS, make_batch, make_head
 
 DIM, CLASSES = 5, 7
 SPLITS = {"even": (6, 6), "uneven": (8, 4), "one row": (11, 1)}

@@ -1,4 +1,4 @@
-"""Verification: accuracy of thresholds over folds, TAR at FAR, and the pooling of templates (evaluation of the paper)."""
+"""Verification: accuracy of thresholds over folds, TAR at FAR, and the pooling of templates."""
 
 from __future__ import annotations
 
