@@ -111,8 +111,10 @@ def cases(tiny: bool) -> list[Case]:
         "pytorch-metric-learning": partial(step, MetricLearning(head), x, y),
         COMBINED: partial(step, InPlaceMargin(head), x, y),
     }
-    for kind in (UNPGLoss, MarginLoss):
-        made.append(Case(f"{kind.__name__}, {rows} rows, {classes} classes", partial(step, kind(head), x, y), peers))
+    made += [
+        Case(f"{kind.__name__}, {rows} rows, {classes} classes", partial(step, kind(head), x, y), peers)
+        for kind in (UNPGLoss, MarginLoss)
+    ]
     cos = CosFaceHead(dim, classes)
     chunked = partial(step, UNPGLoss(cos, class_chunk=max(8, classes // 5)), x, y)
     whole = {"without class_chunk": partial(step, UNPGLoss(cos), x, y)}

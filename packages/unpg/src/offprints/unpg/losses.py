@@ -119,15 +119,12 @@ class MarginLoss(nn.Module):
             if head.world > 1:
                 return self._over_ranks(head, embeddings, labels)
             head = head.head
-        if self.class_chunk is None:
-            cosine, regularizer = head(embeddings, labels)  # which checks them
-            labels = labels.to(cosine.device, torch.int64)
-        else:
-            labels = check_batch(head, embeddings, labels)
+        labels = check_batch(head, embeddings, labels)
         with float32_region(embeddings.device):
             x = embeddings.to(working_dtype(embeddings, head.weight))
             extra, weight = self._pairs(directions(x), labels, head.scale)
             if self.class_chunk is None:
+                cosine, regularizer = head(x, labels)  # called, for hooks and for a forward of its own
                 losses = _row_losses(head.scale * cosine, labels, extra)
             else:
                 others, target = class_terms(directions(x), head.weight, labels, head.scale, self.class_chunk)
