@@ -52,25 +52,25 @@ def test_equals_loops_and_scikit_learn(seed: int, n: int, decimals: int) -> None
     assert best.thresholds[0] == np.unique(scores)[int(np.argmax(every))]
     assert (best.std, len(best.per_fold)) == (0, 1)
 
-    fpr, tpr, _ = roc_curve(same, scores)
-    nearest = [tpr[::-1][np.argmin(np.abs(fpr[::-1] - far))] for far in FARS]
+    false_rate, true_rate, _ = roc_curve(same, scores)
+    nearest = [true_rate[::-1][np.argmin(np.abs(false_rate[::-1] - far))] for far in FARS]
     np.testing.assert_allclose(tar_at_far(scores, same, far=FARS), nearest)
-    fpr, tpr, _ = roc_curve(same, scores, drop_intermediate=False)
-    at_most = [tpr[fpr <= far].max() for far in FARS]
+    false_rate, true_rate, _ = roc_curve(same, scores, drop_intermediate=False)
+    at_most = [true_rate[false_rate <= far].max() for far in FARS]
     np.testing.assert_allclose(tar_at_far(scores, same, far=FARS, method="at_most"), at_most)
 
 
 def test_equals_scikit_learn_on_many_pairs() -> None:
     scores, same = drawn(0, 200_000, 6)
-    fpr, tpr, _ = roc_curve(same, scores)
-    expected = [tpr[::-1][np.argmin(np.abs(fpr[::-1] - far))] for far in (1e-5, 1e-3, 1e-1)]
+    false_rate, true_rate, _ = roc_curve(same, scores)
+    expected = [true_rate[::-1][np.argmin(np.abs(false_rate[::-1] - far))] for far in (1e-5, 1e-3, 1e-1)]
     np.testing.assert_allclose(tar_at_far(scores, same, far=(1e-5, 1e-3, 1e-1)), expected)
     assert len(tar_at_far(scores, same)) == 6
 
 
 def test_the_nearest_rate_may_lie_above_the_target() -> None:
     scores, same = np.array([5.0, 4, 3, 2, 1, 0]), np.array([1, 0, 1, 0, 0, 0])
-    assert tar_at_far(scores, same, far=0.2) == [1.0]  # at an FPR of 0.25
+    assert tar_at_far(scores, same, far=0.2) == [1.0]  # at a FAR of 0.25
     assert tar_at_far(scores, same, far=0.2, method="at_most") == [0.5]
     # As near to 0 as to 0.25: the larger.
     assert tar_at_far(scores, same, far=0.125) == [1.0]

@@ -122,12 +122,13 @@ class MarginLoss(nn.Module):
         labels = check_batch(head, embeddings, labels)
         with float32_region(embeddings.device):
             x = embeddings.to(working_dtype(embeddings, head.weight))
-            extra, weight = self._pairs(directions(x), labels, head.scale)
+            unit = directions(x)
+            extra, weight = self._pairs(unit, labels, head.scale)
             if self.class_chunk is None:
                 cosine, regularizer = head(x, labels)  # called, for hooks and for a forward of its own
                 losses = _row_losses(head.scale * cosine, labels, extra)
             else:
-                others, target = class_terms(directions(x), head.weight, labels, head.scale, self.class_chunk)
+                others, target = class_terms(unit, head.weight, labels, head.scale, self.class_chunk)
                 losses = _two_sided(others, head.scale * head.target_cosine(target, x), extra)
                 regularizer = head.regularizer(x)
             loss = losses.mean() + regularizer

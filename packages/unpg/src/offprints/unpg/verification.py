@@ -111,9 +111,9 @@ def tar_at_far(
 ) -> Values:
     """Compute the true accept rate at false accept rates.
 
-    With "nearest", as the official evaluation has it, the largest TPR at the FPR that is nearest to the target on
-    scikit-learn's ROC curve, whose collinear points are dropped; of two equally near the larger. That FPR may lie above
-    the target. With "at_most", the largest TPR of all thresholds whose FPR is not above the target.
+    With "nearest", as the official evaluation has it, the largest TAR at the FAR that is nearest to the target on
+    scikit-learn's ROC curve, whose collinear points are dropped; of two equally near the larger. That FAR may lie above
+    the target. With "at_most", the largest TAR of all thresholds whose FAR is not above the target.
 
     Args:
         similarities: `(P,)`, floating.
@@ -143,14 +143,14 @@ def tar_at_far(
     if method == "nearest" and len(tps) > 2:
         corner = np.concatenate([[True], (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0), [True]])
         tps, fps = tps[corner], fps[corner]
-    tpr = np.concatenate([[0], tps]) / positive.sum()
-    fpr = np.concatenate([[0], fps]) / (~positive).sum()
+    true_rate = np.concatenate([[0], tps]) / positive.sum()
+    false_rate = np.concatenate([[0], fps]) / (~positive).sum()
     if method == "at_most":
-        rates: Values = tpr[np.searchsorted(fpr, targets, side="right") - 1]
+        rates: Values = true_rate[np.searchsorted(false_rate, targets, side="right") - 1]
         return rates
-    # From the end: of equal distances the first is then the largest FPR with its largest TPR.
-    nearest = [int(np.abs(fpr[::-1] - target).argmin()) for target in targets]
-    return np.asarray(tpr[::-1][nearest], dtype=np.float64)
+    # From the end: of equal distances the first is then the largest FAR with its largest TAR.
+    nearest = [int(np.abs(false_rate[::-1] - target).argmin()) for target in targets]
+    return np.asarray(true_rate[::-1][nearest], dtype=np.float64)
 
 
 def _targets(far: Any) -> Values:
