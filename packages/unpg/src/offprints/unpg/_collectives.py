@@ -30,7 +30,7 @@ class _Gather(torch.autograd.Function):
         return _gather(x, counts, group)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient, group=ctx.group)
@@ -79,7 +79,7 @@ def row_counts(x: Tensor, group: Any = None) -> list[int]:
     """Rows of every rank. This waits for the device: a hang of unequal shapes would take longer."""
     counts = [torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(world(group))]
     dist.all_gather(counts, torch.tensor([len(x)], device=x.device), group=group)
-    return torch.cat(counts).tolist()  # type: ignore[no-any-return]
+    return torch.cat(counts).tolist()
 
 
 @eagerly()

@@ -37,7 +37,8 @@ def margin_cosines(x: Tensor, y: Tensor, w: Tensor, head: Head, margin: float) -
 def pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Steps 2 and 3: similarities of the pairs p < q with equal and with different labels, row by row."""
     units = x / x.norm(dim=1, keepdim=True)
-    positive, negative = [], []
+    positive: list[Tensor] = []
+    negative: list[Tensor] = []
     for p in range(len(y)):
         for q in range(p + 1, len(y)):
             (positive if y[p] == y[q] else negative).append(units[p] @ units[q])

@@ -86,7 +86,7 @@ class ShardedMarginHead(nn.Module):
         self.head.num_classes = num_classes
         self.head.weight = nn.Parameter(self.head.weight.detach()[:count].clone())
         self.reset_parameters()
-        self.register_load_state_dict_pre_hook(_take_share)
+        self.register_load_state_dict_pre_hook(_take_share)  # type: ignore[no-untyped-call]
 
     @property
     def weight(self) -> Tensor:

@@ -127,11 +127,11 @@ def reproduce(config: Config, run: Run) -> None:
             rows.append({"loss": _name(head, unified), **row, "reference": not unified})
     run.table(f"{config.source}: means of {config.trainings}", rows)
     seed = run.seeds(1)[0]
-    shown = {
+    drawn = {
         _name(head, unified): found[_key(head, unified, seed)] for head in config.heads for unified in (False, True)
     }
-    draw_similarities(run, shown)
-    draw_gap(run, {name: unit["history"] for name, unit in shown.items()}, config.quantile)
+    draw_similarities(run, drawn)
+    draw_gap(run, {name: unit["history"] for name, unit in drawn.items()}, config.quantile)
 
 
 def _key(head: str, unified: bool, seed: int) -> str:
