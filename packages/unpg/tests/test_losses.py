@@ -89,7 +89,7 @@ def test_no_extra_negatives_is_the_plain_cross_entropy(reduction) -> None:
     st.sampled_from(CHUNKS),
     st.integers(0, 99),
 )
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_laws(name: str, rows: int, whisker: float | None, chunk: int | None, seed: int) -> None:
     head = make_head(name, 4, CLASSES)
     x, y = make_batch(rows, 4, CLASSES, seed)
@@ -155,8 +155,7 @@ def special() -> dict[str, object]:
 SKIPPED = {"device": "its weights stay on the CPU there; test_module moves them"}
 
 
-@pytest.mark.parametrize("chunk", [None, 3])
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("name", "chunk"), [("cosface", None), ("magface", None), ("arcface", 3)])
 def test_conformance(name: str, chunk: int | None) -> None:
     loss = UNPGLoss(make_head(name, 5, 4, torch.float32), class_chunk=chunk)
     check_loss(loss, batch, special=special(), skip=SKIPPED)
