@@ -63,8 +63,9 @@ def similarity_gap(
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-        >>> similarity_gap(x, torch.tensor([0, 0, 1]))
-        SimilarityGap(inf_positive=0.8..., sup_negative=0.6..., gap=0.2...)
+        >>> found = similarity_gap(x, torch.tensor([0, 0, 1]))
+        >>> round(found.inf_positive, 4), round(found.sup_negative, 4), round(found.gap, 4)
+        (0.8, 0.6, 0.2)
     """
     check_embeddings(embeddings)
     labels = check_batch_labels(labels, embeddings)

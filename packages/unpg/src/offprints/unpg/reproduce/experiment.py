@@ -48,21 +48,21 @@ class Config:
 
     source: Source | Literal["faces"] = "digits"
     heads: tuple[HeadName, ...] = ("arcface", "cosface")
-    trainings: int = 2
+    trainings: int = 1
     whisker: float = 1.5
     scale: float = 16.0
     margin: float = 0.3
     width: int = 32
     embedding: int = 32
-    epochs: int = 6
+    epochs: int = 15
     batch_size: int = 128
     lr: float = 0.05
     evaluated: int = 800
     far: float = 1e-3
     novel_far: float = 1e-2
     quantile: float = 0.1
-    tar_bar: float | None = 0.8
-    gap_bars: Mapping[str, float] = field(default_factory=lambda: {"arcface": 0.45, "cosface": 0.5})
+    tar_bar: float | None = 0.85
+    gap_bars: Mapping[str, float] = field(default_factory=lambda: {"arcface": 0.47})
     faces: Faces = field(default_factory=Faces)
     root: Path | None = None
     download: bool = False

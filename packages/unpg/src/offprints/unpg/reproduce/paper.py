@@ -22,7 +22,6 @@ from offprints.shared.extras import require
 from offprints.unpg.backbones import iresnet
 from offprints.unpg.losses import MarginLoss, UNPGLoss
 from offprints.unpg.reproduce.small import HEADS, HeadName
-from offprints.unpg.sharding import ShardedMarginHead
 from offprints.unpg.verification import verification_accuracy
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,13 +86,12 @@ def train_faces(
     faces: Faces, head_name: HeadName, unified: bool, root: Path | None, download: bool, part: Part
 ) -> dict[str, Any]:
     """One part: a network trained as in the paper, checkpointed after every epoch, and its accuracy on LFW."""
-    torch.manual_seed(part.seed + 1000)  # the same initial weights on every rank
     folder = faces.folder if faces.folder.is_absolute() else (root or data_root()) / faces.folder
     images: Any = image_folder(folder, transform=transform(faces.image_size, flip=True))
     network = iresnet(faces.depth, embedding_size=faces.embedding, image_size=faces.image_size).to(part.device)
     margin = {"cosface": faces.margins[0], "arcface": faces.margins[1]}
     options = {"scale": faces.scale} | ({"margin": margin[head_name]} if head_name in margin else {})
-    head = ShardedMarginHead(HEADS[head_name], faces.embedding, len(images.classes), **options)
+    head = HEADS[head_name](faces.embedding, len(images.classes), **options)
     loss_of = (UNPGLoss(head, whisker=faces.whisker) if unified else MarginLoss(head)).to(part.device)
     optimizer = torch.optim.SGD(
         [*network.parameters(), *loss_of.parameters()], lr=faces.lr, momentum=0.9, weight_decay=5e-4
@@ -103,11 +101,12 @@ def train_faces(
     if (stored := part.restore()) is not None:
         first, state = stored
         network.load_state_dict(state["network"])
-        head.load_state_dict({"weight": state["classes"]})
+        head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
     ranks = world_size()
     wrapped: nn.Module = DistributedDataParallel(network) if ranks > 1 else network
+    loss_over_ranks: nn.Module = DistributedDataParallel(loss_of) if ranks > 1 else loss_of
     sampler: Any = DistributedSampler(images, seed=part.seed, drop_last=True) if ranks > 1 else None
     loader: Any = DataLoader(
         images,
@@ -130,7 +129,7 @@ def train_faces(
             x, y = x.to(part.device, non_blocking=True), y.to(part.device, non_blocking=True)
             with autocast(part.precision, part.device):
                 embeddings = wrapped(x)
-            loss = loss_of(embeddings, y)
+            loss = loss_over_ranks(embeddings, y)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -138,7 +137,7 @@ def train_faces(
         part.log(epoch + 1, loss=loss.item())
         state = {
             "network": network.state_dict(),
-            "classes": head.full_weight(),
+            "head": head.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
         }
