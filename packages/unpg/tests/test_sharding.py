@@ -106,6 +106,22 @@ def test_pairs_of_each_ranks_own_rows(two_processes) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def twice(rank: int, sharded: bool) -> str:
+    x, y = make_batch(4, DIM, CLASSES)
+    head: Any = ShardedMarginHead(ArcFaceHead, DIM, CLASSES).double() if sharded else make_head("arcface", DIM, CLASSES)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(UNPGLoss(head)(x, y), x, create_graph=True)
+    with pytest.raises(RuntimeError) as caught:
+        gradient.square().sum().backward()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_second_derivatives_over_ranks_are_refused(two_processes, sharded: bool) -> None:
+    for message in two_processes(twice, sharded):
+        assert "once_differentiable" in message
+
+
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
