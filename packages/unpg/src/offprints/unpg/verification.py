@@ -67,8 +67,8 @@ def verification_accuracy(
 
     Example:
         >>> scores, same = np.array([0.9, 0.1, 0.8, 0.3]), np.array([1, 0, 1, 0])
-        >>> verification_accuracy(scores, same, folds=2).accuracy
-        1.0
+        >>> verification_accuracy(scores, same, folds=2).per_fold
+        array([1. , 0.5])
         >>> verification_accuracy(scores, same, method="best_threshold").thresholds
         array([0.8])
     """
