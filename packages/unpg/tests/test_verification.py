@@ -79,7 +79,7 @@ def test_the_nearest_rate_may_lie_above_the_target() -> None:
 
 def test_perfect_reversed_and_constant() -> None:
     same = np.array([True, True, False, False])
-    assert verification_accuracy(np.array([4.0, 3, 2, 1]), same, folds=2).accuracy == 1
+    assert verification_accuracy(np.array([4.0, 3, 2, 1]), same, method="best_threshold").accuracy == 1
     assert verification_accuracy(np.array([1.0, 2, 3, 4]), same, method="best_threshold").accuracy == 0.5
     assert verification_accuracy(np.ones(4), same, method="best_threshold").accuracy == 0.5
     assert tar_at_far(np.ones(4), same, far=0.4) == [0.0]
