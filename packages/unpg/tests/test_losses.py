@@ -262,6 +262,23 @@ def test_small_losses_keep_their_gradient_in_blocks() -> None:
     assert loss.item() == pytest.approx(4.248354e-18, rel=1e-5)  # exp(-40)
 
 
+@pytest.mark.parametrize("kind", [MarginLoss, UNPGLoss])
+def test_logits_far_apart_have_second_derivatives_in_blocks(kind: type[MarginLoss]) -> None:
+    """Their exponentials have no place in float32: with the own class far above all others, and far below."""
+    second = []
+    for chunk in (None, 2):
+        head = make_head("cosface", 3, 4, torch.float32, scale=64.0)
+        directions = torch.tensor([[1.0, 0, 0.1], [-1, 0, 0], [-1, 0.1, 0], [-1, 0, 0.2]])
+        head.weight.data.copy_(directions)
+        for y in (torch.tensor([0, 0]), torch.tensor([0, 1])):
+            x = torch.tensor([[3.0, 0, 0.5], [2, 0.1, 0]], requires_grad=True)
+            first = torch.autograd.grad(kind(head, class_chunk=chunk)(x, y), [x, head.weight], create_graph=True)
+            second += torch.autograd.grad(sum(g.square().sum() + g.sum() for g in first), [x, head.weight])
+    for whole, blocks in zip(second[: len(second) // 2], second[len(second) // 2 :], strict=True):
+        assert whole.isfinite().all()
+        torch.testing.assert_close(blocks, whole, rtol=1e-3, atol=1e-3)
+
+
 def peak(rows: int, dim: int, classes: int, chunk: int | None) -> float:
     """Memory of one forward and backward beyond the weights and their gradient, in MiB."""
     torch.set_num_threads(1)

@@ -95,7 +95,7 @@ def test_trainings_are_reproducible_and_differ_in_the_pairs_alone() -> None:
     results = [train(_training(config, "arcface", unified, "cpu"), 3) for unified in (False, True, True)]
     assert results[1] == results[2]
     assert results[0]["history"]["loss"][0] < results[1]["history"]["loss"][0]
-    for key in ("positive", "clpg", "mlpg"):
+    for key in ("positive", "clpg", "mlpg", "all"):
         density = np.array(results[0][f"histogram {key}"])
         assert density.sum() * 2 / BINS == pytest.approx(1, abs=0.01)
 

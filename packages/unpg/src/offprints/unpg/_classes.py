@@ -73,7 +73,8 @@ def _traced(
         length = _lengths(rows)
         cosine = (x @ rows.T) / length
         own, index = _own(labels, first + start, cosine)
-        share = scale * of_total[:, None] * (scale * cosine - total[:, None]).exp()
+        # The own class is no term of the total, and may exceed it by more than an exponential can hold.
+        share = scale * of_total[:, None] * (without_own(scale * cosine, own, index) - total[:, None]).exp()
         share = share.scatter(1, index, torch.where(own, of_target, share.gather(1, index)[:, 0])[:, None])
         scaled = share / length
         of_x = of_x + scaled @ rows
@@ -128,8 +129,13 @@ def _own(labels: Tensor, first: int, cosine: Tensor) -> tuple[Tensor, Tensor]:
 
 def others_logsumexp(logits: Tensor, own: Tensor, index: Tensor) -> Tensor:
     """The logsumexp of each row over the classes that are not its own; the own is at `index` of the rows in `own`."""
+    return without_own(logits, own, index).logsumexp(1)
+
+
+def without_own(logits: Tensor, own: Tensor, index: Tensor) -> Tensor:
+    """The logits, with one that adds nothing in place of the own class's."""
     entry = torch.where(own[:, None], nothing(logits.dtype), logits.gather(1, index))
-    return logits.scatter(1, index, entry).logsumexp(1)
+    return logits.scatter(1, index, entry)
 
 
 @eagerly()

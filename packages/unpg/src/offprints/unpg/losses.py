@@ -69,9 +69,13 @@ def _row_losses(logits: Tensor, labels: Tensor, extra: Tensor | None) -> Float[T
 
 
 def _two_sided(others: Tensor, target: Tensor, extra: Tensor | None) -> Float[Tensor, " batch"]:
-    """The same from the logsumexp of the other classes and the logit of the own."""
-    others = others if extra is None else torch.logaddexp(others, extra)
-    return torch.logaddexp(others - target, torch.zeros_like(target))
+    """The same from the logsumexp of the other classes and the logit of the own.
+
+    Not by `logaddexp`, whose second derivative is undefined where its arguments are far apart.
+    """
+    if extra is not None:
+        others = torch.stack([others, extra.expand_as(others)]).logsumexp(0)
+    return -F.logsigmoid(target - others)
 
 
 class MarginLoss(nn.Module):

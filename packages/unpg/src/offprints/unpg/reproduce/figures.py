@@ -22,6 +22,8 @@ def draw_similarities(run: Run, panels: Mapping[str, Mapping[str, Any]]) -> None
                 edges = np.linspace(-1, 1, len(density) + 1)
                 axes.stairs(density, edges, color=f"C{index}", label=label, fill=True, alpha=0.45)
             axes.set(title=title, xlabel="cosine")
+            every = np.asarray(unit["histogram all"])
+            axes.stairs(every, np.linspace(-1, 1, len(every) + 1), color="black", label="all negatives")
             if number == 0:
                 axes.set_ylabel("density")
                 axes.legend()

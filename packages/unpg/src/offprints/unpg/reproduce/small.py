@@ -141,12 +141,17 @@ def measured(features: Tensor, labels: Tensor, far: float, quantile: float) -> d
 
 
 def similarities(features: Tensor, labels: Tensor, head: MarginHead) -> dict[str, list[float]]:
-    """Histograms, as densities: positive pairs, negatives of the class weights (CLPG), of the pairs (MLPG)."""
+    """Histograms, as densities: positive pairs, negatives of the class weights (CLPG), of the pairs (MLPG), of both."""
     positive, negative = pair_similarities(features, labels)
     with torch.no_grad():
         cosine = directions(features) @ directions(head.weight).T
         others = torch.ones_like(cosine, dtype=torch.bool).scatter(1, labels[:, None], value=False)
-    kinds = {"positive": positive, "clpg": cosine[others], "mlpg": negative}
+    kinds = {
+        "positive": positive,
+        "clpg": cosine[others],
+        "mlpg": negative,
+        "all": torch.cat([cosine[others], negative]),
+    }
     return {
         f"histogram {name}": (values.float().cpu().histc(BINS, -1, 1) / len(values) * BINS / 2).tolist()
         for name, values in kinds.items()
