@@ -17,7 +17,7 @@ from offprints.unpg.reproduce.experiment import _training
 from offprints.unpg.reproduce.paper import Faces, lfw_accuracy, mirrored, rate
 from offprints.unpg.reproduce.small import BINS, train
 
-CLAIMS = {"arcface-tar", "arcface-gap"}
+CLAIMS = {"arcface-tar", "arcface-gap", "cosface-gap"}
 
 
 def test_smoke(paper_run, tmp_path) -> None:

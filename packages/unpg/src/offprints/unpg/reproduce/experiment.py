@@ -48,7 +48,7 @@ class Config:
 
     source: Source | Literal["faces"] = "digits"
     heads: tuple[HeadName, ...] = ("arcface", "cosface")
-    trainings: int = 1
+    trainings: int = 3
     whisker: float = 1.5
     scale: float = 16.0
     margin: float = 0.3
@@ -61,8 +61,8 @@ class Config:
     far: float = 1e-3
     novel_far: float = 1e-2
     quantile: float = 0.1
-    tar_bar: float | None = 0.85
-    gap_bars: Mapping[str, float] = field(default_factory=lambda: {"arcface": 0.47})
+    tar_bar: float | None = 0.87
+    gap_bars: Mapping[str, float] = field(default_factory=lambda: {"arcface": 0.49, "cosface": 0.51})
     faces: Faces = field(default_factory=Faces)
     root: Path | None = None
     download: bool = False
