@@ -138,7 +138,9 @@ def test_accuracy_on_pairs() -> None:
     same = [(images[i], images[i] + 0.01, 1) for i in range(10)]
     others = [(images[i], images[i + 1], 0) for i in range(10)]
     pairs = [pair for both in zip(same, others, strict=True) for pair in both]
-    assert lfw_accuracy(network, pairs, torch.device("cpu")) == 1  # type: ignore[arg-type]
+    # Every other pair lies below every same one. But the fold with the highest of them has a threshold that is best
+    # without it, and that is the lowest such similarity: this pair itself.
+    assert lfw_accuracy(network, pairs, torch.device("cpu")) == pytest.approx(0.95)  # type: ignore[arg-type]
     torch.testing.assert_close(mirrored(network, images).norm(dim=1), torch.ones(20))
     # A mirror swaps the two halves, so that it is as similar to a third as the image, half by half.
     left, right = mirrored(network, images).chunk(2, 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offprints.shared.datasets import data_root, digits, vision_dataset
+from offprints.shared.extras import require
 
 Source = Literal["digits", "omniglot"]
 SMALL_OMNIGLOT = "omniglot_small.npz"  # 242 characters of torchvision's set in one file, if somebody has made it
@@ -56,12 +57,21 @@ def characters(root: Path | None, download: bool) -> Identities:
         images = _reduced(torch.from_numpy(pixels))
     else:
         found: Any = vision_dataset("omniglot", "train", download=download, root=root)
-        pairs = [(1 - np.asarray(image, dtype=np.float32) / 255, label) for image, label in found]
-        images = torch.cat([_reduced(torch.from_numpy(np.round(image))[None, None]) for image, _ in pairs])
-        labels = torch.tensor([label for _, label in pairs])
+        # Its labels follow the order in which the file system lists the characters; these are sorted.
+        files = sorted(Path(found.target_folder).glob("*/*/*.png"))
+        classes = {folder: label for label, folder in enumerate(sorted({file.parent for file in files}))}
+        images = torch.cat([_ink(file) for file in files])
+        labels = torch.tensor([classes[file.parent] for file in files])
     novel = labels % 3 == 2
     known_labels = labels[~novel].unique(return_inverse=True)[1]
     return Identities(images[~novel], known_labels, images[novel], labels[novel])
+
+
+def _ink(file: Path) -> Tensor:
+    pillow = require("PIL.Image", package="unpg", extra="claims")
+    with pillow.open(file) as image:
+        paper = np.asarray(image.convert("L"))
+    return _reduced(torch.from_numpy(paper < 128)[None, None])
 
 
 def _reduced(images: Tensor) -> Tensor:
