@@ -9,7 +9,14 @@ import numpy as np
 
 from offprints.shared.experiment import Run
 
-KINDS = {"positive": "positive pairs", "clpg": "negatives: class weights", "mlpg": "negatives: pairs of the batch"}
+KINDS = {
+    "positive": "positive pairs",
+    "clpg": "negatives: class weights",
+    "mlpg": "negatives: pairs of the batch",
+    "all": "all negatives",
+}
+
+FLOOR = 1e-3  # the densities are drawn from here on: what tells the kinds of negatives apart are their upper tails
 
 
 def draw_similarities(run: Run, panels: Mapping[str, Mapping[str, Any]]) -> None:
@@ -20,10 +27,9 @@ def draw_similarities(run: Run, panels: Mapping[str, Mapping[str, Any]]) -> None
             for index, (key, label) in enumerate(KINDS.items()):
                 density = np.asarray(unit[f"histogram {key}"])
                 edges = np.linspace(-1, 1, len(density) + 1)
-                axes.stairs(density, edges, color=f"C{index}", label=label, fill=True, alpha=0.45)
-            axes.set(title=title, xlabel="cosine")
-            every = np.asarray(unit["histogram all"])
-            axes.stairs(every, np.linspace(-1, 1, len(every) + 1), color="black", label="all negatives")
+                shade = {"fill": True, "alpha": 0.3} if key == "positive" else {"linewidth": 1.5}
+                axes.stairs(density, edges, baseline=FLOOR, color=f"C{index}", label=label, **shade)
+            axes.set(title=title, xlabel="cosine", yscale="log", ylim=(FLOOR, None))
             if number == 0:
                 axes.set_ylabel("density")
                 axes.legend()
