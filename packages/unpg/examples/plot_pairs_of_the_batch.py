@@ -64,8 +64,9 @@ def train(unified: bool) -> nn.Module:
 
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
 for axes, (name, unified) in zip(panels, (("ArcFace", False), ("ArcFace and pairs", True)), strict=True):
+    network = train(unified)
     with torch.no_grad():
-        embeddings = train(unified)(x[:800])
+        embeddings = network(x[:800])
     positive, negative = pair_similarities(embeddings, y[:800])
     scores, same = torch.cat([positive, negative]), torch.arange(len(positive) + len(negative)) < len(positive)
     tar = tar_at_far(scores, same, far=1e-3)[0]
