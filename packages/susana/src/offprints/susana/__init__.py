@@ -1,6 +1,65 @@
 """SuSana Distancia is all you need: Enforcing class separability in metric learning via two novel distance-based loss
 functions for few-shot image classification (arXiv 2305.09062)."""
 
-from offprints.susana.losses import PseudoHuberLoss, pseudo_huber_loss
+from __future__ import annotations
 
-__all__ = ["pseudo_huber_loss", "PseudoHuberLoss"]  # noqa: RUF022 - in order of importance
+import importlib as _importlib
+from typing import TYPE_CHECKING
+
+from offprints.susana.datasets import CUB, MiniImageNet, OmniglotFewShot
+from offprints.susana.distances import pairwise_distance
+from offprints.susana.episode_loss import FewShotLoss, FewShotLossOutput
+from offprints.susana.episodes import Episode, EpisodeCollate, EpisodeSampler
+from offprints.susana.evaluation import FewShotResult, evaluate_episodes, mean_confidence_interval
+from offprints.susana.first_generation import original_icnn_score
+from offprints.susana.icnn import ICNNComponents, ICNNLoss, icnn_components, icnn_loss, icnn_score
+from offprints.susana.networks import PrototypicalNetwork, conv4, resnet12
+from offprints.susana.proto_triplet import ProtoTripletLoss, proto_triplet_loss
+from offprints.susana.prototypes import compute_prototypes, prototypical_logits
+
+if TYPE_CHECKING:
+    from offprints.susana.classifier import PrototypicalClassifier
+
+__all__ = [  # noqa: RUF022 - in order of importance
+    "icnn_loss",
+    "ICNNLoss",
+    "proto_triplet_loss",
+    "ProtoTripletLoss",
+    "FewShotLoss",
+    "FewShotLossOutput",
+    "icnn_score",
+    "icnn_components",
+    "ICNNComponents",
+    "original_icnn_score",
+    "PrototypicalNetwork",
+    "PrototypicalClassifier",
+    "compute_prototypes",
+    "prototypical_logits",
+    "pairwise_distance",
+    "EpisodeSampler",
+    "EpisodeCollate",
+    "Episode",
+    "evaluate_episodes",
+    "FewShotResult",
+    "mean_confidence_interval",
+    "conv4",
+    "resnet12",
+    "MiniImageNet",
+    "CUB",
+    "OmniglotFewShot",
+]
+
+# What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
+_LAZY = {"PrototypicalClassifier": "offprints.susana.classifier"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        value = getattr(_importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
