@@ -1,26 +1,89 @@
-"""The data of the presets: bundled scans for `quick`, a downloaded set for `medium` and `paper`. REPLACE."""
+"""The data of the presets: patches of bundled pictures for `quick`, handwritten characters for `medium`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.nn import functional as F
 
-from offprints.shared.datasets import digits, vision_dataset
+from offprints.shared.datasets import data_root, pictures
+from offprints.shared.extras import MissingData
+from offprints.susana.datasets import OmniglotFewShot, Split, characters_of
 
-Source = Literal["digits", "fashion_mnist"]
+PICTURES = (
+    "astronaut brick camera cell chelsea coffee coins grass gravel hubble_deep_field ihc moon motorcycle_left page "
+    "retina rocket text horse"
+).split()
+SMALL_OMNIGLOT = "omniglot_small.npz"
 
 
-def load_images(source: Source, count: int, *, download: bool) -> Tensor:
-    """The first `count` pictures of class 0, flat, in [0, 1]."""
-    if source == "digits":
-        images, labels = digits()
+@dataclass(frozen=True)
+class Images:
+    """Images in memory ``[n, c, h, w]`` and their classes ``[n]``, 0..classes-1."""
+
+    x: Tensor
+    y: Tensor
+
+    def of_classes(self, classes: Tensor) -> Images:
+        """The images of some classes, which are numbered anew in the order given."""
+        number = torch.full((int(self.y.max()) + 1,), -1)
+        number[classes] = torch.arange(len(classes))
+        y = number[self.y]
+        return Images(self.x[y >= 0], y[y >= 0])
+
+
+def patches(per_class: int = 60, side: int = 32) -> Images:
+    """Gray patches on a grid of scikit-image's bundled pictures, a class a picture, halved to 16 x 16 pixels.
+
+    Flat patches are left out, the others are spread evenly over the picture and standardized one by one.
+    """
+    x, y = [], []
+    for label, picture in enumerate(pictures(PICTURES).values()):
+        gray = picture.float().mean(0) / 255
+        grid = gray.unfold(0, side, side).unfold(1, side, side).reshape(-1, 1, side, side)
+        grid = grid[grid.flatten(1).std(1) >= 0.02]
+        chosen = np.unique(np.linspace(0, len(grid) - 1, min(per_class, len(grid))).round().astype(int))
+        small = F.avg_pool2d(grid[torch.from_numpy(chosen)], 2)
+        mean, std = small.mean((1, 2, 3), keepdim=True), small.std((1, 2, 3), keepdim=True)
+        x.append((small - mean) / (std + 0.05))
+        y.append(torch.full((len(chosen),), label))
+    return Images(torch.cat(x), torch.cat(y))
+
+
+def split_classes(images: Images, base: int, seed: int) -> tuple[Images, Images]:
+    """Base and novel classes by a seeded permutation."""
+    count = int(images.y.max()) + 1
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
+    return images.of_classes(order[:base]), images.of_classes(order[base:])
+
+
+def omniglot(split: Split, *, data: Path | None, download: bool) -> Images:
+    """Characters of a split, turned by 0, 90, 180 and 270 degrees, 28 x 28 pixels, ink 1.
+
+    The small set of 242 characters is read from one file where it is there; else torchvision's files are, or fetched.
+    """
+    root = data if data is not None else data_root()
+    file = root / SMALL_OMNIGLOT
+    if file.is_file() and not download:
+        with np.load(file, allow_pickle=False) as arrays:
+            packed, names = arrays["packed"], arrays["character"][arrays["label"]].tolist()
+        wanted = {name: i for i, name in enumerate(characters_of(sorted(set(names)), split))}
+        rows = [i for i, name in enumerate(names) if name in wanted]
+        pixels = np.unpackbits(packed[rows], axis=1)[:, : 105 * 105].reshape(-1, 1, 105, 105)
+        x = torch.from_numpy(pixels).float()
+        y = torch.tensor([wanted[names[i]] for i in rows])
     else:
-        dataset = vision_dataset("fashion_mnist", "train", download=download)
-        pairs = [(torch.from_numpy(np.array(image)), label) for image, label in DataLoader(dataset, batch_size=None)]
-        images = torch.stack([image for image, _ in pairs]).flatten(1) / 255
-        labels = torch.tensor([label for _, label in pairs])
-    return images[labels == 0][:count]
+        try:
+            dataset = OmniglotFewShot(root / "omniglot", split, download=download)
+        except MissingData as error:
+            raise MissingData(f"{error}\nor the small set: {file} (OFFPRINTS_DATA moves the root)") from error
+        upright = [i for i, label in enumerate(dataset.labels) if label % 4 == 0]
+        x = torch.stack([1 - torch.from_numpy(np.array(dataset[i][0], dtype=np.float32))[None] for i in upright])
+        y = torch.tensor([dataset.labels[i] // 4 for i in upright])
+    x = F.interpolate(x, size=(28, 28), mode="area")
+    turned = torch.cat([x.rot90(turn, (2, 3)) for turn in range(4)])
+    return Images(turned, torch.cat([4 * y + turn for turn in range(4)]))
