@@ -98,7 +98,9 @@ def test_prototypes() -> None:
     )
 
 
-@pytest.mark.parametrize("terms", [["fullicn"], ["cross"], [], ["cross_entropy", "cross_entropy"], ["cross_entropy", 3]])
+@pytest.mark.parametrize(
+    "terms", [["fullicn"], ["cross"], [], ["cross_entropy", "cross_entropy"], ["cross_entropy", 3]]
+)
 def test_terms(terms) -> None:
     """The authors' scripts pass "fullicn", which is ignored there and still counts in the divisor."""
     check_errors([(lambda: FewShotLoss(terms), ValueError, "terms")])

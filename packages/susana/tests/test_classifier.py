@@ -54,7 +54,7 @@ def test_classes_that_appear_later() -> None:
     model = PrototypicalClassifier().partial_fit(X[Y == 2], Y[Y == 2])
     assert model.predict(X[:3]).tolist() == [2, 2, 2]
     for label in (0, 3, 1):
-        model.partial_fit(X[Y == label], Y[Y == label])
+        model.partial_fit(X[label == Y], Y[label == Y])
     whole = PrototypicalClassifier().fit(X, Y)
     assert model.classes_.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(model.prototypes_, whole.prototypes_, rtol=1e-12)
@@ -80,7 +80,7 @@ def test_a_refused_batch_changes_nothing() -> None:
     model = PrototypicalClassifier().fit(X, Y)
     before = pickle.dumps(model)
     for x, y in ((X[:, :3], Y), (X, Y[:5]), (X + np.nan, Y), (X, Y + 0.5)):
-        with pytest.raises(ValueError, match="X|y"):
+        with pytest.raises(ValueError, match=r"X|y"):
             model.partial_fit(x, y)
     assert pickle.dumps(model) == before
 

@@ -46,11 +46,13 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (root / "images" / "n5_0.png").unlink()
     (root / "val.csv").unlink()
     (root / "images" / "n1_0.png").write_bytes(b"no picture")
-    with pytest.raises(MissingData, match=r"n5_0.png does not exist, 1 of 4 pictures of test.csv.*(?s:.)*columns filename,label"):
+    with pytest.raises(
+        MissingData, match=r"n5_0.png does not exist, 1 of 4 pictures of test.csv.*(?s:.)*columns filename,label"
+    ):
         MiniImageNet(root, "test")
     with pytest.raises(MissingData, match=r"val.csv does not exist(?s:.)*images/"):
         MiniImageNet(root, "val")
-    with pytest.raises(ValueError, match="n1_0.png is not a readable picture"):
+    with pytest.raises(ValueError, match=r"n1_0.png is not a readable picture"):
         MiniImageNet(root, "train")[2]
     with pytest.raises(MissingData, match="images"):
         CUB(tmp_path / "images" / "deep", "train")

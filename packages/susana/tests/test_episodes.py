@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from offprints.shared.testing._properties import random_state_untouched
 from offprints.susana import EpisodeCollate, EpisodeSampler
 
 COUNTS = {"n_way": 3, "n_shot": 2, "n_query": 4}
@@ -56,12 +57,9 @@ def test_epochs_and_seeds() -> None:
 
 
 def test_the_global_random_state_is_left_alone() -> None:
-    torch.manual_seed(0)
-    np.random.seed(0)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    list(EpisodeSampler(LABELS, **COUNTS, n_episodes=5))
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert (before[1] == np.random.get_state()[1]).all()
+    with random_state_untouched():
+        list(EpisodeSampler(LABELS, **COUNTS, n_episodes=5))
+        list(EpisodeSampler(LABELS, **COUNTS, n_episodes=5, seed=None))
 
 
 def test_every_item_is_as_likely() -> None:

@@ -27,7 +27,9 @@ def test_intervals() -> None:
     assert mean == pytest.approx(values.mean())
     assert half == pytest.approx(1.96 * values.std() / math.sqrt(17))
     assert mean_confidence_interval(torch.from_numpy(values).float())[1] == pytest.approx(half, rel=1e-5)
-    assert mean_confidence_interval(values.tolist(), confidence=0.9)[1] == pytest.approx(1.6449 * values.std() / 17**0.5, rel=1e-4)
+    assert mean_confidence_interval(values.tolist(), confidence=0.9)[1] == pytest.approx(
+        1.6449 * values.std() / 17**0.5, rel=1e-4
+    )
     for confidence in (0.5, 0.95):
         low, high = stats.t.interval(confidence, 16, values.mean(), stats.sem(values))
         mean, half = mean_confidence_interval(values, confidence=confidence, method="t")

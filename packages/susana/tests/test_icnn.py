@@ -215,7 +215,9 @@ def test_first_generation() -> None:
     found = original_icnn_score(scaled, y, scale_features=True)
     torch.testing.assert_close(found, original_icnn_score(x, y, scale_features=True), rtol=1e-4, atol=1e-4)
     constant = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
-    torch.testing.assert_close(original_icnn_score(constant, y, scale_features=True), original_icnn_score(x, y, scale_features=True))
+    torch.testing.assert_close(
+        original_icnn_score(constant, y, scale_features=True), original_icnn_score(x, y, scale_features=True)
+    )
     small, labels = drawn(0, n=5)
     torch.testing.assert_close(original_icnn_score(small, labels, k=5), original_icnn_score(small, labels, k=3))
     leaf = torch.zeros(8, 2, dtype=torch.float64, requires_grad=True)

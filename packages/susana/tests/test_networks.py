@@ -43,7 +43,9 @@ def test_support_and_query_go_through_as_one_batch() -> None:
     network = PrototypicalNetwork(backbone, metric="euclidean", temperature=3.0).train()
     found = network(x[:4], ys, x[4:])
     features = backbone(x)  # batch normalization of all nine
-    expected = prototypical_logits(features[4:], compute_prototypes(features[:4], ys), metric="euclidean", temperature=3)
+    expected = prototypical_logits(
+        features[4:], compute_prototypes(features[:4], ys), metric="euclidean", temperature=3
+    )
     torch.testing.assert_close(found, expected)
     with pytest.raises(ValueError, match="query"):
         network(x[:4], ys, x[4:, :, :8])

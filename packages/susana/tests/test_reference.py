@@ -43,7 +43,10 @@ def test_a_set_among_references(drop: bool, m: int, k: int, monkeypatch: pytest.
 def test_gradients() -> None:
     x, y = drawn(3, 18, 3)
     leaves = [x.clone().requires_grad_() for _ in range(2)]
-    losses = icnn_loss(leaves[0], y, k=3, window=8), reference.icnn(leaves[1], y, leaves[1], y, drop=True, k=3, window=8)["loss"]
+    losses = (
+        icnn_loss(leaves[0], y, k=3, window=8),
+        reference.icnn(leaves[1], y, leaves[1], y, drop=True, k=3, window=8)["loss"],
+    )
     for loss in losses:
         loss.backward()
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-9, atol=1e-12)
@@ -51,7 +54,10 @@ def test_gradients() -> None:
 
 def test_proto_triplet() -> None:
     q, y = drawn(4, 15, 4)
-    p, labels = torch.randn(4, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64), torch.tensor([2, 0, 3, 1])
+    p, labels = (
+        torch.randn(4, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64),
+        torch.tensor([2, 0, 3, 1]),
+    )
     leaves = [q.clone().requires_grad_() for _ in range(2)]
     losses = proto_triplet_loss(leaves[0], y, p, labels), reference.proto_triplet(leaves[1], y, p, labels)
     torch.testing.assert_close(*losses, rtol=1e-12, atol=0)

@@ -119,7 +119,16 @@ def test_the_paper_on_tiny_data(paper_run, tmp_path: Path) -> None:
         "--paper.workers": "0",
     }
     words = [str(word) for pair in flags.items() for word in pair]
-    run = paper_run("susana", "--preset", "paper", *words, "--terms", "cross_entropy", "proto_triplet+full_icnn", out=tmp_path / "runs")
+    run = paper_run(
+        "susana",
+        "--preset",
+        "paper",
+        *words,
+        "--terms",
+        "cross_entropy",
+        "proto_triplet+full_icnn",
+        out=tmp_path / "runs",
+    )
     assert run.figures == {"mini_imagenet-conv4-1"}
     report = (run.folder / "report.md").read_text()
     assert "dogs accuracy" in report

@@ -199,10 +199,7 @@ class OmniglotFewShot(Dataset[Any]):
         self._parts = parts
         self.characters = characters_of(sorted(drawings), split)
         self._items = [
-            (number, index, turn)
-            for name in self.characters
-            for turn in range(4)
-            for number, index in drawings[name]
+            (number, index, turn) for name in self.characters for turn in range(4) for number, index in drawings[name]
         ]
         self.labels = [
             4 * c + turn for c, name in enumerate(self.characters) for turn in range(4) for _ in drawings[name]

@@ -16,9 +16,7 @@ EXACT = 2**22  # products of sizes up to which differences are formed one by one
 COLUMNS = 512  # features multiplied at once in double precision
 
 
-def pairwise_distance(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, eps: float = 1e-6
-) -> Float[Tensor, "n m"]:
+def pairwise_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, eps: float = 1e-6) -> Float[Tensor, "n m"]:
     """Compute the paper's distance sqrt(sum_j (x_j - y_j)^2 + eps) of every row of `x` from every row of `y`.
 
     The `eps` inside of the root bounds the gradient of rows that coincide. Small problems are computed from the

@@ -173,7 +173,13 @@ class _Episode:
     """One embedded episode; a method for each term, named as it is."""
 
     def __init__(
-        self, loss: FewShotLoss, support: Tensor, support_labels: Tensor, query: Tensor, query_labels: Tensor, n_way: int
+        self,
+        loss: FewShotLoss,
+        support: Tensor,
+        support_labels: Tensor,
+        query: Tensor,
+        query_labels: Tensor,
+        n_way: int,
     ) -> None:
         self.loss, self.n_way = loss, n_way
         self.support, self.support_labels = support, support_labels

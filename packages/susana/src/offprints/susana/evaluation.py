@@ -144,7 +144,8 @@ def evaluate_episodes(
                 accuracies.append(accuracy)
                 scores.append(score)
                 if progress:
-                    print(f"\r{number}/{len(sampler)} episodes", end="" if number < len(sampler) else "\n", flush=True)
+                    end = "" if number < len(sampler) else "\n"
+                    print(f"\r{number}/{len(sampler)} episodes", end=end, flush=True)  # noqa: T201 - asked for
     finally:
         model.to(home)
     per_episode, icnn = torch.stack(accuracies).cpu(), torch.stack(scores).cpu()

@@ -26,8 +26,8 @@ def original_icnn_score(
     """Compute the first-generation ICNN score of labeled vectors, in [0, 1].
 
     With the distances of the k nearest other vectors scaled to [0, 1] in each row, a, and s = 1 for the own class:
-    l_i = sum_j s (1 - a) + (1 - s) a; lambda = mean of (l_i / max l)^(1/p); omega = (1 - var(s a) - var((1 - s) a))^(1/q);
-    gamma = mean of (share of s in the row)^(1/r); the score is (lambda + gamma) / 2, or the mean of the three. Nothing
+    l_i = sum_j s (1 - a) + (1 - s) a; lambda = mean of (l_i / max l)^(1/p);
+    omega = (1 - var(s a) - var((1 - s) a))^(1/q); gamma = mean of (share of s in the row)^(1/r); the score is (lambda + gamma) / 2, or the mean of the three. Nothing
     is rounded, as the earlier work does to two decimals. Half types are computed, and returned, in float32.
 
     Args:
@@ -58,10 +58,12 @@ def original_icnn_score(
     labels = check_class_labels(labels, features, "labels", of="features")
     k = check_number(k, "k", low=1, integer=True)
     p, q, r, eps = (
-        check_number(value, name, low=0, open_low=True)
-        for value, name in ((p, "p"), (q, "q"), (r, "r"), (eps, "eps"))
+        check_number(value, name, low=0, open_low=True) for value, name in ((p, "p"), (q, "q"), (r, "r"), (eps, "eps"))
     )
-    include_omega, scale_features = check_bool(include_omega, "include_omega"), check_bool(scale_features, "scale_features")
+    include_omega, scale_features = (
+        check_bool(include_omega, "include_omega"),
+        check_bool(scale_features, "scale_features"),
+    )
     if len(features) < 4:
         raise ValueError(f"features must leave at least 3 references for each row, got {len(features) - 1}")
     k = 3 if k >= len(features) else k

@@ -95,7 +95,7 @@ def neighborhoods(
 
 
 def _choose(matrix: Tensor, same: Tensor, plan: Plan, start: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the k nearest references and of the nearest of another class, ``[n, k + 1]``; what is known of them."""
+    """Indices of the k nearest references and of the nearest of another class, ``[n, k + 1]``, and their masks."""
     if plan.own:
         numbers = torch.arange(matrix.shape[1], device=matrix.device)
         matrix = matrix.masked_fill(numbers[start : start + len(matrix), None] == numbers, math.inf)

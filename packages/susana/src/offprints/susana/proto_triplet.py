@@ -85,7 +85,9 @@ def proto_triplet_loss(
     return reduce(losses, reduction)
 
 
-def triplet_hinges(squared: Tensor, query_labels: Tensor, prototype_labels: Tensor, margin: float, eps: float) -> Tensor:
+def triplet_hinges(
+    squared: Tensor, query_labels: Tensor, prototype_labels: Tensor, margin: float, eps: float
+) -> Tensor:
     """The hinge of every query, of the squared distances ``[q, n_way]``."""
     if should_check(squared) and not bool(squared.detach().amax().isfinite()):
         raise ValueError("queries and prototypes must have distances whose squares are finite in their type, got inf")

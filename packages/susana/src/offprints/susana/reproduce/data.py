@@ -15,9 +15,25 @@ from offprints.shared.extras import MissingData
 from offprints.susana.datasets import OmniglotFewShot, Split, characters_of
 
 PICTURES = (
-    "astronaut brick camera cell chelsea coffee coins grass gravel hubble_deep_field ihc moon motorcycle_left page "
-    "retina rocket text horse"
-).split()
+    "astronaut",
+    "brick",
+    "camera",
+    "cell",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "ihc",
+    "moon",
+    "motorcycle_left",
+    "page",
+    "retina",
+    "rocket",
+    "text",
+    "horse",
+)
 SMALL_OMNIGLOT = "omniglot_small.npz"
 
 

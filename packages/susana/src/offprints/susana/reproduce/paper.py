@@ -76,9 +76,7 @@ def transform_of(size: int, *, training: bool) -> Any:
         else [transforms.Resize(round(size * 92 / 84), antialias=True), transforms.CenterCrop(size)]
     )
     scale = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    return transforms.Compose(
-        [transforms.ToImage(), *steps, transforms.ToDtype(torch.float32, scale=True), scale]
-    )
+    return transforms.Compose([transforms.ToImage(), *steps, transforms.ToDtype(torch.float32, scale=True), scale])
 
 
 def open_split(name: str, split: Any, settings: PaperSettings, data: Path | None, *, training: bool = False) -> Any:
@@ -179,9 +177,9 @@ def reproduce_paper(config: Any, run: Run) -> None:
     for dataset in settings.datasets:
         for name in settings.backbones:
             key = f"{dataset} {name}"
-            start = run.part(f"{key} pretraining").once(
-                partial(pretrained, name, dataset, settings, config.data, run)
-            )["backbone"]
+            start = run.part(f"{key} pretraining").once(partial(pretrained, name, dataset, settings, config.data, run))[
+                "backbone"
+            ]
             for shot, way in zip(settings.shots, settings.train_ways, strict=True):
                 results = {
                     terms: run.part(f"{key} {shot}-shot {terms}").once(
