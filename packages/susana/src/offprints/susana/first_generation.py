@@ -27,8 +27,9 @@ def original_icnn_score(
 
     With the distances of the k nearest other vectors scaled to [0, 1] in each row, a, and s = 1 for the own class:
     l_i = sum_j s (1 - a) + (1 - s) a; lambda = mean of (l_i / max l)^(1/p);
-    omega = (1 - var(s a) - var((1 - s) a))^(1/q); gamma = mean of (share of s in the row)^(1/r); the score is (lambda + gamma) / 2, or the mean of the three. Nothing
-    is rounded, as the earlier work does to two decimals. Half types are computed, and returned, in float32.
+    omega = (1 - var(s a) - var((1 - s) a))^(1/q); gamma = mean of (share of s in the row)^(1/r); the score is
+    (lambda + gamma) / 2, or the mean of the three. Nothing is rounded, as the earlier work does to two decimals. Half
+    types are computed, and returned, in float32.
 
     Args:
         features: Vectors ``[n, d]``, at least 4.
