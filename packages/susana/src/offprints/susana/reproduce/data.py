@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Images:
         return Images(self.x[y >= 0], y[y >= 0])
 
 
+@functools.lru_cache(maxsize=1)
 def patches(per_class: int = 60, side: int = 32) -> Images:
     """Gray patches on a grid of scikit-image's bundled pictures, a class a picture, halved to 16 x 16 pixels.
 

@@ -160,7 +160,7 @@ def measure(name: str, config: Config, seed: int, device: str) -> dict[str, Any]
             if kind == "base" and (way != config.test_ways[0] or name != PLAIN):
                 continue
             sampler = _test_sampler(config, images, way, seed)
-            result[f"{kind} {way}"] = examine(network, episodes(images, sampler), seed)
+            result[f"{kind} {way}"] = examine(network, episodes(images, sampler), seed, controls=name == PLAIN)
     episode = next(episodes(novel, _test_sampler(config, novel, config.test_ways[0], seed)))
     with evaluating(backbone):
         result["features"], result["labels"] = backbone(episode.query).cpu(), episode.query_labels.cpu()

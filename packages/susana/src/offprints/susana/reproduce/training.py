@@ -17,7 +17,9 @@ from offprints.susana import (
     EpisodeSampler,
     FewShotLoss,
     PrototypicalNetwork,
+    compute_prototypes,
     icnn_score,
+    prototypical_logits,
 )
 from offprints.susana.episodes import Episode
 from offprints.susana.reproduce.data import Images
@@ -125,11 +127,13 @@ def best_of(model: nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy(model.state_dict())
 
 
-def examine(network: PrototypicalNetwork, stream: Iterable[Episode], seed: int) -> dict[str, Tensor]:
-    """Of every episode: the accuracy, and ICNN scores of the queries with their labels and with these shuffled.
+def examine(
+    network: PrototypicalNetwork, stream: Iterable[Episode], seed: int, *, controls: bool = False
+) -> dict[str, Tensor]:
+    """Of every episode: the accuracy, and the ICNN score of the queries among themselves.
 
-    The scores are those of the queries among themselves, and among the supports with the nearest kept (the default
-    here) and dropped (the authors').
+    With `controls` also the scores of the queries among the supports, with the nearest kept (the default here) and
+    dropped (the authors'), and all three with the labels of the queries shuffled.
     """
     generator = make_generator(seed)
     rows: dict[str, list[Tensor]] = {}
@@ -137,16 +141,16 @@ def examine(network: PrototypicalNetwork, stream: Iterable[Episode], seed: int) 
         for episode in stream:
             features = network.embed(torch.cat([episode.support, episode.query]))
             support, query = features.split([len(episode.support), len(episode.query)])
-            prototypes = network(episode.support, episode.support_labels, episode.query)
             y, ys = episode.query_labels, episode.support_labels
-            shuffled = y[torch.randperm(len(y), generator=generator).to(y.device)]
-            found = {"accuracy": (prototypes.argmax(1) == y).float().mean()}
-            for name, labels in (("", y), (", shuffled", shuffled)):
-                found[f"among queries{name}"] = icnn_score(query, labels)
+            prototypes = compute_prototypes(support, ys, n_way=len(episode.class_ids))
+            logits = prototypical_logits(query, prototypes)
+            found = {"accuracy": (logits.argmax(1) == y).float().mean(), "among queries": icnn_score(query, y)}
+            if controls:
+                shuffled = y[torch.randperm(len(y), generator=generator).to(y.device)]
+                found["among queries, shuffled"] = icnn_score(query, shuffled)
                 for how, drop in (("kept", False), ("dropped", True)):
-                    found[f"{how}{name}"] = icnn_score(
-                        query, labels, target=support, target_labels=ys, drop_nearest=drop
-                    )
+                    for name, labels in ((how, y), (f"{how}, shuffled", shuffled)):
+                        found[name] = icnn_score(query, labels, target=support, target_labels=ys, drop_nearest=drop)
             for name, value in found.items():
                 rows.setdefault(name, []).append(value.float().cpu())
     return {name: torch.stack(values) for name, values in rows.items()}
