@@ -106,7 +106,7 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         new, index = np.unique(labels, return_inverse=True)
         if self._known is not None and _kind(self._known) != _kind(new):
             raise TypeError(f"y must hold labels of the same kind as before, {self._known.dtype}, got {new.dtype}")
-        known = new if self._known is None else np.union1d(self._known, new)
+        known = new if self._known is None else _union(self._known, new)
         wide = torch.float32 if features.device.type == "mps" else torch.float64
         x, groups = features.to(wide), torch.from_numpy(index.reshape(-1)).to(features.device)
         counts = torch.bincount(groups, minlength=len(new))
@@ -221,6 +221,11 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """
         predicted = self._predicted(X)
         return float(np.mean(predicted == _labels(y, "y", len(predicted))))
+
+
+def _union(a: Labels, b: Labels) -> Labels:
+    """All labels of both, sorted; signed and unsigned ones, which have no common integer type, go through Python's."""
+    return np.union1d(a, b) if a.dtype == b.dtype else np.array(sorted({*a.tolist(), *b.tolist()}))
 
 
 def _kind(labels: Labels) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from offprints.shared.device import float32_region
 from offprints.shared.extras import require
 from offprints.shared.validation import check_choice, check_number, check_same_device, check_tensor
 from offprints.susana.prototypes import (
@@ -18,7 +19,8 @@ from offprints.susana.prototypes import (
     Metric,
     check_class_labels,
     check_temperature,
-    compute_prototypes,
+    class_means,
+    count_ways,
     prototypical_logits,
 )
 
@@ -93,12 +95,16 @@ class PrototypicalNetwork(nn.Module):
                 f"got shape {tuple(query.shape)}"
             )
         check_same_device(support, query, names=("support", "query"))
+        if support.dtype != query.dtype:
+            raise TypeError(f"support and query must have the same type, got {support.dtype} and {query.dtype}")
         labels = check_class_labels(support_labels, support, "support_labels", of="support")
-        features = self.embed(torch.cat([support, query]))
-        prototypes = compute_prototypes(features[: len(support)], labels)
-        return prototypical_logits(
-            features[len(support) :], prototypes, metric=self.metric, temperature=self.temperature
-        )
+        n_way = count_ways(labels, "support_labels", None)
+        embedded, queries = self.embed(torch.cat([support, query])).split([len(support), len(query)])
+        check_tensor(embedded, "the features of support")
+        check_tensor(queries, "the features of query")
+        with float32_region(support.device):
+            prototypes = class_means(embedded, labels, n_way, "support_labels")
+        return prototypical_logits(queries, prototypes, metric=self.metric, temperature=self.temperature)
 
 
 def conv4(*, in_channels: int = 3, hidden: int = 64, pool: Literal["global", "flatten"] = "global") -> nn.Module:
