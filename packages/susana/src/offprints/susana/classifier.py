@@ -146,6 +146,7 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 self.n_features_in_ = table.shape[1]
                 vars(self).pop("feature_names_in_", None)
         else:
+            _check_table(X)
             array = np.asarray(validate_data(self, X, reset=reset, dtype="numeric"))
             if array.dtype.kind in "iub":
                 array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
@@ -221,6 +222,23 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """
         predicted = self._predicted(X)
         return float(np.mean(predicted == _labels(y, "y", len(predicted))))
+
+
+def _check_table(X: Any) -> None:
+    """Refuse, in words that name X, what scikit-learn would refuse in others."""
+    if X is None or isinstance(X, (str, bytes, set, dict, bool, int, float, complex, np.generic)):
+        raise TypeError(f"X must be a table of numbers, got {type(X).__name__}")
+    if hasattr(X, "toarray"):
+        raise TypeError(f"X must be dense, sparse input is not supported, got {type(X).__name__}: use toarray()")
+    if np.ma.is_masked(X):
+        raise ValueError("X must not have masked entries: fill them in first")
+    shape = tuple(np.shape(X)) if not isinstance(X, list) or not X or np.isscalar(X[0]) else None
+    if shape is not None and len(shape) != 2:
+        raise ValueError(
+            f"X must have 2 dimensions, got shape {shape}. Reshape your data: reshape(1, -1) for one sample"
+        )
+    if getattr(getattr(X, "dtype", None), "kind", "f") in "cmM":
+        raise TypeError(f"X must hold real numbers. Complex data not supported, got {X.dtype}")
 
 
 def _union(a: Labels, b: Labels) -> Labels:
