@@ -147,7 +147,10 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 vars(self).pop("feature_names_in_", None)
         else:
             _check_table(X)
-            array = np.asarray(validate_data(self, X, reset=reset, dtype="numeric"))
+            try:
+                array = np.asarray(validate_data(self, X, reset=reset, dtype="numeric"))
+            except (TypeError, ValueError) as error:  # not all of scikit-learn's messages say which argument is meant
+                raise error if "X" in str(error) else type(error)(f"X: {error}") from error
             if array.dtype.kind in "iub":
                 array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
             table = as_features(array, "X")
