@@ -19,7 +19,7 @@ from offprints.susana.prototypes import METRICS, Metric, check_temperature, prot
 Labels = np.ndarray[Any, Any]
 
 
-class PrototypicalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
     """Classify by the nearest class mean; means are running means, and classes may appear at any time.
 
     The means of any sequence of `partial_fit` are those of one `fit` on all samples: they are kept in double precision
@@ -44,6 +44,16 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         >>> model.partial_fit(np.array([[50.0]]), ["top"]).predict(np.array([[2.0], [40.0]])).tolist()
         ['low', 'top']
     """
+
+    classes_: Any
+    prototypes_: Any
+    counts_: Any
+    n_features_in_: int
+    _known: Any
+    _means: Any
+    _counts: Any
+    _of_tensors: bool
+    _dtype: torch.dtype
 
     def __init__(self, *, metric: Metric = "sqeuclidean", temperature: float = 1.0) -> None:
         self.metric = metric

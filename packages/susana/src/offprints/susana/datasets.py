@@ -59,7 +59,6 @@ class _Listed(Dataset[Any]):
         number = {label: i for i, label in enumerate(self.classes)}
         self.paths = [images / name for name in names]
         self.labels = [number[label] for label in classes]
-        self._image = require("PIL.Image", package="susana", extra="vision")
 
     @staticmethod
     def _read(path: Path, tree: str) -> tuple[list[str], list[str]]:
@@ -81,8 +80,9 @@ class _Listed(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Read a picture, in color, and its class; the picture goes through the transform."""
         path = self.paths[index]
+        opener = require("PIL.Image", package="susana", extra="vision")
         try:
-            with self._image.open(path) as file:
+            with opener.open(path) as file:
                 picture = file.convert("RGB")
         except FileNotFoundError as error:
             tree = TREE.format(root=self.root)

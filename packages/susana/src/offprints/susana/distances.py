@@ -138,7 +138,7 @@ class _ChosenPairs(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, y, index = ctx.saved_tensors
         of_x, of_y = [], torch.zeros_like(y)
         blocks = _blocks(x, index, y.shape[0])

@@ -185,7 +185,9 @@ class _Episode:
         self.support, self.support_labels = support, support_labels
         self.query, self.query_labels = query, query_labels
         terms, by_support = set(loss.terms), loss.query_reference == "support"
-        self.prototypes = self.squared = self.matrix = None
+        self.prototypes: Tensor | None = None
+        self.squared: Tensor | None = None
+        self.matrix: Tensor | None = None
         if terms & {"cross_entropy", "proto_triplet"} or ("query_icnn" in terms and not by_support):
             self.prototypes = class_means(support, support_labels, n_way, "support_labels")
         if terms & {"cross_entropy", "proto_triplet"} and self.prototypes is not None:

@@ -87,7 +87,9 @@ def neighborhoods(
         part = slice(start, start + rows)
         matrix = nearest_matrix(x[part], z) if squared is None else squared[part]
         found.append(_choose(matrix, labels[part, None] == target_labels, plan, start))
-    index, same, bounded = found[0] if len(found) == 1 else (torch.cat(parts) for parts in zip(*found, strict=True))
+    index, same, bounded = found[0]
+    if len(found) > 1:
+        index, same, bounded = (torch.cat(parts) for parts in zip(*found, strict=True))
     distance = chosen_distances(x, z, index)
     if should_check(distance) and not bool(distance.detach().sum().isfinite()):
         raise ValueError(f"{name} must have distances whose squares are finite in their type, got inf")

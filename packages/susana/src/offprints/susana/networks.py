@@ -195,7 +195,7 @@ def resnet12(
         raise ValueError(f"channels must be four integers, got {len(channels)}")
     widths = [in_channels, *(check_number(width, "channels", low=1, integer=True) for width in channels)]
     drop_block = check_number(drop_block, "drop_block", low=0, high=1, open_high=True)
-    blocks = OrderedDict(
+    blocks: OrderedDict[str, nn.Module] = OrderedDict(
         (f"block{i + 1}", _ResidualBlock(widths[i], widths[i + 1], drop_block if i >= 2 else 0.0)) for i in range(4)
     )
     network = nn.Sequential(blocks)

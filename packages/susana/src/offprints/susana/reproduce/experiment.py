@@ -130,8 +130,10 @@ def images_of(config: Config, seed: int) -> tuple[Images, Images]:
     """Images of the base and of the novel classes."""
     if config.source == "patches":
         return split_classes(patches(), config.base, seed)
-    options = {"data": config.data, "download": config.download}
-    return omniglot("train", **options), omniglot("test", **options)  # type: ignore[arg-type]
+    return (
+        omniglot("train", data=config.data, download=config.download),
+        omniglot("test", data=config.data, download=config.download),
+    )
 
 
 def measure(name: str, config: Config, seed: int, device: str) -> dict[str, Any]:
@@ -250,7 +252,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
 def _score_predicts_accuracy(config: Config, run: Run, results: Results) -> None:
     """The score of an episode's queries tells its accuracy, without any classifier."""
     way = config.test_ways[0]
-    panels = {}
+    panels: dict[str, tuple[Tensor, Tensor, float]] = {}
     for kind in ("novel", "base"):
         found = [result[f"{kind} {way}"] for result in results[PLAIN]]
         rank, shuffled = (

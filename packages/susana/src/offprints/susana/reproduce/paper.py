@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from offprints.shared.datasets import data_root
 from offprints.shared.experiment import Run
@@ -164,8 +164,8 @@ def trained(
     backbone.load_state_dict(best_state)
     found: dict[str, Any] = {}
     for other in (dataset, *settings.transfer):
-        test: Dataset[Any] = open_split(other, "test", settings, config.data)
-        sampler = EpisodeSampler(test.labels, n_way=5, n_episodes=settings.test, seed=run.seed + 2, **common)  # type: ignore[attr-defined]
+        test = open_split(other, "test", settings, config.data)
+        sampler = EpisodeSampler(test.labels, n_way=5, n_episodes=settings.test, seed=run.seed + 2, **common)
         result = evaluate_episodes(network, test, sampler)
         found[other] = {"accuracy": result.accuracy, "ci": result.ci, "icnn": float(result.icnn.mean())}
     return found
