@@ -51,9 +51,9 @@ def original_icnn_score(
             of range.
 
     Example:
-        >>> x = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
-        >>> original_icnn_score(x, torch.tensor([0, 0, 0, 1, 1, 1]), k=2)
-        tensor(0.9...)
+        >>> x, y = torch.tensor([[0.0], [1.0], [3.0], [50.0], [51.0], [53.0]]), torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> round(original_icnn_score(x, y, k=2).item(), 3)
+        1.0
     """
     check_tensor(features, "features", ndim=2)
     labels = check_class_labels(labels, features, "labels", of="features")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from offprints.shared.device import evaluating, local_seed
 from offprints.shared.experiment import Experiment, Run
+from offprints.shared.usage import UsageError
 from offprints.susana import (
     EpisodeSampler,
     FewShotLoss,
@@ -94,7 +95,7 @@ def reproduce(config: Config, run: Run) -> None:
         reproduce_paper(config, run)
         return
     if PLAIN not in config.terms:
-        raise ValueError(f"terms must hold {PLAIN!r}, which the others are compared with, got {config.terms}")
+        raise UsageError(f"terms must hold {PLAIN!r}, which the others are compared with, got {config.terms}")
     seeds = run.seeds(config.splits)
     names = (RAW, UNTRAINED, *config.terms)
     functions = {
