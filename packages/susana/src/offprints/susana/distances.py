@@ -77,11 +77,10 @@ def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float
 
 @torch.no_grad()
 def nearest_matrix(x: Tensor, y: Tensor) -> Tensor:
-    """The squared distances of all pairs without gradients, to find neighbors in, in the least memory."""
-    dtype = working_dtype(x, y)
-    if x.shape[0] * y.shape[0] * x.shape[1] <= EXACT:
-        mode = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(x.detach().to(dtype), y.detach().to(dtype), compute_mode=mode).square()
+    """The squared distances of all pairs without gradients, to find neighbors in, in double precision.
+
+    Their error is 1e-16 of the squared size of the centered features, far below the 1e-6 in every distance's root.
+    """
     return _by_product(x.detach(), y.detach())
 
 
