@@ -176,7 +176,10 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         temperature = self._settings()
         features = self._features(X, reset=False)
         prototypes = self._means.to(working_dtype(features))
-        return prototypical_logits(features, prototypes, metric=self.metric, temperature=temperature)
+        logits = prototypical_logits(features, prototypes, metric=self.metric, temperature=temperature)
+        if not bool(logits.isfinite().all()):
+            raise ValueError("X must lie so near the means that the logits are finite at this temperature, got inf")
+        return logits
 
     def decision_function(self, X: Float[Any, "n d"]) -> Any:
         """Compute the logits of samples.
