@@ -108,7 +108,8 @@ def chosen_distances(
     pairs in blocks of rows.
     """
     dtype = working_dtype(x, y)
-    squared: Tensor = _ChosenPairs.apply(x.to(dtype), y.to(dtype), index)
+    # A view: the compiler refuses one tensor in two places, as of a set among itself.
+    squared: Tensor = _ChosenPairs.apply(x.to(dtype), y.to(dtype).view_as(y), index)
     return (squared + EPS).sqrt()
 
 
