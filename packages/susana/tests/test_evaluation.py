@@ -49,6 +49,8 @@ def test_episodes_by_hand() -> None:
     dataset, y = data()
     sampler = EpisodeSampler(y, n_way=3, n_shot=2, n_query=5, n_episodes=12)
     result = evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, sampler)
+    read_elsewhere = evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, sampler, num_workers=1)
+    assert torch.equal(read_elsewhere.per_episode, result.per_episode)
     accuracies, scores = [], []
     for indices in sampler:
         x, labels = dataset[indices]
@@ -89,3 +91,5 @@ def test_wrong_kinds() -> None:
         evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, [[0]])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="device"):
         evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, sampler, device="abacus")
+    with pytest.raises(ValueError, match="num_workers"):
+        evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, sampler, num_workers=-1)

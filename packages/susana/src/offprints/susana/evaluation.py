@@ -101,6 +101,7 @@ def evaluate_episodes(
     *,
     device: str | torch.device | None = None,
     progress: bool = False,
+    num_workers: int = 0,
 ) -> FewShotResult:
     """Classify the queries of every episode of a sampler; the model is in evaluation mode and gets its modes back.
 
@@ -110,13 +111,14 @@ def evaluate_episodes(
         sampler: The episodes.
         device: Where to compute; default: where the model's parameters are. The model returns to its place.
         progress: Whether to print how far it is, on one line.
+        num_workers: Processes that read the samples; 0 reads them here.
 
     Returns:
         Accuracy, its interval, and both numbers of every episode.
 
     Raises:
         TypeError: An argument is of the wrong kind, samples are not tensors.
-        ValueError: An unknown device; labels that differ from the sampler's.
+        ValueError: An unknown device, `num_workers` below 0; labels that differ from the sampler's.
 
     Example:
         >>> x, y = torch.randn(60, 2) + 5 * (torch.arange(60) % 3)[:, None], torch.arange(60) % 3
@@ -132,10 +134,11 @@ def evaluate_episodes(
     if not hasattr(dataset, "__getitem__"):
         raise TypeError(f"dataset must be a data set with items by index, got {type(dataset).__name__}")
     progress = check_bool(progress, "progress")
+    num_workers = check_number(num_workers, "num_workers", low=0, integer=True)
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     place = home if device is None else resolve_device(device)
     collate = EpisodeCollate(n_way=sampler.n_way, n_shot=sampler.n_shot, n_query=sampler.n_query)
-    loader: Iterable[Episode] = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate)
+    loader: Iterable[Episode] = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers)
     accuracies, scores = [], []
     try:
         with evaluating(model.to(place)):

@@ -11,20 +11,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from offprints.shared.device import evaluating, local_seed
+from offprints.shared.device import local_seed
 from offprints.shared.experiment import Experiment, Run
 from offprints.shared.usage import UsageError
 from offprints.susana import (
     EpisodeSampler,
     FewShotLoss,
-    PrototypicalNetwork,
     conv4,
     mean_confidence_interval,
 )
 from offprints.susana.reproduce.data import Images, omniglot, patches, split_classes
 from offprints.susana.reproduce.figures import draw_accuracies, draw_episode, draw_scores
 from offprints.susana.reproduce.paper import PaperSettings, reproduce_paper
-from offprints.susana.reproduce.training import episodes, examine, terms_of, train_on_episodes
+from offprints.susana.reproduce.training import embedded, episodes, examine, terms_of, train_on_episodes
 
 RAW, UNTRAINED, PLAIN, ICNN = "raw pixels", "untrained network", "cross_entropy", "cross_entropy+full_icnn"
 # The combinations that the authors report.
@@ -156,17 +155,18 @@ def measure(name: str, config: Config, seed: int, device: str) -> dict[str, Any]
         )
         loss = FewShotLoss(terms_of(name), n_way=config.way)
         train_on_episodes(backbone, loss, episodes(base, sampler), optimizer)
-    network = PrototypicalNetwork(backbone)
+    sets = {"novel": embedded(backbone, novel)}
+    if name == PLAIN:
+        sets["base"] = embedded(backbone, base)
     result: dict[str, Any] = {}
     for way in config.test_ways:
-        for kind, images in (("novel", novel), ("base", base)):
-            if kind == "base" and (way != config.test_ways[0] or name != PLAIN):
+        for kind, features in sets.items():
+            if kind == "base" and way != config.test_ways[0]:
                 continue
-            sampler = _test_sampler(config, images, way, seed)
-            result[f"{kind} {way}"] = examine(network, episodes(images, sampler), seed, controls=name == PLAIN)
-    episode = next(episodes(novel, _test_sampler(config, novel, config.test_ways[0], seed)))
-    with evaluating(backbone):
-        result["features"], result["labels"] = backbone(episode.query).cpu(), episode.query_labels.cpu()
+            sampler = _test_sampler(config, features, way, seed)
+            result[f"{kind} {way}"] = examine(episodes(features, sampler), seed, controls=name == PLAIN)
+    episode = next(episodes(sets["novel"], _test_sampler(config, novel, config.test_ways[0], seed)))
+    result["features"], result["labels"] = episode.query.cpu(), episode.query_labels.cpu()
     return result
 
 

@@ -149,7 +149,7 @@ def trained(
         value = train_on_episodes(backbone, loss, stream, optimizer, precision=run.precision)
         schedule.step()
         checker = EpisodeSampler(val.labels, n_way=5, n_episodes=settings.validation, seed=run.seed + 1, **common)
-        accuracy = evaluate_episodes(network, val, checker).accuracy
+        accuracy = evaluate_episodes(network, val, checker, num_workers=settings.workers).accuracy
         part.log(epoch, loss=value, validation=accuracy)
         if accuracy > best:
             best, best_state = accuracy, best_of(backbone)
@@ -166,7 +166,7 @@ def trained(
     for other in (dataset, *settings.transfer):
         test = open_split(other, "test", settings, config.data)
         sampler = EpisodeSampler(test.labels, n_way=5, n_episodes=settings.test, seed=run.seed + 2, **common)
-        result = evaluate_episodes(network, test, sampler)
+        result = evaluate_episodes(network, test, sampler, num_workers=settings.workers)
         found[other] = {"accuracy": result.accuracy, "ci": result.ci, "icnn": float(result.icnn.mean())}
     return found
 

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from offprints.shared.device import autocast, evaluating, make_generator
+from offprints.shared.device import autocast, make_generator, map_batches
 from offprints.susana import (
     EpisodeCollate,
     EpisodeSampler,
     FewShotLoss,
-    PrototypicalNetwork,
     compute_prototypes,
     icnn_score,
     prototypical_logits,
@@ -127,30 +126,31 @@ def best_of(model: nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy(model.state_dict())
 
 
-def examine(
-    network: PrototypicalNetwork, stream: Iterable[Episode], seed: int, *, controls: bool = False
-) -> dict[str, Tensor]:
-    """Of every episode: the accuracy, and the ICNN score of the queries among themselves.
+def embedded(backbone: nn.Module, images: Images) -> Images:
+    """The features of images, of each once: in evaluation mode they do not depend on the episode."""
+    return Images(map_batches(backbone, images.x, batch_size=256), images.y)
+
+
+def examine(stream: Iterable[Episode], seed: int, *, controls: bool = False) -> dict[str, Tensor]:
+    """Of every episode of features: the accuracy, and the ICNN score of the queries among themselves.
 
     With `controls` also the scores of the queries among the supports, with the nearest kept (the default here) and
     dropped (the authors'), and all three with the labels of the queries shuffled.
     """
     generator = make_generator(seed)
     rows: dict[str, list[Tensor]] = {}
-    with evaluating(network):
-        for episode in stream:
-            features = network.embed(torch.cat([episode.support, episode.query]))
-            support, query = features.split([len(episode.support), len(episode.query)])
-            y, ys = episode.query_labels, episode.support_labels
-            prototypes = compute_prototypes(support, ys, n_way=len(episode.class_ids))
-            logits = prototypical_logits(query, prototypes)
-            found = {"accuracy": (logits.argmax(1) == y).float().mean(), "among queries": icnn_score(query, y)}
-            if controls:
-                shuffled = y[torch.randperm(len(y), generator=generator).to(y.device)]
-                found["among queries, shuffled"] = icnn_score(query, shuffled)
-                for how, drop in (("kept", False), ("dropped", True)):
-                    for name, labels in ((how, y), (f"{how}, shuffled", shuffled)):
-                        found[name] = icnn_score(query, labels, target=support, target_labels=ys, drop_nearest=drop)
-            for name, value in found.items():
-                rows.setdefault(name, []).append(value.float().cpu())
+    for episode in stream:
+        support, query = episode.support, episode.query
+        y, ys = episode.query_labels, episode.support_labels
+        prototypes = compute_prototypes(support, ys, n_way=len(episode.class_ids))
+        logits = prototypical_logits(query, prototypes)
+        found = {"accuracy": (logits.argmax(1) == y).float().mean(), "among queries": icnn_score(query, y)}
+        if controls:
+            shuffled = y[torch.randperm(len(y), generator=generator).to(y.device)]
+            found["among queries, shuffled"] = icnn_score(query, shuffled)
+            for how, drop in (("kept", False), ("dropped", True)):
+                for name, labels in ((how, y), (f"{how}, shuffled", shuffled)):
+                    found[name] = icnn_score(query, labels, target=support, target_labels=ys, drop_nearest=drop)
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value.float().cpu())
     return {name: torch.stack(values) for name, values in rows.items()}
