@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from offprints.shared.extras import MissingData
 from offprints.susana import CUB, MiniImageNet, OmniglotFewShot
 from offprints.susana.datasets import characters_of
+from offprints.susana.reproduce import data as reproduce_data
 
 
 def listed(root: Path) -> Path:
@@ -94,6 +96,20 @@ def test_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert label == index // 2
         assert not picture[edge].any()  # the dark row has turned
         assert picture.astype(bool).sum() == 105 * 95
+
+
+def test_pixels_of_the_medium_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ink is 1 and paper 0 whatever torchvision's pictures count in."""
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets.Omniglot, "_check_integrity", lambda self: True)
+    omniglot(tmp_path / "omniglot")
+    images = reproduce_data.omniglot("test", data=tmp_path, download=False)
+    assert torch.bincount(images.y).tolist() == [2] * 8
+    upright, turned = images.x[images.y == 0][0, 0], images.x[images.y == 2][0, 0]
+    assert upright[:2].min() == 1
+    assert upright[3:].abs().max() == 0
+    torch.testing.assert_close(turned, upright.rot90(2))
 
 
 def test_the_split_of_characters() -> None:

@@ -17,8 +17,8 @@ from offprints.susana.reproduce.training import episodes, pretrain, train_on_epi
 
 def test_smoke(paper_run, tmp_path: Path) -> None:
     run = paper_run("susana", "--preset", "smoke", out=tmp_path, status=(0, 1))
-    assert run.figures == {"accuracy", "score_and_accuracy", "episode"}
-    assert set(run.claims) == {"learned", "predicts-novel", "predicts-base"}
+    assert run.figures == {"accuracy-novel-5", "accuracy-seen-5", "score_and_accuracy", "episode"}
+    assert set(run.claims) == {"separates", "generalizes", "predicts-novel", "predicts-seen", "keeps-the-nearest"}
 
 
 def test_patches() -> None:
@@ -33,6 +33,14 @@ def test_patches() -> None:
     assert len(base.y.unique()) == 10
     assert len(novel.y.unique()) == 8
     assert len(base.y) + len(novel.y) == len(images.y)
+    rest = patches(rest=True)
+    seen, _ = split_classes(rest, 10, seed=0)
+    order = np.random.default_rng(0).permutation(18)[:10]  # the same number is the same picture
+    for part, whole in ((base, images), (seen, rest)):
+        expected = torch.bincount(whole.y, minlength=18)[torch.from_numpy(order)]
+        assert torch.equal(torch.bincount(part.y, minlength=10), expected)
+    known = {image.numpy().tobytes() for image in images.x}
+    assert not any(image.numpy().tobytes() in known for image in rest.x)
 
 
 def test_training_lowers_the_loss_and_separates() -> None:

@@ -48,7 +48,7 @@ def mean_confidence_interval(
     """
     confidence = check_number(confidence, "confidence", low=0, high=1, open_low=True, open_high=True)
     check_choice(method, "method", ("normal", "t"))
-    array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = _numbers(values)
     if array.ndim == 1 and array.size == 0:
         raise ValueError("values must not be empty, got shape (0,)")
     if array.dtype.kind not in "fiu":
@@ -70,6 +70,19 @@ def mean_confidence_interval(
 
         half = float(t.ppf((1 + confidence) / 2, n - 1)) * float(scaled.std(ddof=1)) / math.sqrt(n)
     return float(scaled.mean()) * largest, half * largest
+
+
+def _numbers(values: Any) -> np.ndarray[Any, Any]:
+    """Values of any kind as an array."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return np.asarray((values.double() if values.is_floating_point() else values).numpy())
+    if isinstance(values, list | tuple) and any(isinstance(value, bool | np.bool_) for value in values):
+        raise TypeError("values must be real numbers, got a boolean among them")
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError("values must be a sequence of numbers, got items of different shapes") from error
 
 
 class FewShotResult(NamedTuple):

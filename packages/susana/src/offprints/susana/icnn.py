@@ -117,7 +117,8 @@ def icnn_components(
             raise ValueError(f"window must be an integer in [{plan.k}, {available}], got {window}")
         plan = Plan(k=plan.k, window=int(window), truncated=plan.truncated, own=plan.own, drop=plan.drop)
     with float32_region(features.device):
-        found = neighborhoods(features, labels, target, target_labels, plan, name="features")
+        name = "features" if own else "features and target"
+        found = neighborhoods(features, labels, target, target_labels, plan, name=name)
         return score_of(found, plan, include_omega=include_omega, eps=eps)
 
 

@@ -23,7 +23,7 @@ def draw_accuracies(run: Run, title: str, rows: Mapping[str, Sequence[tuple[floa
                 ax.errorbar(100 * accuracy, place, xerr=100 * half, fmt="o", ms=4, color=COLORS[row % len(COLORS)])
         ax.set_yticks(range(len(rows)), [label.replace("+", " + ").replace("_", " ") for label in rows])
         ax.invert_yaxis()
-        ax.set_xlabel("accuracy on novel classes, %, and its interval of 95 %")
+        ax.set_xlabel("accuracy, %, and its interval of 95 %")
         ax.set_title(title)
 
 
@@ -41,7 +41,7 @@ def draw_scores(run: Run, panels: Mapping[str, tuple[Tensor, Tensor, float]]) ->
 
 
 def draw_episode(run: Run, panels: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Draw the queries of one novel episode in the plane of their two main directions."""
+    """Draw the queries of one episode of new classes in the plane of their two main directions."""
     with run.figure("episode", ncols=len(panels), figsize=(3.4 * len(panels), 3.3), squeeze=False) as (_, axes):
         for ax, (title, (features, labels)) in zip(axes[0], panels.items(), strict=True):
             plane = principal_plane(features)
