@@ -110,8 +110,9 @@ def reproduce(config: Config, run: Run) -> None:
     _icnn_alone(config, run, results)
     for kind in kinds:
         _accuracies(config, run, results, kind)
-    _score_predicts_accuracy(run, results, [kind for kind in kinds if kind.endswith(f" {config.test_ways[0]}")])
-    _dropping_the_nearest(config, run, results)
+    first = [kind for kind in kinds if kind.endswith(f" {config.test_ways[0]}")]
+    _score_predicts_accuracy(run, results, first)
+    _dropping_the_nearest(run, results, first)
     panels = (RAW, UNTRAINED, PLAIN, ICNN)
     draw_episode(run, {told(name): (results[name][0]["features"], results[name][0]["labels"]) for name in panels})
 
@@ -293,23 +294,25 @@ def _score_predicts_accuracy(run: Run, results: Results, kinds: list[str]) -> No
     draw_scores(run, panels)
 
 
-def _dropping_the_nearest(config: Config, run: Run, results: Results) -> None:
+def _dropping_the_nearest(run: Run, results: Results, kinds: list[str]) -> None:
     """Scored among supports, the score tells the accuracy only if the nearest is kept."""
-    kind = f"novel {config.test_ways[0]}"
+    kept, dropped = (
+        sum(predicts(results[PLAIN], kind, name) for kind in kinds) / len(kinds) for name in ("kept", "dropped")
+    )
     run.claim(
         "keeps-the-nearest",
-        f"{WORDS['novel']}: the same with the score of the queries among the supports, each query's nearest kept",
-        predicts(results[PLAIN], kind, "kept"),
+        "the same with the score of the queries among the supports, each query's nearest kept, mean of all tests",
+        kept,
         ">=",
         BARS["kept"],
-        control=predicts(results[PLAIN], kind, "dropped"),
+        control=dropped,
         control_name="the nearest dropped, as the authors do",
     )
 
 
 WORDS = {"novel": "new classes", "seen": "new images of the classes of training"}
 # Set on seeds that are not those of the record.
-BARS = {"among queries": 0.04, "accuracy": 0.02, "predicts novel": 0.2, "predicts seen": 0.35, "kept": 0.12}
+BARS = {"among queries": 0.05, "accuracy": 0.025, "predicts novel": 0.15, "predicts seen": 0.4, "kept": 0.15}
 
 experiment = Experiment(
     name="susana",
