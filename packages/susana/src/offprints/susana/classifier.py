@@ -92,7 +92,7 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         return self._learn(X, y, first=not hasattr(self, "classes_"), classes=classes)
 
     def _learn(self, X: Any, y: Any, *, first: bool, classes: Any = None) -> Self:
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         try:
             self._settings()
             features = self._features(X, reset=first)
@@ -106,8 +106,8 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
                 self._known = self._means = self._counts = None
             self._add(features, labels)
         except Exception:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         return self
 
@@ -154,7 +154,7 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
             table = as_features(X.detach(), "X")
             if reset:
                 self.n_features_in_ = table.shape[1]
-                vars(self).pop("feature_names_in_", None)
+                self.__dict__.pop("feature_names_in_", None)
         else:
             _check_table(X)
             try:

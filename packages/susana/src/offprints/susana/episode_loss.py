@@ -106,7 +106,7 @@ class FewShotLoss(nn.Module):
         if len(terms) == 0 or len(set(terms)) != len(terms):
             raise ValueError(f"terms must be one or more different names, got {list(terms)}")
         if weights is not None:
-            if isinstance(weights, str) or not isinstance(weights, Sequence):
+            if not isinstance(weights, Sequence):
                 raise TypeError(f"weights must be a sequence of numbers, got {weights!r}")
             if len(weights) != len(terms):
                 raise ValueError(f"weights must have as many items as terms, {len(terms)}, got {len(weights)}")

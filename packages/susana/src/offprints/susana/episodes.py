@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class EpisodeSampler(Sampler[list[int]]):
         self.world_size = check_number(world_size, "world_size", low=1, integer=True)
         self.rank = check_number(rank, "rank", low=0, high=self.world_size, open_high=True, integer=True)
         self.epoch = 0
-        self._entropy = np.random.SeedSequence().entropy if self.seed is None else self.seed
+        self._entropy = secrets.randbits(128) if self.seed is None else self.seed
         # The items of every class, one after the other, of one stable sort.
         order = np.argsort(values, kind="stable")
         _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)

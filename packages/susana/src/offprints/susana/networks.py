@@ -189,7 +189,7 @@ def resnet12(
         torch.Size([2, 16])
     """
     in_channels = check_number(in_channels, "in_channels", low=1, integer=True)
-    if isinstance(channels, str) or not isinstance(channels, Sequence):
+    if not isinstance(channels, Sequence):
         raise TypeError(f"channels must be a sequence of four integers, got {channels!r}")
     if len(channels) != 4:
         raise ValueError(f"channels must be four integers, got {len(channels)}")
