@@ -68,6 +68,8 @@ def patches(per_class: int = 60, side: int = 32, *, rest: bool = False) -> Image
         chosen = np.unique(np.linspace(0, len(grid) - 1, min(per_class, len(grid))).round().astype(int))
         if rest:
             chosen = np.setdiff1d(np.arange(len(grid)), chosen)
+        if len(chosen) == 0:
+            continue
         small = F.avg_pool2d(grid[torch.from_numpy(chosen)], 2)
         mean, std = small.mean((1, 2, 3), keepdim=True), small.std((1, 2, 3), keepdim=True)
         x.append((small - mean) / (std + 0.05))

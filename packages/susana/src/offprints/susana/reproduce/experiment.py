@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from offprints.susana.reproduce.paper import PaperSettings, reproduce_paper
 from offprints.susana.reproduce.training import embedded, episodes, examine, terms_of, train_on_episodes
 
 RAW, UNTRAINED, PLAIN, ICNN = "raw pixels", "untrained network", "cross_entropy", "support_icnn"
+EARLY = ("after a quarter", "after a half")
 # The combinations that the authors report.
 COMBINATIONS = (
     "support_icnn",
@@ -137,7 +139,9 @@ def images_of(config: Config, seed: int) -> tuple[Images, dict[str, Images]]:
 
 def measure(name: str, config: Config, seed: int, device: str) -> dict[str, Any]:
     """One unit: train an embedding, or take an untrained one, and examine it on images that it has not seen."""
+    result: dict[str, Any] = {}
     base, tests = images_of(config, seed)
+    tests = {kind: Images(images.x.to(device), images.y) for kind, images in tests.items()}
     base = Images(base.x.to(device), base.y)
     with local_seed(seed):
         backbone: nn.Module = conv4(in_channels=base.x.shape[1], hidden=config.hidden).to(device)
@@ -154,13 +158,19 @@ def measure(name: str, config: Config, seed: int, device: str) -> dict[str, Any]
             seed=seed,
         )
         loss = FewShotLoss(terms_of(name), n_way=config.way)
-        train_on_episodes(backbone, loss, episodes(base, sampler), optimizer)
-    result: dict[str, Any] = {}
+        stream = episodes(base, sampler)
+        if name == PLAIN:  # also stopped early, after a quarter and after a half
+            for stop in EARLY:
+                train_on_episodes(backbone, loss, islice(stream, config.steps // 4), optimizer)
+                features = embedded(backbone, tests["novel"])
+                test = _test_sampler(config, features, config.test_ways[0], seed)
+                result[stop] = examine(episodes(features, test), seed)
+        train_on_episodes(backbone, loss, stream, optimizer)
     for kind, images in tests.items():
-        features = embedded(backbone, Images(images.x.to(device), images.y))
+        features = embedded(backbone, images)
         for way in config.test_ways:
-            stream = episodes(features, _test_sampler(config, features, way, seed))
-            result[f"{kind} {way}"] = examine(stream, seed, controls=name == PLAIN)
+            test = _test_sampler(config, features, way, seed)
+            result[f"{kind} {way}"] = examine(episodes(features, test), seed, controls=name == PLAIN)
         if kind == "novel":
             episode = next(episodes(features, _test_sampler(config, features, config.test_ways[0], seed)))
             result["features"], result["labels"] = episode.query.cpu(), episode.query_labels.cpu()
@@ -192,19 +202,20 @@ def _icnn_alone(config: Config, run: Run, results: Results) -> None:
     """The ICNN loss of the supports, without cross-entropy, keeps classes apart that were not trained on."""
     kind = f"novel {config.test_ways[0]}"
     for value, words in (("among queries", "ICNN score of the queries"), ("accuracy", "accuracy")):
-        start, plain, alone = (mean_of(results[name], kind, value) for name in (UNTRAINED, PLAIN, ICNN))
+        start, alone = (mean_of(results[name], kind, value) for name in (UNTRAINED, ICNN))
+        plain = max(mean_of(results[PLAIN], stop, value) for stop in (*EARLY, kind))
         name = "separates" if value == "among queries" else "generalizes"
         statement = (
             f"{task_of(config, kind)}: {words} after training with the ICNN loss of the supports alone, "
             "less that of the untrained network"
         )
-        other = "cross-entropy instead of it"
+        other = "cross-entropy instead, best of a quarter, half and all of the episodes"
         if config.source == "patches":
             bar = BARS[value]
             run.claim(name, statement, alone - start, ">=", bar, control=plain - start, control_name=other)
         else:
             run.report_value(name, statement, alone - start)
-            run.report_value(f"{name}-plain", f"{statement}, with {other}", plain - start)
+            run.report_value(f"{name}-plain", f"{statement}; {other}", plain - start)
 
 
 def task_of(config: Config, kind: str) -> str:
@@ -312,7 +323,7 @@ def _dropping_the_nearest(run: Run, results: Results, kinds: list[str]) -> None:
 
 WORDS = {"novel": "new classes", "seen": "new images of the classes of training"}
 # Set on seeds that are not those of the record.
-BARS = {"among queries": 0.05, "accuracy": 0.025, "predicts novel": 0.15, "predicts seen": 0.4, "kept": 0.15}
+BARS = {"among queries": 0.065, "accuracy": 0.035, "predicts novel": 0.15, "predicts seen": 0.4, "kept": 0.15}
 
 experiment = Experiment(
     name="susana",
