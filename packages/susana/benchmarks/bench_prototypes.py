@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from easyfsl.methods.utils import compute_prototypes as easyfsl_prototypes
@@ -15,17 +14,14 @@ from offprints.shared.benchmark import Case, compare
 from offprints.susana import EpisodeSampler, compute_prototypes
 
 
-class Labels(torch.utils.data.Dataset[Any]):
-    """What easyfsl's sampler asks a data set for."""
+class Tasks(TaskSampler):
+    """easyfsl's sampler: its constructor passes torch's an argument that torch no longer takes; the drawing is its."""
 
-    def __init__(self, labels: list[int]) -> None:
-        self.labels = labels
-
-    def get_labels(self) -> list[int]:
-        return self.labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __init__(self, labels: list[int], n_way: int, n_shot: int, n_query: int, n_tasks: int) -> None:
+        self.n_way, self.n_shot, self.n_query, self.n_tasks = n_way, n_shot, n_query, n_tasks
+        self.items_per_label: dict[int, list[int]] = {}
+        for item, label in enumerate(labels):
+            self.items_per_label.setdefault(label, []).append(item)
 
 
 def main() -> None:
@@ -38,7 +34,7 @@ def main() -> None:
     n, episodes = (60, 3) if tiny else (60_000, 100)
     labels = (torch.arange(n) % (n // 20)).tolist() if tiny else (torch.arange(n) % 100).tolist()
     ours = EpisodeSampler(labels, n_way=way, n_shot=shot, n_query=3, n_episodes=episodes)
-    theirs = TaskSampler(Labels(labels), n_way=way, n_shot=shot, n_query=3, n_tasks=episodes)
+    theirs = Tasks(labels, n_way=way, n_shot=shot, n_query=3, n_tasks=episodes)
     cases = [
         Case(
             f"compute_prototypes, {way}-way {shot}-shot, D = {d}",
