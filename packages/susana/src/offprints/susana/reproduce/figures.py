@@ -29,13 +29,14 @@ def draw_accuracies(run: Run, title: str, rows: Mapping[str, Sequence[tuple[floa
 
 def draw_scores(run: Run, panels: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
     """Draw every episode's ICNN score against its accuracy."""
-    with run.figure("score_and_accuracy", ncols=len(panels), figsize=(4 * len(panels), 3.6), squeeze=False) as (
+    with run.figure("score_and_accuracy", ncols=len(panels), figsize=(4.4 * len(panels), 3.6), squeeze=False) as (
         _,
         axes,
     ):
         for ax, (title, (score, accuracy, rank)) in zip(axes[0], panels.items(), strict=True):
             ax.scatter(score, 100 * accuracy, s=9, alpha=0.5, color=COLORS[0], linewidths=0)
-            ax.set_title(f"{title}: rank correlation {rank:.2f}")
+            ax.set_title(title)
+            ax.annotate(f"rank correlation {rank:.2f}", (0.03, 0.95), xycoords="axes fraction", va="top")
             ax.set_xlabel("ICNN score of the queries")
             ax.set_ylabel("accuracy of the episode, %")
 
