@@ -57,13 +57,10 @@ def coinciding(g: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.zeros(14, 4), torch.arange(14) % 3
 
 
-HUGE = {"arguments: eps: huge": "an eps beyond all distances"}
-
-
 @pytest.mark.parametrize("loss", [icnn_loss, ICNNLoss(k=3, window=6, include_omega=True)], ids=["function", "module"])
 def test_icnn_loss(loss) -> None:
-    special = {"separated": separated, "scattered": scattered, "coinciding": coinciding}
-    check_loss(loss, alone, special=special if loss is icnn_loss else {"scattered": scattered})
+    special = {"separated": separated, "coinciding": coinciding} if loss is icnn_loss else {"scattered": scattered}
+    check_loss(loss, alone, special=special)
 
 
 def test_icnn_loss_among_references() -> None:
