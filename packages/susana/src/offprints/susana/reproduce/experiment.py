@@ -199,25 +199,23 @@ def mean_of(results: list[dict[str, Any]], kind: str, value: str) -> float:
 
 
 def _icnn_alone(config: Config, run: Run, results: Results) -> None:
-    """The ICNN loss of the supports, without cross-entropy, keeps classes apart that were not trained on."""
+    """The ICNN loss of the supports, without cross-entropy, on classes that were not trained on."""
     kind = f"novel {config.test_ways[0]}"
-    gains = {}
-    for value in ("among queries", "accuracy"):
+    task = task_of(config, kind)
+    for value, words in (("among queries", "ICNN score of the queries"), ("accuracy", "accuracy")):
         plain, alone = (mean_of(results[name], kind, value) for name in (PLAIN, ICNN))
         stopped = max(mean_of(results[PLAIN], stop, value) for stop in EARLY)
-        gains[value] = alone - plain, stopped - plain
-    task = task_of(config, kind)
-    after = "after training with the ICNN loss of the supports alone, less that after cross-entropy"
-    early = "cross-entropy stopped after a quarter or a half of the episodes, the better, less all of them"
-    gain, control = gains["among queries"]
-    statement = f"{task}: ICNN score of the queries {after}"
-    if config.source == "patches":
-        bar = BARS["separates"]
-        run.claim("separates", statement, gain, ">=", bar, control=control, control_name=early)
-    else:
-        run.report_value("separates", statement, gain)
-    run.report_value("accuracy-alone", f"{task}: accuracy {after}", gains["accuracy"][0])
-    run.report_value("accuracy-early", f"{task}: accuracy of {early}", gains["accuracy"][1])
+        name = value.replace(" ", "-")
+        run.report_value(
+            f"{name}-alone",
+            f"{task}: {words} after training with the ICNN loss of the supports alone, less that after cross-entropy",
+            alone - plain,
+        )
+        run.report_value(
+            f"{name}-early",
+            f"{task}: {words} after a quarter or a half of cross-entropy's episodes, the better, less that after all",
+            stopped - plain,
+        )
 
 
 def task_of(config: Config, kind: str) -> str:
@@ -327,7 +325,7 @@ def _dropping_the_nearest(run: Run, results: Results, kinds: list[str]) -> None:
 
 WORDS = {"novel": "new classes", "seen": "new images of the classes of training"}
 # Set on seeds that are not those of the record.
-BARS = {"separates": 0.045, "predicts novel": 0.15, "predicts seen": 0.4, "kept": 0.15}
+BARS = {"predicts novel": 0.15, "predicts seen": 0.4, "kept": 0.15}
 
 experiment = Experiment(
     name="susana",
