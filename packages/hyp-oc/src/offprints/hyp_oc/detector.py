@@ -1,0 +1,319 @@
+"""A one-class detector on scikit-learn's conventions for outliers, for any features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, OutlierMixin
+from torch import Tensor, nn
+
+from offprints.hyp_oc.ball import check_curvature
+from offprints.hyp_oc.head import HypOCHead, HypOCLoss, check_hidden
+from offprints.hyp_oc.losses import FORMS, Form, check_weight
+from offprints.hyp_oc.pseudo_negatives import PseudoNegativeSampler, Running
+from offprints.shared.device import evaluating, local_seed, map_batches, resolve_device
+from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.validation import check_choice, check_number
+
+LARGEST = 1e34  # float32 layers hold sums of such features
+ROWS = 4096  # at a time, when scoring
+
+
+class HypOCDetector(OutlierMixin, BaseEstimator):
+    """Learn what live samples look like from live samples alone, by `HypOCHead` on their features.
+
+    Pseudo-negatives are drawn in the space of X around a mean that begins every epoch near 0: what tells them from the
+    samples is where X lies as seen from 0. Do not center X; scale it so that `variance` is of the size of the scatter
+    of a coordinate. Layers compute in float32.
+
+    Parameters are checked in ``fit``, as in scikit-learn.
+
+    Args:
+        hidden: Widths of the layers; the last is the ball's.
+        c: Curvature of the ball.
+        clip_radius: Largest length before the ball; None does not clip.
+        alpha: Weight of the past in the mean of the pseudo-negatives, in [0, 1].
+        variance: Variance of the pseudo-negatives, in squared units of X.
+        running: Which past, as in `PseudoNegativeSampler`; `"previous_batch"` begins anew every epoch, `"ema"` with
+            every `fit`.
+        pc_weight: Weight of Hyp-PC beside Hyp-CE.
+        form: Distance of Hyp-PC.
+        lr: Learning rate of Adam.
+        weight_decay: Of Adam.
+        epochs: Passes over X.
+        batch_size: Live samples a step, at least 2; an odd one is lowered by one, as is an odd rest.
+        max_grad_norm: Largest norm of the head's gradient; ``math.inf`` does not clip.
+        contamination: Share of the training samples that `predict` calls spoof, in [0, 0.5).
+        random_state: Seed of weights, order and pseudo-negatives; None draws one from torch's global stream.
+        device: Where it trains; None: where the tensor X is, for an array the best device there is.
+
+    Attributes:
+        head_: The trained `HypOCHead`.
+        sampler_: The `PseudoNegativeSampler`.
+        offset_: The training score below which a share of `contamination` lies.
+        history_: One dict an epoch: `step`, and the means of `loss`, `hyp_ce`, `hyp_pc` over its batches.
+        n_features_in_: d.
+        feature_names_in_: Names of the columns, where X was a data frame.
+
+    Example:
+        >>> X = torch.randn(200, 8) + 3
+        >>> detector = HypOCDetector(epochs=20, lr=3e-3, random_state=0).fit(X)
+        >>> detector.predict(torch.stack([torch.full((8,), 3.0), torch.zeros(8)]))
+        tensor([ 1, -1])
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: Sequence[int] = (64, 32),
+        c: float = 0.1,
+        clip_radius: float | None = 2.0,
+        alpha: float = 0.8,
+        variance: float = 1.0,
+        running: Running = "previous_batch",
+        pc_weight: float = 1.0,
+        form: Form = "geodesic",
+        lr: float = 1e-3,
+        weight_decay: float = 1e-6,
+        epochs: int = 50,
+        batch_size: int = 32,
+        max_grad_norm: float = 3.0,
+        contamination: float = 0.05,
+        random_state: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.hidden = hidden
+        self.c = c
+        self.clip_radius = clip_radius
+        self.alpha = alpha
+        self.variance = variance
+        self.running = running
+        self.pc_weight = pc_weight
+        self.form = form
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.max_grad_norm = max_grad_norm
+        self.contamination = contamination
+        self.random_state = random_state
+        self.device = device
+
+    def _check_parameters(self) -> None:
+        check_hidden(self.hidden)
+        check_curvature(self.c)
+        if self.clip_radius is not None:
+            check_number(self.clip_radius, "clip_radius", low=0, open_low=True)
+        check_number(self.alpha, "alpha", low=0, high=1)
+        check_number(self.variance, "variance", low=0, open_low=True)
+        check_choice(self.running, "running", ("previous_batch", "ema"))
+        check_weight(self.pc_weight, "pc_weight")
+        check_choice(self.form, "form", FORMS)
+        check_number(self.lr, "lr", low=0, open_low=True)
+        check_number(self.weight_decay, "weight_decay", low=0)
+        check_number(self.epochs, "epochs", low=1, integer=True)
+        check_number(self.batch_size, "batch_size", low=2, integer=True)
+        check_number(self.max_grad_norm, "max_grad_norm", low=0, high=math.inf, open_low=True)
+        check_number(self.contamination, "contamination", low=0, high=0.5, open_high=True)
+        if self.random_state is not None:
+            check_number(self.random_state, "random_state", low=0, high=2**32, open_high=True, integer=True)
+
+    def fit(self, X: Float[Any, "n d"], y: Any = None) -> Self:
+        """Train from new weights on live samples.
+
+        Args:
+            X: Features of live samples, at least two.
+            y: Not used; there for pipelines.
+
+        Raises:
+            TypeError: X does not hold numbers, or is sparse; a parameter of the wrong kind.
+            ValueError: X is not 2-D, empty, NaN or infinite, or has one row; a parameter out of range.
+        """
+        self._check_parameters()
+        before = dict(vars(self))
+        try:
+            rows = self._training_rows(X, reset=True)
+            self._begin(rows)
+            for _ in range(int(self.epochs)):
+                self._epoch(rows)
+            self._set_offset(rows)
+        except BaseException:  # what is refused or interrupted leaves the detector as it was
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        return self
+
+    def partial_fit(self, X: Float[Any, "n d"], y: Any = None) -> Self:
+        """Train one more epoch, on these live samples; the optimizer goes on, and `offset_` is that of X.
+
+        On a detector that is not fitted it begins with new weights: as many calls as `epochs`, on the same X, are one
+        `fit`.
+
+        Raises:
+            TypeError, ValueError: as in `fit`; X of another width.
+        """
+        self._check_parameters()
+        before = dict(vars(self))
+        new = not hasattr(self, "head_")
+        try:
+            rows = self._training_rows(X, reset=new)
+            if new:
+                self._begin(rows)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        self._epoch(rows)
+        self._set_offset(rows)
+        return self
+
+    def _begin(self, rows: Tensor) -> None:
+        """New weights, and the streams of what is drawn."""
+        seed = int(torch.randint(2**31, ())) if self.random_state is None else int(self.random_state)
+        with local_seed(seed):
+            head = HypOCHead(rows.shape[1], tuple(self.hidden), c=self.c, clip_radius=self.clip_radius)
+        sampler = PseudoNegativeSampler(rows.shape[1], alpha=self.alpha, variance=self.variance, running=self.running)
+        self.head_ = head.to(rows.device)
+        self.sampler_ = sampler.to(rows.device)
+        self.history_: list[dict[str, float]] = []
+        self._optimizer = torch.optim.Adam(
+            self.head_.parameters(), lr=float(self.lr), weight_decay=float(self.weight_decay)
+        )
+        self._stream = torch.Generator().manual_seed(seed).get_state()
+
+    def _epoch(self, rows: Tensor) -> None:
+        criterion = HypOCLoss(self.head_, self.sampler_, pc_weight=self.pc_weight, form=self.form)
+        generator = torch.Generator()
+        generator.set_state(self._stream)
+        if self.sampler_.running == "previous_batch":
+            self.sampler_.reset()
+        size = int(self.batch_size) // 2 * 2
+        order = torch.randperm(len(rows), generator=generator).to(rows.device)
+        totals: list[Tensor] = []
+        for batch in order.split(size):
+            if len(batch) < 2:
+                continue
+            loss, parts = criterion(rows[batch[: len(batch) // 2 * 2]], generator=generator)
+            self._optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.head_.parameters(), float(self.max_grad_norm))
+            self._optimizer.step()
+            totals.append(torch.stack([loss.detach(), parts["hyp_ce"].detach(), parts["hyp_pc"].detach()]))
+        self._optimizer.zero_grad()
+        self._stream = generator.get_state()
+        means = torch.stack(totals).mean(0).tolist()
+        names = ("loss", "hyp_ce", "hyp_pc")
+        self.history_.append({"step": len(self.history_) + 1, **dict(zip(names, means, strict=True))})
+
+    def _set_offset(self, rows: Tensor) -> None:
+        scores = self._margins(rows).cpu().double().numpy()
+        self.offset_ = float(np.quantile(scores, float(self.contamination)))
+
+    def _margins(self, rows: Tensor) -> Tensor:
+        """The logit of live less that of pseudo-negative."""
+
+        def margins(part: Tensor) -> Tensor:
+            logits = self.head_(part).logits
+            return logits[:, 0] - logits[:, 1]
+
+        with evaluating(self.head_):
+            return map_batches(margins, rows, batch_size=ROWS)
+
+    def _scores(self, X: Any) -> Tensor:
+        check_fitted(self, "head_")
+        device = self.head_.classifier.normals.device
+        return self._margins(self._rows(X, device=device))
+
+    def score_samples(self, X: Float[Any, "n d"]) -> Float[Any, " n"]:
+        """How live: `logit_0 - logit_1`, `(n,)`, float32.
+
+        Raises:
+            NotFittedError: before `fit`.
+            TypeError, ValueError: X as in `fit`, or of another width.
+        """
+        return like_input(self._scores(X), X)
+
+    def decision_function(self, X: Float[Any, "n d"]) -> Float[Any, " n"]:
+        """`score_samples(X) - offset_`: negative for spoof.
+
+        Raises:
+            NotFittedError, TypeError, ValueError: as in `score_samples`.
+        """
+        return like_input(self._scores(X) - self.offset_, X)
+
+    def predict(self, X: Float[Any, "n d"]) -> Any:
+        """1 for live, -1 for spoof, `(n,)` int64.
+
+        Raises:
+            NotFittedError, TypeError, ValueError: as in `score_samples`.
+        """
+        live = self._scores(X) - self.offset_ >= 0
+        return like_input(torch.where(live, 1, -1), X)
+
+    def spoof_score(self, X: Float[Any, "n d"]) -> Float[Any, " n"]:
+        """Probability of the pseudo-negatives' class, `softmax(logits)[:, 1]`, `(n,)`: high for spoof.
+
+        Raises:
+            NotFittedError, TypeError, ValueError: as in `score_samples`.
+        """
+        return like_input(torch.sigmoid(-self._scores(X)), X)
+
+    # What X may be
+
+    def _training_rows(self, X: Any, *, reset: bool) -> Tensor:
+        if not reset:
+            device = self.head_.classifier.normals.device
+        else:
+            device = resolve_device(self.device, like=X)
+        rows = self._rows(X, device=device, reset=reset)
+        if len(rows) < 2:
+            raise ValueError(f"X must have at least 2 samples, got {len(rows)} sample")
+        return rows
+
+    def _rows(self, X: Any, *, device: torch.device, reset: bool = False) -> Tensor:
+        """X as float32 `(n, d)` on the device: tensors, arrays, lists, data frames, of numbers."""
+        if hasattr(X, "toarray"):
+            raise TypeError("X must be dense, sparse input is not supported: convert it with toarray()")
+        if X is None or isinstance(X, (str, bytes, set, Mapping, bool, int, float, complex, np.generic)):
+            raise TypeError(f"X must be a table of numbers, got {type(X).__name__}")
+        if isinstance(X, Tensor):
+            if not X.is_floating_point() and not X.is_complex():
+                X = X.to(torch.float64)
+            table = as_features(X.detach(), "X")
+            if reset:
+                self.n_features_in_ = table.shape[1]
+                vars(self).pop("feature_names_in_", None)
+            elif table.shape[1] != self.n_features_in_:
+                raise ValueError(
+                    f"X has {table.shape[1]} features, but {type(self).__name__} is expecting"
+                    f" {self.n_features_in_} features as input"
+                )
+        else:
+            table = torch.from_numpy(self._validated(X, reset))
+        if bool((table.abs() > LARGEST).any()):
+            raise ValueError(f"X must lie within {LARGEST:g} of 0, got {float(table.abs().max()):g}")
+        return table.to(device=device, dtype=torch.float32)
+
+    def _validated(self, X: Any, reset: bool) -> np.ndarray:
+        """What scikit-learn makes of it: it knows data frames, and keeps the names of their columns."""
+        from sklearn.utils.validation import validate_data
+
+        if isinstance(X, np.ma.MaskedArray):
+            if np.ma.is_masked(X):
+                raise ValueError("X must not have masked entries: fill them in first")
+            X = X.data
+        if len(np.shape(X)) != 2 and hasattr(X, "shape"):
+            raise ValueError(f"X must have 2 dimensions, got shape {np.shape(X)}. Reshape your data")
+        try:
+            array = validate_data(self, X, reset=reset, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            if "X" in str(error):
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"X: {error}") from error
+        return array if array.flags.writeable else array.copy()
