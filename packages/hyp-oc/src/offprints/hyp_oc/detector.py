@@ -266,10 +266,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
     # What X may be
 
     def _training_rows(self, X: Any, *, reset: bool) -> Tensor:
-        if not reset:
-            device = self.head_.classifier.normals.device
-        else:
-            device = resolve_device(self.device, like=X)
+        device = resolve_device(self.device, like=X) if reset else self.head_.classifier.normals.device
         rows = self._rows(X, device=device, reset=reset)
         if len(rows) < 2:
             raise ValueError(f"X must have at least 2 samples, got {len(rows)} sample")

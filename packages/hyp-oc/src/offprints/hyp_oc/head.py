@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ class HypOCHead(nn.Module):
             clip_radius=clip_radius,
             riemannian_gradient=riemannian_gradient,
         )
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
         self.classifier = GyroplaneClassifier(sizes[-1], num_classes, c=self.c)
 
     def forward(self, features: Float[Tensor, "batch in_features"]) -> HypOCOutput:

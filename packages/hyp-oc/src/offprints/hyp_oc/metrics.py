@@ -43,7 +43,7 @@ class SpoofMetrics(NamedTuple):
 def spoof_metrics(scores: Any, labels: Any, *, threshold: float | None = None, grid: int | None = None) -> SpoofMetrics:
     """Error rates of spoof scores: decided at a threshold of the development set, or at these scores' own EER point.
 
-    An honest HTER has a threshold from elsewhere: `spoof_metrics(test, y, threshold=spoof_metrics(dev, y_dev).threshold)`.
+    An honest HTER has a threshold from elsewhere: that of `spoof_metrics(development_scores, development_labels)`.
     At the set's own EER point, where the paper's code takes it, HTER is EER.
 
     Args:
