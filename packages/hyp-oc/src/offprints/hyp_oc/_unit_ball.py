@@ -8,29 +8,16 @@ nothing. Devices without float64 stay with float32. The formulas are arranged so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 REACH = 40.0  # tanh(40) is 1 in float64
-SEAM = 0.01  # squared length below which series take over from quotients of zeros
+SEAM = 1e-3  # squared length below which series take over from quotients of zeros
 
-# tanh(t) / t and artanh(t) / t in powers of t^2, to 1e-18 at the seam.
-TANH = [
-    float(Fraction(a, b))
-    for a, b in (
-        (1, 1),
-        (-1, 3),
-        (2, 15),
-        (-17, 315),
-        (62, 2835),
-        (-1382, 155925),
-        (21844, 6081075),
-        (-929569, 638512875),
-    )
-]
-ARTANH = [1 / (2 * k + 1) for k in range(9)]
+# tanh(t) / t and artanh(t) / t in powers of t^2, to 1e-17 at the seam.
+TANH = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835)
+ARTANH = tuple(1 / (2 * k + 1) for k in range(6))
 
 
 def wide(x: Tensor) -> Tensor:

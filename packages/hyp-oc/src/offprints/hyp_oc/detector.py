@@ -182,7 +182,10 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         self.sampler_ = sampler.to(rows.device)
         self.history_: list[dict[str, float]] = []
         self._optimizer = torch.optim.Adam(
-            self.head_.parameters(), lr=float(self.lr), weight_decay=float(self.weight_decay)
+            self.head_.parameters(),
+            lr=float(self.lr),
+            weight_decay=float(self.weight_decay),
+            fused=rows.device.type in ("cpu", "cuda"),
         )
         self._stream = torch.Generator().manual_seed(seed).get_state()
 

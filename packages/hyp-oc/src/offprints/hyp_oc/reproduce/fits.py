@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def fit_euclidean(split: Split, settings: FitSettings, seed: int) -> dict[str, A
     widths = (split.train.shape[1], *settings.hidden)
     with local_seed(seed):
         layers: list[nn.Module] = []
-        for inner, outer in zip(widths[:-1], widths[1:], strict=True):
+        for inner, outer in itertools.pairwise(widths):
             layers += [nn.Linear(inner, outer), nn.ReLU()]
         body, classifier = nn.Sequential(*layers), nn.Linear(widths[-1], 2)
     parameters = [*body.parameters(), *classifier.parameters()]
@@ -194,9 +195,11 @@ def float32_error(margin: float, seed: int) -> float:
 
     x, points = on_shell(32, 1 - margin), on_shell(4, 0.5)
     normals = torch.randn(4, 8, generator=generator)
-    exact = torch.tensor([[_plain_logit(plain, z, p, a, c) for p, a in zip(points, normals, strict=True)] for z in x])
+    planes = list(zip(points, normals, strict=True))
+    exact = torch.tensor([[_plain_logit(plain, z, *plane, c) for plane in planes] for z in x], dtype=torch.float64)
     logits = gyroplane_logits(x, points, normals, c=c).double()
-    apart = torch.tensor([plain.distance(a.double().numpy(), b.double().numpy(), c) for a, b in zip(x, x.flip(0))])
+    pairs = zip(x.double().numpy(), x.flip(0).double().numpy(), strict=True)
+    apart = torch.tensor([plain.distance(*pair, c) for pair in pairs], dtype=torch.float64)
     found = distance(x, x.flip(0), c=c).double()
     errors = ((logits - exact).abs().max() / exact.abs().max(), ((found - apart) / apart).abs().max())
     return float(max(errors))
