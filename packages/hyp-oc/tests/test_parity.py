@@ -53,9 +53,7 @@ def test_operations(golden, prefix: str) -> None:
 
 def head_of(data, prefix: str) -> tuple[ToPoincare, GyroplaneClassifier, float]:
     c, a = float(data[f"{prefix}_c"]), data[f"{prefix}_a"]
-    to_poincare = ToPoincare(
-        c=c, dim=a.shape[1], learn_origin=True, clip_radius=float(data[f"{prefix}_clip"])
-    ).double()
+    to_poincare = ToPoincare(c=c, dim=a.shape[1], learn_origin=True, clip_radius=float(data[f"{prefix}_clip"])).double()
     classifier = GyroplaneClassifier(a.shape[1], len(a), c=c).double()
     with torch.no_grad():
         to_poincare.origin.copy_(data[f"{prefix}_origin"])
