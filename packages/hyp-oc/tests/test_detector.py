@@ -163,7 +163,8 @@ def test_rejected_partial_fit_changes_nothing() -> None:
 
 def test_bad_inputs() -> None:
     parameters = (
-        ({"hidden": ()}, ValueError), ({"hidden": 3}, TypeError), ({"c": 0.0}, ValueError), ({"c": math.inf}, ValueError),
+        ({"hidden": ()}, ValueError), ({"hidden": 3}, TypeError), ({"c": 0.0}, ValueError),
+        ({"c": math.inf}, ValueError),
         ({"clip_radius": 0.0}, ValueError), ({"alpha": 1.5}, ValueError), ({"variance": 0.0}, ValueError),
         ({"running": "mean"}, ValueError), ({"pc_weight": -1.0}, ValueError), ({"form": "tan"}, ValueError),
         ({"lr": 0.0}, ValueError), ({"weight_decay": -1.0}, ValueError), ({"epochs": 0}, ValueError),

@@ -70,12 +70,12 @@ def test_origin_moves_the_embedding() -> None:
 def test_riemannian_gradient() -> None:
     """The stated factor, of each module's own curvature whatever was built after it, and its own second derivative."""
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     modules = {c: (ToPoincare(c=c), ToPoincare(c=c, riemannian_gradient=False)) for c in (0.1, 2.0)}
     for c, (scaled, plain) in modules.items():
         leaf = x.clone().requires_grad_()
         z = scaled(leaf)
         assert torch.equal(z, plain(x))
-        weight = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         (found,) = torch.autograd.grad((z * weight).sum(), leaf, create_graph=True)
         factor = (1 / conformal_factor(z.detach(), c=c) ** 2)[:, None]
         (expected,) = torch.autograd.grad((plain(leaf) * weight * factor).sum(), leaf)
