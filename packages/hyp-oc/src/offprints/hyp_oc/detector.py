@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -29,7 +30,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
 
     Pseudo-negatives are drawn in the space of X around a mean that begins every epoch near 0: what tells them from the
     samples is where X lies as seen from 0. Do not center X; scale it so that `variance` is of the size of the scatter
-    of a coordinate. Layers compute in float32.
+    of a coordinate. Layers are trained in float32.
 
     Parameters are checked in ``fit``, as in scikit-learn.
 
@@ -201,7 +202,10 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         for batch in order.split(size):
             if len(batch) < 2:
                 continue
-            loss, parts = criterion(rows[batch[: len(batch) // 2 * 2]], generator=generator)
+            try:
+                loss, parts = criterion(rows[batch[: len(batch) // 2 * 2]], generator=generator)
+            except ValueError as error:
+                raise self._diverged() from error
             self._optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.head_.parameters(), float(self.max_grad_norm))
@@ -213,18 +217,31 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         names = ("loss", "hyp_ce", "hyp_pc")
         self.history_.append({"step": len(self.history_) + 1, **dict(zip(names, means, strict=True))})
 
+    def _diverged(self) -> ValueError:
+        return ValueError(
+            f"lr={self.lr:g} with weight_decay={self.weight_decay:g} and max_grad_norm={self.max_grad_norm:g} makes the"
+            " training diverge: lower lr, or scale X"
+        )
+
     def _set_offset(self, rows: Tensor) -> None:
         scores = self._margins(rows).cpu().double().numpy()
+        if not np.isfinite(scores).all():
+            raise self._diverged()
         self.offset_ = float(np.quantile(scores, float(self.contamination)))
 
     def _margins(self, rows: Tensor) -> Tensor:
         """The logit of live less that of pseudo-negative."""
 
+        head = copy.deepcopy(self.head_)
+        # In float32 a product of matrices rounds by its number of rows: a sample's score would depend on the others.
+        if rows.device.type != "mps":
+            head, rows = head.double(), rows.double()
+
         def margins(part: Tensor) -> Tensor:
-            logits = self.head_(part).logits
+            logits = head(part).logits
             return logits[:, 0] - logits[:, 1]
 
-        with evaluating(self.head_):
+        with evaluating(head):
             return map_batches(margins, rows, batch_size=ROWS)
 
     def _scores(self, X: Any) -> Tensor:
@@ -233,7 +250,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         return self._margins(self._rows(X, device=device))
 
     def score_samples(self, X: Float[Any, "n d"]) -> Float[Any, " n"]:
-        """How live: `logit_0 - logit_1`, `(n,)`, float32.
+        """How live: `logit_0 - logit_1`, `(n,)`, float64 where the device has it.
 
         Raises:
             NotFittedError: before `fit`.

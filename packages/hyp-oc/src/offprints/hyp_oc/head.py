@@ -18,6 +18,8 @@ from offprints.hyp_oc.losses import FORMS, Form, check_weight, hyp_ce_loss, hyp_
 from offprints.hyp_oc.pseudo_negatives import PseudoNegativeSampler
 from offprints.shared.validation import check_choice, check_number, check_tensor
 
+WIDEST = 2**24  # a layer's width: what is more is a mistake
+
 
 class HypOCOutput(NamedTuple):
     """What `HypOCHead` gives.
@@ -214,4 +216,4 @@ def check_hidden(hidden: Sequence[int]) -> tuple[int, ...]:
         raise TypeError(f"hidden must be a sequence of widths, got {hidden!r} ({type(hidden).__name__})")
     if not hidden:
         raise ValueError("hidden must hold at least one width, that of the ball")
-    return tuple(check_number(width, "hidden", low=1, integer=True) for width in hidden)
+    return tuple(check_number(width, "hidden", low=1, high=WIDEST, integer=True) for width in hidden)
