@@ -93,14 +93,14 @@ class HypOCHead(nn.Module):
         self.classifier = GyroplaneClassifier(sizes[-1], num_classes, c=self.c)
 
     def forward(self, features: Float[Tensor, "batch in_features"]) -> HypOCOutput:
-        """Embed and classify features `(B, in_features)`.
+        """Embed and classify features `(B, in_features)`, in the type of the head's parameters.
 
         Raises:
             TypeError: not a floating tensor.
             ValueError: not two axes, empty, of another width, NaN or infinite.
         """
         check_features(features, self.in_features)
-        x = features
+        x = features.to(self.classifier.normals.dtype)  # of an encoder in half precision, too
         for layer in self.layers:
             x = F.relu(layer(x))
         embedding = self.to_poincare.embed(x)

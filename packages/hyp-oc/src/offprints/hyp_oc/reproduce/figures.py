@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,8 @@ def draw_scores(run: Run, units: Mapping[str, Mapping[str, Any]], attacks: str) 
     with run.figure("scores", ncols=len(units), figsize=(4.2 * len(units), 3.4)) as (_, axes):
         for ax, (name, unit) in zip(np.atleast_1d(axes), units.items(), strict=True):
             scores, labels = unit["scores"].numpy(), unit["labels"].numpy()
-            edges = np.linspace(*np.quantile(scores, (0.005, 0.995)), 30)
+            low, high = np.quantile(scores, (0.005, 0.995))
+            edges = np.linspace(low, high, 30)
             for value, color, label in ((0, "C0", "live"), (1, "C1", attacks)):
                 ax.hist(scores[labels == value], edges, color=color, alpha=0.6, label=label)
             ax.set(title=f"{name}: AUC {unit['auc']:.3f}", xlabel="spoof score: logit 1 less logit 0")
@@ -53,7 +54,7 @@ def draw_scores(run: Run, units: Mapping[str, Mapping[str, Any]], attacks: str) 
         np.atleast_1d(axes)[0].set_ylabel("held-out samples")
 
 
-def draw_roc(run: Run, units: Mapping[str, list[Mapping[str, Any]]]) -> None:
+def draw_roc(run: Run, units: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Attacks that are caught against live samples that are rejected, the mean over the splits."""
     grid = np.linspace(0, 1, 201)
     with run.figure("roc", figsize=(5.2, 4.4)) as (_, ax):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ def disc(split: Split, settings: FitSettings, seed: int) -> dict[str, Any]:
     return {"radius": radius, "margins": margins.view(161, 161), **points}
 
 
-def summary(units: list[Mapping[str, Any]]) -> dict[str, float | None]:
+def summary(units: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Means over splits, and the spread of the AUC."""
     auc = torch.tensor([unit["auc"] for unit in units], dtype=torch.float64)
     found: dict[str, float | None] = {
