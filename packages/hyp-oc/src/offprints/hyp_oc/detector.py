@@ -144,8 +144,8 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
                 self._epoch(rows)
             self._set_offset(rows)
         except BaseException:  # what is refused or interrupted leaves the detector as it was
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         return self
 
@@ -166,8 +166,8 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
             if new:
                 self._begin(rows)
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         self._epoch(rows)
         self._set_offset(rows)
@@ -304,7 +304,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
             table = as_features(X.detach(), "X")
             if reset:
                 self.n_features_in_ = table.shape[1]
-                vars(self).pop("feature_names_in_", None)
+                self.__dict__.pop("feature_names_in_", None)
             elif table.shape[1] != self.n_features_in_:
                 raise ValueError(
                     f"X has {table.shape[1]} features, but {type(self).__name__} is expecting"
