@@ -31,8 +31,8 @@ from offprints.hyp_oc.reproduce.paper import PaperSettings, reproduce_paper
 from offprints.shared.experiment import Experiment, Run
 
 NO_FACES = "no faces"
-# Set from seeds 5 to 9, before seeds 0, 1 and 2 were run.
-AUC_BAR, PAIRS_BAR, SMALL_BAR = 0.93, 0.5, 0.93
+# Of seed 5, three splits, before seeds 0, 1 and 2 were run: AUC 0.980 and 0.986, compactness 0.17 (control 0.30).
+AUC_BAR, PAIRS_BAR, SMALL_BAR = 0.93, 0.23, 0.93
 
 
 @dataclass(frozen=True, kw_only=True)
