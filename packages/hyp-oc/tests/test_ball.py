@@ -293,7 +293,6 @@ def test_paths(name: str) -> None:
     _, tangent = torch.func.jvp(lambda x: function(x, y), (x,), (torch.ones_like(x),))
     torch.testing.assert_close(tangent.sum(), expected[1].sum(), rtol=1e-9, atol=1e-10)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(function(x.float(), y.float()), function(x.float(), y.float()))
         low = function(x.float(), y.float())
     assert torch.equal(low, function(x.float(), y.float()))
     for half in (torch.bfloat16, torch.float16):

@@ -128,6 +128,18 @@ def test_options_reach_the_training() -> None:
     assert np.array_equal(small(epochs=3, max_grad_norm=math.inf).fit(X).score_samples(X).shape, base.shape)
 
 
+def test_parameters_changed_between_epochs() -> None:
+    """`set_params` counts from the next `partial_fit` on, the optimizer's numbers too; what the head is made of not."""
+    for change in ({"lr": 0.1}, {"weight_decay": 1.0}, {"max_grad_norm": 1e-3}, {"pc_weight": 0.0}, {"batch_size": 8}):
+        plain, changed = small().partial_fit(X), small().partial_fit(X).set_params(**change)
+        assert np.array_equal(plain.score_samples(X), changed.score_samples(X))
+        plain.partial_fit(X), changed.partial_fit(X)
+        assert not np.array_equal(plain.score_samples(X), changed.score_samples(X)), change
+    kept = small().partial_fit(X).set_params(hidden=(3,), c=1.0).partial_fit(X)
+    assert [layer.out_features for layer in kept.head_.layers] == [6, 3]
+    assert [layer.out_features for layer in kept.fit(X).head_.layers] == [3]
+
+
 def test_pipeline_and_fit_predict() -> None:
     pipeline = make_pipeline(MaxAbsScaler(), small()).fit(X)
     assert set(pipeline.predict(X)) <= {-1, 1}

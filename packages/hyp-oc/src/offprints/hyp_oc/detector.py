@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,15 +13,15 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, OutlierMixin
 from torch import Tensor, nn
 
+from offprints.hyp_oc._inputs import feature_rows, training_rows
 from offprints.hyp_oc.ball import check_curvature
 from offprints.hyp_oc.head import HypOCHead, HypOCLoss, check_hidden
 from offprints.hyp_oc.losses import FORMS, Form, check_weight
 from offprints.hyp_oc.pseudo_negatives import PseudoNegativeSampler, Running
 from offprints.shared.device import evaluating, local_seed, map_batches, resolve_device
-from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number
 
-LARGEST = 1e34  # float32 layers hold sums of such features
 ROWS = 4096  # at a time, when scoring
 
 
@@ -138,7 +138,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         self._check_parameters()
         before = dict(vars(self))
         try:
-            rows = self._training_rows(X, reset=True)
+            rows = training_rows(self, X, device=resolve_device(self.device, like=X), reset=True)
             self._begin(rows)
             for _ in range(int(self.epochs)):
                 self._epoch(rows)
@@ -153,7 +153,8 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         """Train one more epoch, on these live samples; the optimizer goes on, and `offset_` is that of X.
 
         On a detector that is not fitted it begins with new weights: as many calls as `epochs`, on the same X, are one
-        `fit`.
+        `fit`. What `set_params` changes of `lr`, `weight_decay`, `max_grad_norm`, `batch_size`, `pc_weight`, `form` and
+        `contamination` counts from the next call on; the head and the sampler stay those of the first.
 
         Raises:
             TypeError, ValueError: as in `fit`; X of another width.
@@ -162,13 +163,16 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         before = dict(vars(self))
         new = not hasattr(self, "head_")
         try:
-            rows = self._training_rows(X, reset=new)
+            device = resolve_device(self.device, like=X) if new else self._place()
+            rows = training_rows(self, X, device=device, reset=new)
             if new:
                 self._begin(rows)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
+        for group in self._optimizer.param_groups:
+            group.update(lr=float(self.lr), weight_decay=float(self.weight_decay))
         self._epoch(rows)
         self._set_offset(rows)
         return self
@@ -246,8 +250,10 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
 
     def _scores(self, X: Any) -> Tensor:
         check_fitted(self, "head_")
-        device = self.head_.classifier.normals.device
-        return self._margins(self._rows(X, device=device))
+        return self._margins(feature_rows(self, X, device=self._place()))
+
+    def _place(self) -> torch.device:
+        return self.head_.classifier.normals.device
 
     def score_samples(self, X: Float[Any, "n d"]) -> Float[Any, " n"]:
         """How live: `logit_0 - logit_1`, `(n,)`, float64 where the device has it.
@@ -282,55 +288,3 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
             NotFittedError, TypeError, ValueError: as in `score_samples`.
         """
         return like_input(torch.sigmoid(-self._scores(X)), X)
-
-    # What X may be
-
-    def _training_rows(self, X: Any, *, reset: bool) -> Tensor:
-        device = resolve_device(self.device, like=X) if reset else self.head_.classifier.normals.device
-        rows = self._rows(X, device=device, reset=reset)
-        if len(rows) < 2:
-            raise ValueError(f"X must have at least 2 samples, got {len(rows)} sample")
-        return rows
-
-    def _rows(self, X: Any, *, device: torch.device, reset: bool = False) -> Tensor:
-        """X as float32 `(n, d)` on the device: tensors, arrays, lists, data frames, of numbers."""
-        if hasattr(X, "toarray"):
-            raise TypeError("X must be dense, sparse input is not supported: convert it with toarray()")
-        if X is None or isinstance(X, (str, bytes, set, Mapping, bool, int, float, complex, np.generic)):
-            raise TypeError(f"X must be a table of numbers, got {type(X).__name__}")
-        if isinstance(X, Tensor):
-            if not X.is_floating_point() and not X.is_complex():
-                X = X.to(torch.float64)
-            table = as_features(X.detach(), "X")
-            if reset:
-                self.n_features_in_ = table.shape[1]
-                self.__dict__.pop("feature_names_in_", None)
-            elif table.shape[1] != self.n_features_in_:
-                raise ValueError(
-                    f"X has {table.shape[1]} features, but {type(self).__name__} is expecting"
-                    f" {self.n_features_in_} features as input"
-                )
-        else:
-            table = torch.from_numpy(self._validated(X, reset))
-        if bool((table.abs() > LARGEST).any()):
-            raise ValueError(f"X must lie within {LARGEST:g} of 0, got {float(table.abs().max()):g}")
-        return table.to(device=device, dtype=torch.float32)
-
-    def _validated(self, X: Any, reset: bool) -> np.ndarray:
-        """What scikit-learn makes of it: it knows data frames, and keeps the names of their columns."""
-        from sklearn.utils.validation import validate_data
-
-        if isinstance(X, np.ma.MaskedArray):
-            if np.ma.is_masked(X):
-                raise ValueError("X must not have masked entries: fill them in first")
-            X = X.data
-        if len(np.shape(X)) != 2 and hasattr(X, "shape"):
-            raise ValueError(f"X must have 2 dimensions, got shape {np.shape(X)}. Reshape your data")
-        try:
-            array = validate_data(self, X, reset=reset, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            if "X" in str(error):
-                raise
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"X: {error}") from error
-        return array if array.flags.writeable else array.copy()
