@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 from sklearn.utils import estimator_checks
@@ -24,7 +25,7 @@ X = (GENERATOR.normal(size=(40, 4)) + 2).astype(np.float32)
 
 
 def small(**changes) -> HypOCDetector:
-    return HypOCDetector(**{"hidden": (6, 3), "epochs": 2, "batch_size": 16, "random_state": 0, **changes})
+    return HypOCDetector(**{"hidden": (32, 16), "epochs": 2, "batch_size": 16, "random_state": 0, **changes})
 
 
 def test_conformance() -> None:
@@ -136,7 +137,7 @@ def test_parameters_changed_between_epochs() -> None:
         plain.partial_fit(X), changed.partial_fit(X)
         assert not np.array_equal(plain.score_samples(X), changed.score_samples(X)), change
     kept = small().partial_fit(X).set_params(hidden=(3,), c=1.0).partial_fit(X)
-    assert [layer.out_features for layer in kept.head_.layers] == [6, 3]
+    assert [layer.out_features for layer in kept.head_.layers] == [32, 16]
     assert [layer.out_features for layer in kept.fit(X).head_.layers] == [3]
 
 
@@ -171,6 +172,19 @@ def test_rejected_partial_fit_changes_nothing() -> None:
     with pytest.raises(ValueError, match="X"):
         fresh.partial_fit(X[:1])
     assert not hasattr(fresh, "n_features_in_")
+
+
+def test_one_score_for_all_is_warned_of() -> None:
+    """All units of a narrow last layer off: no score tells anything, which is said."""
+    detector = small(hidden=(4, 1), random_state=None)
+    with pytest.warns(ConvergenceWarning, match="same score"):
+        for seed in range(20):
+            torch.manual_seed(seed)
+            detector.fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small().fit(X)
+        small(hidden=(4, 1)).fit(np.ones((6, 4)))  # samples that are the same have the same score
 
 
 def test_bad_inputs() -> None:

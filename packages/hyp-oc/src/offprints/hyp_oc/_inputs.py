@@ -65,8 +65,8 @@ def _of_array(estimator: Any, X: Any, reset: bool) -> Tensor:
         if np.ma.is_masked(X):
             raise ValueError("X must not have masked entries: fill them in first")
         X = X.data
-    if len(np.shape(X)) != 2 and hasattr(X, "shape"):
-        raise ValueError(f"X must have 2 dimensions, got shape {np.shape(X)}. Reshape your data")
+    if hasattr(X, "shape") and len(X.shape) != 2:
+        raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}. Reshape your data")
     try:
         array = validate_data(estimator, X, reset=reset, dtype=np.float64)
     except (TypeError, ValueError) as error:

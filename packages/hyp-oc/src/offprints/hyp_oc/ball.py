@@ -147,8 +147,8 @@ def mobius_add(x: Float[Tensor, "*batch d"], y: Float[Tensor, "*batch d"], *, c:
 
     Example:
         >>> x, y = torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.5])
-        >>> mobius_add(-x, mobius_add(x, y, c=1.0), c=1.0)
-        tensor([0.0000, 0.5000])
+        >>> mobius_add(x, y, c=1.0), mobius_add(y, x, c=1.0)
+        (tensor([0.5882, 0.3529]), tensor([0.3529, 0.5882]))
     """
     c, dtype = check_curvature(c), check_vectors(x=x, y=y)
     root = c**0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from offprints.hyp_oc._inputs import feature_rows, training_rows
@@ -32,7 +34,8 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
     samples is where X lies as seen from 0. Do not center X; scale it so that `variance` is of the size of the scatter
     of a coordinate. Layers are trained in float32.
 
-    Parameters are checked in ``fit``, as in scikit-learn.
+    A ReLU follows the last layer too: where it is narrow, all its units may be off for all samples, which then have one
+    score (`ConvergenceWarning`). Parameters are checked in ``fit``, as in scikit-learn.
 
     Args:
         hidden: Widths of the layers; the last is the ball's.
@@ -231,6 +234,13 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         scores = self._margins(rows).cpu().double().numpy()
         if not np.isfinite(scores).all():
             raise self._diverged()
+        if scores.min() == scores.max() and bool((rows != rows[0]).any()):
+            warnings.warn(
+                "all training samples have the same score: the last layer's ReLUs are off for all of them. Widen the"
+                " last layer of hidden, lower lr, or take another random_state",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         self.offset_ = float(np.quantile(scores, float(self.contamination)))
 
     def _margins(self, rows: Tensor) -> Tensor:

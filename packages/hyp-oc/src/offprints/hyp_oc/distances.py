@@ -48,7 +48,7 @@ def distance0(x: Float[Tensor, "*batch d"], *, c: float) -> Float[Tensor, "*batc
 
     Example:
         >>> distance0(expmap0(torch.tensor([3.0, 4.0]), c=0.1), c=0.1)  # twice the length of the tangent vector
-        tensor(10.)
+        tensor(10.0000)
     """
     c, dtype = check_curvature(c), check_vectors(x=x)
     root = c**0.5

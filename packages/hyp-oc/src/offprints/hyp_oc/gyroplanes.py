@@ -42,9 +42,9 @@ def gyroplane_logits(
 
     Example:
         >>> points, normals = torch.tensor([[0.5, 0.0]]), torch.tensor([[1.0, 0.0]])
-        >>> gyroplane_logits(torch.tensor([[0.5, 0.0], [0.8, 0.0]]), points, normals, c=1.0)
-        tensor([[0.0000],
-                [2.9296]])
+        >>> gyroplane_logits(torch.tensor([[0.0, 0.0], [0.8, 0.0]]), points, normals, c=1.0)
+        tensor([[-2.9296],
+                [ 2.9296]])
     """
     c = check_curvature(c)
     for name, vectors in (("points", points), ("normals", normals)):
