@@ -245,7 +245,6 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
 
     def _margins(self, rows: Tensor) -> Tensor:
         """The logit of live less that of pseudo-negative."""
-
         head = copy.deepcopy(self.head_)
         # In float32 a product of matrices rounds by its number of rows: a sample's score would depend on the others.
         if rows.device.type != "mps":
