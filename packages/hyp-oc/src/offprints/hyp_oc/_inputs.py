@@ -48,7 +48,7 @@ def _of_tensor(estimator: Any, X: Tensor, reset: bool) -> Tensor:
     table = as_features(X.detach(), "X")
     if reset:
         estimator.n_features_in_ = table.shape[1]
-        vars(estimator).pop("feature_names_in_", None)
+        estimator.__dict__.pop("feature_names_in_", None)
     elif table.shape[1] != estimator.n_features_in_:
         raise ValueError(
             f"X has {table.shape[1]} features, but {type(estimator).__name__} is expecting"
