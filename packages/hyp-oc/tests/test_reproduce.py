@@ -19,7 +19,7 @@ from offprints.shared.testing import check_errors
 
 def test_smoke(paper_run, tmp_path) -> None:
     run = paper_run("hyp-oc", "--preset", "smoke", out=tmp_path)
-    assert set(run.claims) == {"displaced", "small-batches", "compact", "float32"}
+    assert set(run.claims) == {"displaced", "compact", "float32"}
     assert run.figures == {"disc", "scores", "roc"}
     assert run.claims["float32"]["holds"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from offprints.shared.experiment import Run
 
-COLORS = {"live": "C0", "pseudo-negatives": "C2", "attacks": "C1"}
+COLORS = {"attacks": "C1", "pseudo-negatives": "C2", "live": "C0"}  # what is drawn last is seen
 
 
 def draw_disc(run: Run, found: Mapping[str, Any], attacks: str) -> None:
@@ -26,7 +26,7 @@ def draw_disc(run: Run, found: Mapping[str, Any], attacks: str) -> None:
             ax.contour(sides, sides, margins, levels=[0], colors="0.3", linewidths=1.2)
             for name, color in COLORS.items():
                 label = attacks if name == "attacks" else name
-                ax.scatter(*found[name].numpy().T, s=10, color=color, alpha=0.7, linewidth=0, label=label)
+                ax.scatter(*found[name].numpy().T, s=14, color=color, alpha=0.8, linewidth=0, label=label)
             ax.set_aspect("equal")
             if place == 0:
                 angle = np.linspace(0, 2 * np.pi, 200)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -150,12 +152,24 @@ def fit_peer(name: str, split: Split, seed: int) -> dict[str, Any]:
 
 
 def disc(split: Split, settings: FitSettings, seed: int) -> dict[str, Any]:
-    """A fit in a ball of two dimensions, for the figure: embeddings, and the classifier's sign on a grid."""
-    detector = settings.detector(seed, hidden=(*settings.hidden[:-1], 2)).fit(split.train)
-    head = detector.head_
+    """A fit in a ball of two dimensions, for the figure: embeddings, and the classifier's sign on a grid.
+
+    Of two units that end in a ReLU one is often off for all samples, which leaves a line: the first of ten fits with
+    both on is taken, or the last.
+    """
+    held_out = torch.cat([split.live, split.attacks])
+    for start in range(seed, seed + 10):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            detector = settings.detector(start, hidden=(*settings.hidden[:-1], 2)).fit(split.train)
+        head = detector.head_
+        with torch.no_grad():
+            if bool((head(held_out).embedding.std(0) > 0.05).all()):
+                break
     radius = head.c**-0.5
     sides = torch.linspace(-radius, radius, 161)
     grid = torch.cartesian_prod(sides, sides)
+    detector.sampler_.reset()  # as in the first batch of an epoch
     with torch.no_grad():
         negatives = detector.sampler_(split.train, n=100, generator=make_generator(seed))
         logits = head.classifier(grid)
