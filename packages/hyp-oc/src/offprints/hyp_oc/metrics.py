@@ -70,13 +70,13 @@ def spoof_metrics(scores: Any, labels: Any, *, threshold: float | None = None, g
     if not len(spoof) or not len(live):
         raise ValueError(f"labels must hold both classes, got {truth[0]:g} alone")
     candidates = _candidates(values, grid)
-    missed, rejected = _rates(spoof, live, candidates)
-    gaps = np.abs(missed - rejected)
+    missed, rejected = _counts(spoof, live, candidates)
+    gaps = np.abs(missed * len(live) - rejected * len(spoof))  # in whole numbers: rounding would break ties
     place = len(gaps) - 1 - int(gaps[::-1].argmin())
-    eer = float(missed[place] + rejected[place]) / 2
+    eer = float(missed[place] / len(spoof) + rejected[place] / len(live)) / 2
     at = float(candidates[place]) if threshold is None else float(check_number(threshold, "threshold"))
-    (apcer,), (bpcer,) = _rates(spoof, live, np.array([at]))
-    wrong = apcer * len(spoof) + bpcer * len(live)
+    (accepted,), (refused,) = _counts(spoof, live, np.array([at]))
+    apcer, bpcer = accepted / len(spoof), refused / len(live)
     mean = float(apcer + bpcer) / 2
     # Mann and Whitney's count, of all pairs.
     below = np.searchsorted(live, spoof, "left").sum() + np.searchsorted(live, spoof, "right").sum()
@@ -88,15 +88,13 @@ def spoof_metrics(scores: Any, labels: Any, *, threshold: float | None = None, g
         apcer=float(apcer),
         bpcer=float(bpcer),
         acer=mean,
-        accuracy=float(1 - wrong / len(values)),
+        accuracy=float(1 - (accepted + refused) / len(values)),
     )
 
 
-def _rates(spoof: np.ndarray, live: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """APCER and BPCER where scores from the threshold on are called spoof; both sets are sorted."""
-    missed = np.searchsorted(spoof, thresholds, "left") / len(spoof)
-    rejected = 1 - np.searchsorted(live, thresholds, "left") / len(live)
-    return missed, rejected
+def _counts(spoof: np.ndarray, live: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Attacks accepted and live faces rejected where scores from the threshold on are called spoof; both are sorted."""
+    return np.searchsorted(spoof, thresholds, "left"), len(live) - np.searchsorted(live, thresholds, "left")
 
 
 def _candidates(scores: np.ndarray, grid: int | None) -> np.ndarray:
