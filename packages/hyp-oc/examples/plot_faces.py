@@ -28,7 +28,7 @@ train, live, others = features[order[:60]], features[order[60:]], features[100:]
 # Fit on faces
 # ------------
 # `variance` is of the size of a coordinate's scatter. With `alpha=0` the pseudo-negatives lie around the faces
-# themselves, and nothing is learned: that is the control.
+# themselves, and less is learned: that is the control.
 
 options = {"lr": 3e-3, "epochs": 40, "variance": 0.03, "random_state": 0}
 detectors = {
