@@ -28,15 +28,17 @@ class _Terms(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         total = torch.full_like(x[:, 0], nothing(x.dtype))
         target = torch.zeros_like(total)
-        lengths = []
+        # Written in place: small tensors that stay alive between the blocks keep the allocator from using a block's
+        # memory again, which then grows with the number of classes after all.
+        lengths = weight.new_empty(len(weight), dtype=x.dtype)
         for start, rows in _blocks(weight, chunk, x.dtype):
             length = _lengths(rows)
             cosine = (x @ rows.T) / length
             own, index = _own(labels, first + start, cosine)
             target = target + torch.where(own, cosine.gather(1, index)[:, 0], 0)
             total = torch.logaddexp(total, others_logsumexp(scale * cosine, own, index))
-            lengths.append(length)
-        return total, target, torch.cat(lengths)
+            lengths[start : start + len(rows)] = length
+        return total, target, lengths
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
