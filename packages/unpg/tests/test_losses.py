@@ -213,6 +213,26 @@ def test_a_head_of_ones_own() -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("block", [1, 20, 2**19])
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_kept_cosines_are_those_of_the_called_head(monkeypatch: pytest.MonkeyPatch, name: str, block: int) -> None:
+    """In one block and in several: value, gradients, second derivatives, several rows at once by vmap."""
+    monkeypatch.setattr("offprints.unpg._classes.BLOCK", block)
+    head, called = make_head(name, 4, CLASSES), make_head(name, 4, CLASSES)
+    called.register_forward_hook(lambda *call: None)
+    x, y = make_batch(6, 4, CLASSES)
+    results = []
+    for of in (head, called):
+        loss, rows = UNPGLoss(of), x.clone().requires_grad_()
+        value = loss(rows, y)
+        first = torch.autograd.grad(value, [rows, of.weight], create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), [rows, of.weight])
+        many = torch.func.vmap(loss, in_dims=(0, None))(torch.stack([x, -x]), y)
+        results.append([value, *first, *second, many])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
 def test_parametrized_weights() -> None:
     """What stands between the parameter and the weight is used, in blocks too."""
     head = make_head("arcface", 5, CLASSES)

@@ -1,4 +1,7 @@
-"""The class part of the losses in blocks of classes: `(B, C)` is never stored, and computed again in backward."""
+"""The class part of the losses in blocks of classes: what a block needs stays in the cache.
+
+The cosines `(B, C)` are kept for backward, or never stored and computed again there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from torch import Tensor
 from offprints.shared.device import eagerly, float32_region
 from offprints.unpg.pairs import nothing
 
+BLOCK = 2**19  # cosines of a block where all of them are kept
+
 
 class _Terms(torch.autograd.Function):
     """`(x, weight, labels)` to the logsumexp over the other classes, and the cosine with the own class.
@@ -24,13 +29,14 @@ class _Terms(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, labels: Tensor, scale: float, chunk: int, first: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        x: Tensor, weight: Tensor, labels: Tensor, scale: float, chunk: int, first: int, keep: bool
+    ) -> tuple[Tensor, ...]:
         total = torch.full_like(x[:, 0], nothing(x.dtype))
         target = torch.zeros_like(total)
         # Written in place: small tensors that stay alive between the blocks keep the allocator from using a block's
         # memory again, which then grows with the number of classes after all.
         lengths = weight.new_empty(len(weight), dtype=x.dtype)
+        kept = []
         for start, rows in _blocks(weight, chunk, x.dtype):
             length = _lengths(rows)
             cosine = (x @ rows.T) / length
@@ -38,24 +44,28 @@ class _Terms(torch.autograd.Function):
             target = target + torch.where(own, cosine.gather(1, index)[:, 0], 0)
             total = torch.logaddexp(total, others_logsumexp(scale * cosine, own, index))
             lengths[start : start + len(rows)] = length
-        return total, target, lengths
+            if keep:
+                kept.append(cosine)
+        return total, target, lengths, *kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, labels, ctx.scale, ctx.chunk, ctx.first = inputs
-        total, _, lengths = output
-        ctx.mark_non_differentiable(lengths)
-        ctx.save_for_backward(x, weight, labels, total, lengths)
+        x, weight, labels, ctx.scale, ctx.chunk, ctx.first, _ = inputs
+        total, _, lengths, *kept = output
+        ctx.mark_non_differentiable(lengths, *kept)
+        ctx.save_for_backward(x, weight, labels, total, lengths, *kept)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, of_total: Tensor, of_target: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, labels, total, lengths = ctx.saved_tensors
+    def backward(ctx: Any, of_total: Tensor | None, of_target: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, labels, total, lengths, *kept = ctx.saved_tensors
+        of_total, of_target = (torch.zeros_like(total) if of is None else of for of in (of_total, of_target))
         with float32_region(x.device):
             if torch.is_grad_enabled():
                 found = _traced(x, weight, labels, total, of_total, of_target, ctx.scale, ctx.chunk, ctx.first)
             else:
-                found = _in_place(x, weight, labels, total, lengths, of_total, of_target, ctx)
-        return (*found, None, None, None, None)
+                found = _in_place(x, weight, labels, total, lengths, kept, of_total, of_target, ctx)
+        return (*found, None, None, None, None, None)
 
 
 def _traced(
@@ -91,6 +101,7 @@ def _in_place(
     labels: Tensor,
     total: Tensor,
     lengths: Tensor,
+    kept: list[Tensor],
     of_total: Tensor,
     of_target: Tensor,
     ctx: Any,
@@ -98,13 +109,13 @@ def _in_place(
     """The same with one block in memory, and the gradient of the weights written where it belongs."""
     of_x, of_weight = torch.zeros_like(x), torch.empty_like(weight)
     factor = ctx.scale * of_total[:, None]
-    for start, rows in _blocks(weight, ctx.chunk, x.dtype):
+    for number, (start, rows) in enumerate(_blocks(weight, ctx.chunk, x.dtype)):
         length = lengths[start : start + len(rows)]
-        cosine = (x @ rows.T).div_(length)
+        cosine = kept[number] if kept else (x @ rows.T).div_(length)
         own, index = _own(labels, ctx.first + start, cosine)
         share = torch.sub(ctx.scale * cosine, total[:, None]).exp_().mul_(factor)
         share.scatter_(1, index, torch.where(own, of_target, share.gather(1, index)[:, 0])[:, None])
-        along = cosine.mul_(share).sum(0).div_(length.square())
+        along = (cosine * share).sum(0).div_(length.square())
         share.div_(length)
         of_x.addmm_(share, rows)
         of_rows = torch.addmm(along[:, None] * rows, share.T, x, beta=-1)
@@ -146,12 +157,14 @@ def class_terms(
     weight: Float[Tensor, "classes dim"],
     labels: Int[Tensor, " batch"],
     scale: float,
-    chunk: int,
+    chunk: int | None,
     first: int = 0,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """For unit rows: `log sum exp(scale * c_ij)` over the classes j that are not the own, and `c_iy` of the own.
 
-    Classes are those of the rows of `weight`, from `first` on; where the own is not among them the cosine is 0.
+    Classes are those of the rows of `weight`, from `first` on; where the own is not among them the cosine is 0. Without
+    `chunk` the cosines are kept for backward, else they are computed again, `chunk` classes at a time.
     """
-    total, target, _ = _Terms.apply(x, weight, labels, scale, chunk, first)
+    size = max(1, BLOCK // len(x)) if chunk is None else chunk
+    total, target, *_ = _Terms.apply(x, weight, labels, scale, size, first, chunk is None)
     return total, target

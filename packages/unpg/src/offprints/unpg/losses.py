@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from offprints.shared.device import float32_region, working_dtype
@@ -78,6 +79,17 @@ def _two_sided(others: Tensor, target: Tensor, extra: Tensor | None) -> Float[Te
     return -F.logsigmoid(target - others)
 
 
+def _to_be_called(head: MarginHead) -> bool:
+    """Whether the head is called as a module, or its classes are computed in blocks, which is faster.
+
+    It is called for a forward or hooks of its own, for the compiler, and for forward-mode derivatives, which the blocks
+    do not have.
+    """
+    own = type(head).forward is not MarginHead.forward or "forward" in vars(head)
+    hooks = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
+    return own or bool(hooks) or torch.compiler.is_compiling() or forward_ad._current_level >= 0
+
+
 class MarginLoss(nn.Module):
     """The loss of a margin head alone: the baseline, `UNPGLoss` without the negative pairs of the batch.
 
@@ -87,7 +99,8 @@ class MarginLoss(nn.Module):
     Args:
         head: A `MarginHead` or `ShardedMarginHead`.
         class_chunk: Classes per block. `(B, C)` is then never stored: the cosines are computed again in backward. The
-            head is not called, so that a head with its own `forward` needs None. Without it the head is called.
+            head is not called, so that a head with its own `forward` needs None. Without it a head with a `forward` or
+            hooks of its own is called, and the cosines of any other are computed once, in blocks too.
 
     Raises:
         TypeError: `head` is none.
@@ -129,8 +142,8 @@ class MarginLoss(nn.Module):
             x = embeddings.to(working_dtype(embeddings, head.weight))
             unit = directions(x)
             extra, weight = self._pairs(unit, labels, head.scale)
-            if self.class_chunk is None:
-                cosine, regularizer = head(x, labels)  # called, for hooks and for a forward of its own
+            if self.class_chunk is None and _to_be_called(head):
+                cosine, regularizer = head(x, labels)
                 losses = _row_losses(head.scale * cosine, labels, extra)
             else:
                 others, target = class_terms(unit, head.weight, labels, head.scale, self.class_chunk)
