@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from offprints.shared.testing import check_streaming
-from offprints.susana import PrototypicalClassifier
+from offprints.susana import PrototypicalClassifier, classifier
 
 GENERATOR = np.random.default_rng(0)
 Y = np.arange(60) % 4
@@ -46,6 +47,42 @@ def test_streaming() -> None:
         rtol=1e-7,
         skip={"two processes": "nothing is shared between processes", "merge": "there is no merge"},
     )
+
+
+def test_one_by_one_in_double_precision() -> None:
+    """Running means lose nothing of double precision, however the samples come."""
+    whole = PrototypicalClassifier().fit(X, Y)
+    model = PrototypicalClassifier()
+    for i in GENERATOR.permutation(len(X)):
+        model.partial_fit(X[i : i + 1], Y[i : i + 1])
+    np.testing.assert_allclose(model.prototypes_, whole.prototypes_, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["csr_array", "csc_matrix", "coo_array"])
+def test_sparse_features(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give what dense ones give, in blocks of rows, and are never dense as a whole."""
+    thin = np.where(X < 1, 0, X)
+    expected = PrototypicalClassifier().fit(thin, Y)
+    monkeypatch.setattr(classifier, "BLOCK", 5 * 7)
+    table = getattr(sparse, kind)(thin)
+    model = PrototypicalClassifier().fit(table, Y)
+    np.testing.assert_allclose(model.prototypes_, expected.prototypes_, rtol=1e-12)
+    np.testing.assert_array_equal(model.classes_, expected.classes_)
+    np.testing.assert_allclose(model.decision_function(table), expected.decision_function(thin), rtol=1e-9)
+    np.testing.assert_array_equal(model.partial_fit(table, Y).counts_, [30] * 4)
+    whole = PrototypicalClassifier().fit(getattr(sparse, kind)(np.rint(thin).astype(np.int16)), Y)
+    np.testing.assert_allclose(whole.prototypes_, PrototypicalClassifier().fit(np.rint(thin), Y).prototypes_, rtol=1e-6)
+    with pytest.raises(ValueError, match="X"):
+        model.predict(table.tocsr()[:, :3])
+    for refused, error in ((table * np.nan, ValueError), (table.astype(complex), TypeError)):
+        with pytest.raises(error, match="X"):
+            model.partial_fit(refused, Y)
+
+
+def test_bytes_and_text_are_different_labels() -> None:
+    model = PrototypicalClassifier().fit(X[:2], np.array([b"a", b"b"]))
+    with pytest.raises(TypeError, match="y must hold labels of the same kind"):
+        model.partial_fit(X[:2], np.array(["a", "b"]))
 
 
 def test_classes_that_appear_later() -> None:

@@ -142,4 +142,6 @@ Y = np.arange(60) % 3 * 5 - 4
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
 def test_classifier(metric: str) -> None:
-    check_estimator(PrototypicalClassifier(metric=metric), (X + 0.3 * Y[:, None].astype(np.float32), Y))  # type: ignore[arg-type]
+    checks = {} if metric == "sqeuclidean" else None  # scikit-learn's own, once
+    data = (X + 0.3 * Y[:, None].astype(np.float32), Y)
+    check_estimator(PrototypicalClassifier(metric=metric), data, expected_failed_checks=checks)  # type: ignore[arg-type]

@@ -65,6 +65,25 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         MiniImageNet(root, "train")
 
 
+def test_split_files_as_programs_save_them(tmp_path: Path) -> None:
+    """A byte order mark, spaces after commas, line ends of Windows, another order of columns, further ones."""
+    root = listed(tmp_path)
+    expected = MiniImageNet(root, "train")
+    rows = [row.split(",") for row in (root / "train.csv").read_text().split()[1:]]
+    for text in (
+        "\ufeff" "filename,label\n" + "".join(f"{a},{b}\n" for a, b in rows),
+        "filename, label\n" + "".join(f"{a}, {b}\n" for a, b in rows),
+        "label,number,filename\r\n" + "".join(f"{b},3,{a}\r\n" for a, b in rows) + "\r\n",
+    ):
+        (root / "train.csv").write_bytes(text.encode())
+        found = MiniImageNet(root, "train")
+        assert (found.paths, found.labels, found.classes) == (expected.paths, expected.labels, expected.classes)
+    for content in ("filename,label\na,\xe9\n".encode("latin-1"), "filename,label\n".encode("utf-16")):
+        (root / "train.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=r"train.csv must be a CSV file in UTF-8"):
+            MiniImageNet(root, "train")
+
+
 def omniglot(root: Path) -> Path:
     """Torchvision's layout: nine characters of two drawings, one dark row at the top of each."""
     for part, alphabets in (("images_background", "Ab Cd"), ("images_evaluation", "Ef")):

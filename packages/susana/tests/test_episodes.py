@@ -106,3 +106,8 @@ def test_items_that_are_no_episode() -> None:
             collate([(x, label) for label in labels])
     with pytest.raises(TypeError, match="items"):
         collate([("a picture", label) for label in (0, 1, 0, 1)])  # type: ignore[misc]
+    for items in ([(x,)] * 4, [x] * 4, [(x, 0, 1)] * 4):
+        with pytest.raises(TypeError, match="items must be pairs"):
+            collate(items)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"items must have samples of one shape, got \(1,\) and \(2,\)"):
+        collate([(x if label else torch.zeros(2), label) for label in (1, 0, 1, 0)])

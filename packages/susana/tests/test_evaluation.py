@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from offprints.susana import (
     EpisodeSampler,
@@ -82,6 +82,33 @@ def test_modes_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_an_empty_share() -> None:
+    dataset, y = data()
+    sampler = EpisodeSampler(y, n_way=2, n_shot=1, n_query=3, n_episodes=1, rank=1, world_size=2)
+    result = evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, sampler)
+    assert result.per_episode.shape == result.icnn.shape == (0,)
+    assert math.isnan(result.accuracy)
+    assert math.isnan(result.ci)
+
+
+def test_a_forward_of_its_own_is_refused() -> None:
+    """It would not be called; embeddings of its own are."""
+
+    class Backwards(PrototypicalNetwork):
+        def forward(self, support, support_labels, query):
+            return -super().forward(support, support_labels, query)
+
+    class Scaled(PrototypicalNetwork):
+        def embed(self, x):
+            return 0 * super().embed(x)
+
+    dataset, y = data()
+    sampler = EpisodeSampler(y, n_way=2, n_shot=1, n_query=2, n_episodes=3)
+    with pytest.raises(TypeError, match="model must not have a forward"):
+        evaluate_episodes(Backwards(nn.Flatten()), dataset, sampler)
+    assert evaluate_episodes(Scaled(nn.Flatten()), dataset, sampler).per_episode.tolist() == [0.5] * 3
+
+
 def test_wrong_kinds() -> None:
     dataset, y = data()
     sampler = EpisodeSampler(y, n_way=2, n_shot=1, n_query=1, n_episodes=3)
@@ -91,5 +118,7 @@ def test_wrong_kinds() -> None:
         evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, [[0]])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="device"):
         evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, sampler, device="abacus")
+    with pytest.raises(ValueError, match="dataset must have an item for each of the sampler's labels, 80, got 79"):
+        evaluate_episodes(PrototypicalNetwork(nn.Flatten()), Subset(dataset, range(79)), sampler)
     with pytest.raises(ValueError, match="num_workers"):
         evaluate_episodes(PrototypicalNetwork(nn.Flatten()), dataset, sampler, num_workers=-1)

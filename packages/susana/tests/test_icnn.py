@@ -144,6 +144,27 @@ def test_float32_far_from_the_origin() -> None:
     torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize(("dtype", "n"), [(torch.float64, 30), (torch.float64, 1500), (torch.float32, 30)])
+def test_tight_clusters_far_apart(dtype: torch.dtype, n: int) -> None:
+    """Neighbors in a cluster at the origin are the same whether or not there is another one at 1e9."""
+    y = torch.arange(2 * n) % 3
+    near = torch.randn(n, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.cat([near, 1e9 + 1e4 * near])
+    for k in (2, 4):
+        alone = icnn_components(near, y[:n], k=k)
+        both = icnn_components(near, y[:n], target=x, target_labels=y, k=k + 1)  # with the row itself
+        assert both.gamma.item() * (k + 1) - 1 == pytest.approx(alone.gamma.item() * k, abs=1e-5)
+
+
+def test_the_number_of_rows_does_not_round_eps_away() -> None:
+    """Integer counts and eps add up in double precision: three equal distances, each over 1 + 1e-7, twice."""
+    x = torch.tensor([[0.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
+    parts = icnn_components(x, torch.zeros(4, dtype=torch.int64), target=x + 10, target_labels=torch.arange(1, 5), k=1)
+    d = torch.sqrt(torch.tensor([10.0, 9.0, 8.0, 7.0], dtype=torch.float64) ** 2 + 1e-6)
+    expected = (d / (d[0] + 1e-7)).sum().item() / (1 + 1e-7) / (4 + 1e-7)
+    assert parts.lambda_diff.item() == pytest.approx(expected, rel=1e-13)
+
+
 def test_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = drawn(1, n=50)
     x.requires_grad_()

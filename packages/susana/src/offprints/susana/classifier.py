@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from offprints.shared.validation import check_choice
 from offprints.susana.prototypes import METRICS, Metric, check_temperature, prototypical_logits
 
 Labels = np.ndarray[Any, Any]
+BLOCK = 2**22  # entries of a block of rows of a sparse matrix
 
 
 class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
@@ -59,11 +61,16 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         self.metric = metric
         self.temperature = temperature
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def fit(self, X: Float[Any, "n d"], y: Any) -> Self:
         """Forget what was seen and learn the means.
 
         Args:
-            X: Features, a tensor or what scikit-learn takes.
+            X: Features, a tensor or what scikit-learn takes, sparse matrices too.
             y: Labels ``[n]``: integers, strings or booleans.
 
         Returns:
@@ -95,16 +102,20 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         before = dict(self.__dict__)
         try:
             self._settings()
-            features = self._features(X, reset=first)
-            labels = _labels(y, "y", len(features))
+            table = self._table(X, reset=first)
+            labels = _labels(y, "y", table.shape[0])
             if classes is not None:
                 allowed = _labels(classes, "classes", None)
                 if not np.isin(labels, allowed).all():
                     raise ValueError(f"classes must hold every label of y, got {np.unique(allowed).tolist()}")
             if first:
-                self._of_tensors, self._dtype = isinstance(X, Tensor), working_dtype(features)
                 self._known = self._means = self._counts = None
-            self._add(features, labels)
+            start = 0
+            for features in _dense(table):
+                if self._known is None:
+                    self._of_tensors, self._dtype = isinstance(X, Tensor), working_dtype(features)
+                self._add(features, labels[start : start + len(features)])
+                start += len(features)
         except Exception:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -130,7 +141,7 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
             at_old = torch.from_numpy(np.searchsorted(known, self._known)).to(features.device)
             total[at_old], merged[at_old] = self._counts, self._means
         total[at_new] += counts
-        share = (counts / total[at_new]).to(wide)[:, None]
+        share = (counts.to(wide) / total[at_new])[:, None]  # of integers alone it would be in single precision
         merged[at_new] += share * (means - merged[at_new])
         if not bool(merged.isfinite().all()):
             raise ValueError("X must have finite means, got an overflow")
@@ -146,8 +157,8 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         check_choice(self.metric, "metric", METRICS)
         return check_temperature(self.temperature)
 
-    def _features(self, X: Any, *, reset: bool) -> Tensor:
-        """X as a floating tensor without a graph, on the device of what was learned."""
+    def _table(self, X: Any, *, reset: bool) -> Any:
+        """X as a floating tensor without a graph, on the device of what was learned, or as a floating CSR matrix."""
         if isinstance(X, Tensor):
             if not X.is_floating_point() and not X.is_complex() and X.layout == torch.strided:
                 X = X.to(torch.float64 if X.dtype == torch.int64 and X.device.type != "mps" else torch.float32)
@@ -158,25 +169,29 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         else:
             _check_table(X)
             try:
-                array = np.asarray(validate_data(self, X, reset=reset, dtype="numeric"))
+                table = validate_data(self, X, reset=reset, dtype="numeric", accept_sparse="csr")
             except (TypeError, ValueError) as error:  # not all of scikit-learn's messages say which argument is meant
                 raise error if "X" in str(error) else type(error)(f"X: {error}") from error
-            if array.dtype.kind in "iub":
-                array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
-            table = as_features(array, "X")
+            if table.dtype.kind in "iub":
+                table = table.astype(np.float32 if table.dtype.itemsize < 4 else np.float64)
+            if not hasattr(table, "toarray"):
+                table = as_features(np.asarray(table), "X")
         if table.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {table.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} "
                 "features as input"
             )
-        return table if reset else table.to(self._means.device)
+        return table.to(self._means.device) if isinstance(table, Tensor) and not reset else table
 
     def _logits(self, X: Any) -> Tensor:
         check_fitted(self, "classes_")
         temperature = self._settings()
-        features = self._features(X, reset=False)
-        prototypes = self._means.to(working_dtype(features))
-        logits = prototypical_logits(features, prototypes, metric=self.metric, temperature=temperature)
+        parts = []
+        for block in _dense(self._table(X, reset=False)):
+            features = block.to(self._means.device)
+            prototypes = self._means.to(working_dtype(features))
+            parts.append(prototypical_logits(features, prototypes, metric=self.metric, temperature=temperature))
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         if not bool(logits.isfinite().all()):
             raise ValueError("X must lie so near the means that the logits are finite at this temperature, got inf")
         return logits
@@ -245,10 +260,15 @@ def _check_table(X: Any) -> None:
     if X is None or isinstance(X, (str, bytes, set, dict, bool, int, float, complex, np.generic)):
         raise TypeError(f"X must be a table of numbers, got {type(X).__name__}")
     if hasattr(X, "toarray"):
-        raise TypeError(f"X must be dense, sparse input is not supported, got {type(X).__name__}: use toarray()")
+        if X.dtype.kind not in "iubf":
+            raise TypeError(f"X must hold real numbers. Complex data not supported, got {X.dtype}")
+        return
     if np.ma.is_masked(X):
         raise ValueError("X must not have masked entries: fill them in first")
-    shape = tuple(np.shape(X)) if not isinstance(X, list) or not X or np.isscalar(X[0]) else None
+    if isinstance(X, list | tuple):
+        shape = (len(X),) if not X or np.isscalar(X[0]) else None
+    else:
+        shape = getattr(X, "shape", None)
     if shape is not None and len(shape) != 2:
         raise ValueError(
             f"X must have 2 dimensions, got shape {shape}. Reshape your data: reshape(1, -1) for one sample"
@@ -257,13 +277,23 @@ def _check_table(X: Any) -> None:
         raise TypeError(f"X must hold real numbers. Complex data not supported, got {X.dtype}")
 
 
+def _dense(table: Any) -> Iterator[Tensor]:
+    """The rows as tensors; those of a sparse matrix in blocks, so that it is never dense as a whole."""
+    if isinstance(table, Tensor):
+        yield table
+        return
+    rows = max(1, BLOCK // table.shape[1])
+    for start in range(0, table.shape[0], rows):
+        yield torch.from_numpy(table[start : start + rows].toarray())
+
+
 def _union(a: Labels, b: Labels) -> Labels:
     """All labels of both, sorted; signed and unsigned ones, which have no common integer type, go through Python's."""
     return np.union1d(a, b) if a.dtype == b.dtype else np.array(sorted({*a.tolist(), *b.tolist()}))
 
 
 def _kind(labels: Labels) -> str:
-    return "number" if labels.dtype.kind in "iub" else "text"
+    return "number" if labels.dtype.kind in "iub" else "bytes" if labels.dtype.kind == "S" else "text"
 
 
 def _labels(y: Any, name: str, length: int | None) -> Labels:

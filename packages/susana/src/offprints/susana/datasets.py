@@ -64,11 +64,14 @@ class _Listed(Dataset[Any]):
     def _read(path: Path, tree: str) -> tuple[list[str], list[str]]:
         if not path.is_file():
             raise MissingData(f"{path} does not exist; expected there:\n{tree}")
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not {"filename", "label"} <= set(reader.fieldnames or ()):
-                raise ValueError(f"{path} must have the columns filename,label, got {reader.fieldnames}")
-            rows = [(row["filename"], row["label"]) for row in reader]
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first column
+                reader = csv.DictReader(file, skipinitialspace=True)
+                if not {"filename", "label"} <= set(reader.fieldnames or ()):
+                    raise ValueError(f"{path} must have the columns filename,label, got {reader.fieldnames}")
+                rows = [(row["filename"], row["label"]) for row in reader]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path} must be a CSV file in UTF-8: {error}") from error
         if not rows or any(not name or not label for name, label in rows):
             raise ValueError(f"{path} must list pictures and their labels, got an empty list or an empty field")
         return [name for name, _ in rows], [label for _, label in rows]

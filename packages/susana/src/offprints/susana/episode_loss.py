@@ -240,6 +240,6 @@ class _Episode:
         plan = Plan(k=plan.k, window=None, truncated=plan.truncated, own=True, drop=False)
         return self._icnn(self.all, y, self.all, y, plan, self.matrix)
 
-    def _icnn(self, x: Tensor, y: Tensor, z: Tensor, yz: Tensor, plan: Plan, squared: Tensor | None) -> Tensor:
-        found = neighborhoods(x, y, z, yz, plan, name="support and query", squared=squared)
+    def _icnn(self, x: Tensor, y: Tensor, z: Tensor, yz: Tensor, plan: Plan, matrix: Tensor | None) -> Tensor:
+        found = neighborhoods(x, y, z, yz, plan, name="support and query", matrix=matrix)
         return loss_of(score_of(found, plan, include_omega=False, eps=1e-7).score)

@@ -65,7 +65,7 @@ class EpisodeSampler(Sampler[list[int]]):
         self.seed = None if seed is None else check_number(seed, "seed", low=0, integer=True)
         self.world_size = check_number(world_size, "world_size", low=1, integer=True)
         self.rank = check_number(rank, "rank", low=0, high=self.world_size, open_high=True, integer=True)
-        self.epoch = 0
+        self.num_items, self.epoch = len(values), 0
         self._entropy = secrets.randbits(128) if self.seed is None else self.seed
         # The items of every class, one after the other, of one stable sort.
         order = np.argsort(values, kind="stable")
@@ -173,13 +173,18 @@ class EpisodeCollate:
             items: Samples and labels in the order of `EpisodeSampler`.
 
         Raises:
-            TypeError: A sample is not a tensor, as without a transform of the data set.
-            ValueError: Another number of items, or labels that are not class by class.
+            TypeError: An item is not a pair, or a sample not a tensor, as without a transform of the data set.
+            ValueError: Another number of items, samples of different shapes, labels that are not class by class.
         """
         n_support = self.n_way * self.n_shot
         if len(items) != n_support + self.n_way * self.n_query:
             raise ValueError(f"items must be {n_support + self.n_way * self.n_query} pairs, got {len(items)}")
-        samples = torch.stack([check_tensor(x, "items", floating=False, finite=False) for x, _ in items])
+        if any(not isinstance(item, tuple | list) or len(item) != 2 for item in items):
+            raise TypeError("items must be pairs of a sample and its label")
+        tensors = [check_tensor(x, "items", floating=False, finite=False) for x, _ in items]
+        if shapes := {tuple(x.shape) for x in tensors if x.shape != tensors[0].shape}:
+            raise ValueError(f"items must have samples of one shape, got {tuple(tensors[0].shape)} and {shapes.pop()}")
+        samples = torch.stack(tensors)
         labels = torch.tensor([int(label) for _, label in items])
         class_ids = labels[:n_support].view(self.n_way, self.n_shot)[:, 0]
         numbers = torch.arange(self.n_way)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
@@ -119,7 +119,7 @@ def evaluate_episodes(
     """Classify the queries of every episode of a sampler; the model is in evaluation mode and gets its modes back.
 
     Args:
-        model: The network.
+        model: The network; its `embed`, `metric` and `temperature` are used, as its `forward` uses them.
         dataset: Pairs of a sample (a tensor) and an integer label, as the sampler's labels say.
         sampler: The episodes.
         device: Where to compute; default: where the model's parameters are. The model returns to its place.
@@ -127,11 +127,11 @@ def evaluate_episodes(
         num_workers: Processes that read the samples; 0 reads them here.
 
     Returns:
-        Accuracy, its interval, and both numbers of every episode.
+        Accuracy, its interval, and both numbers of every episode; NaN where the sampler's share is empty.
 
     Raises:
-        TypeError: An argument is of the wrong kind, samples are not tensors.
-        ValueError: An unknown device, `num_workers` below 0; labels that differ from the sampler's.
+        TypeError: An argument is of the wrong kind, the model overrides `forward`, samples are not tensors.
+        ValueError: An unknown device, `num_workers` below 0; another number of items or other labels than the sampler's.
 
     Example:
         >>> x, y = torch.randn(60, 2) + 5 * (torch.arange(60) % 3)[:, None], torch.arange(60) % 3
@@ -142,19 +142,24 @@ def evaluate_episodes(
     """
     if not isinstance(model, PrototypicalNetwork):
         raise TypeError(f"model must be a PrototypicalNetwork, got {type(model).__name__}")
+    if type(model).forward is not PrototypicalNetwork.forward:
+        raise TypeError(f"model must not have a forward of its own, which would not be called: {type(model).__name__}")
     if not isinstance(sampler, EpisodeSampler):
         raise TypeError(f"sampler must be an EpisodeSampler, got {type(sampler).__name__}")
     if not hasattr(dataset, "__getitem__"):
         raise TypeError(f"dataset must be a data set with items by index, got {type(dataset).__name__}")
+    if isinstance(dataset, Sized) and len(dataset) != sampler.num_items:
+        raise ValueError(f"dataset must have an item for each of the sampler's labels, {sampler.num_items}, got {len(dataset)}")
     progress = check_bool(progress, "progress")
     num_workers = check_number(num_workers, "num_workers", low=0, integer=True)
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     place = home if device is None else resolve_device(device)
+    moves = place != home  # a model on several devices stays as it is
     collate = EpisodeCollate(n_way=sampler.n_way, n_shot=sampler.n_shot, n_query=sampler.n_query)
     loader: Iterable[Episode] = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers)
     accuracies, scores = [], []
     try:
-        with evaluating(model.to(place)):
+        with evaluating(model.to(place) if moves else model):
             for number, episode in enumerate(loader, 1):
                 accuracy, score = _evaluate(model, episode, place)
                 accuracies.append(accuracy)
@@ -163,7 +168,10 @@ def evaluate_episodes(
                     end = "" if number < len(sampler) else "\n"
                     print(f"\r{number}/{len(sampler)} episodes", end=end, flush=True)  # noqa: T201 - asked for
     finally:
-        model.to(home)
+        if moves:
+            model.to(home)
+    if not accuracies:  # the share of a rank beyond the number of episodes
+        return FewShotResult(math.nan, math.nan, torch.empty(0), torch.empty(0))
     per_episode, icnn = torch.stack(accuracies).cpu(), torch.stack(scores).cpu()
     return FewShotResult(*mean_confidence_interval(per_episode), per_episode, icnn)
 

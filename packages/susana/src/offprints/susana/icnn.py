@@ -138,12 +138,12 @@ def score_of(found: Neighborhoods, plan: Plan, *, include_omega: bool, eps: floa
     a = (d / unit[:, None]).masked_fill(~found.bounded[:, None], 0.0)
     # 4. Neighbors of the own class.
     near = same * a
-    rows_same = (n_same > 0).sum()
+    rows_same = (n_same > 0).to(d.dtype).sum()  # an integer and eps would add up in single precision
     lambda_same = 1 - (near.sum(1) / (n_same + eps)).sum() / (rows_same + eps)
     # 5. Neighbors of other classes.
     far = (1 - same) * d
     b = far / (far.amax() + eps)
-    rows_other = (n_other > 0).sum()
+    rows_other = (n_other > 0).to(d.dtype).sum()
     lambda_diff = torch.where(rows_other > 0, (b.sum(1) / (n_other + eps)).sum() / (rows_other + eps), 1.0)
     # 6. and 7.
     lambda_ = (lambda_same + lambda_diff) / 2

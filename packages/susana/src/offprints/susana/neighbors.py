@@ -72,9 +72,9 @@ def neighborhoods(
     plan: Plan,
     *,
     name: str,
-    squared: Float[Tensor, "n m"] | None = None,
+    matrix: Float[Tensor, "n m"] | None = None,
 ) -> Neighborhoods:
-    """The neighborhoods of the rows of x among the references z; `squared` are their distances if known already.
+    """The neighborhoods of the rows of x among the references z; `matrix` is `nearest_matrix` of them, if known.
 
     Only the chosen k + 1 distances of a row carry gradients.
 
@@ -85,8 +85,8 @@ def neighborhoods(
     found = []
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
-        matrix = nearest_matrix(x[part], z) if squared is None else squared[part]
-        found.append(_choose(matrix, labels[part, None] == target_labels, plan, start))
+        ordered = nearest_matrix(x[part], z) if matrix is None else matrix[part]
+        found.append(_choose(ordered, labels[part, None] == target_labels, plan, start))
     index, same, bounded = found[0]
     if len(found) > 1:
         index, same, bounded = (torch.cat(parts) for parts in zip(*found, strict=True))

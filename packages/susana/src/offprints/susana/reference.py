@@ -57,12 +57,12 @@ def icnn(
     # 4. How near the neighbors of the own class are: 1 - the mean over the rows that have any.
     count = torch.tensor(neighbors, dtype=x.dtype)
     A = torch.stack([row.sum() for row in same_terms]) / (count + 1e-7)
-    lambda_same = 1 - A.sum() / ((count > 0).sum() + 1e-7)
+    lambda_same = 1 - A.sum() / ((count > 0).to(x.dtype).sum() + 1e-7)
     # 5. How far the neighbors of other classes are, in units of the farthest of them.
     mask, D = torch.stack(different).to(x.dtype), torch.stack(raw)
     b = mask * D / ((mask * D).max() + 1e-7)
     B = b.sum(1) / (mask.sum(1) + 1e-7)
-    rows = (mask.sum(1) > 0).sum()
+    rows = (mask.sum(1) > 0).to(x.dtype).sum()
     lambda_diff = B.sum() / (rows + 1e-7) if rows > 0 else torch.ones((), dtype=x.dtype)
     # 6. The share of neighbors of the own class, 1 where k was truncated.
     gamma = torch.ones((), dtype=x.dtype) if truncated else (count / k).mean()
