@@ -21,6 +21,7 @@ from offprints.susana import (
     icnn_score,
     mean_confidence_interval,
     original_icnn_score,
+    pairwise_distance,
     proto_triplet_loss,
     prototypical_logits,
     resnet12,
@@ -104,6 +105,17 @@ def test_prototypes() -> None:
 def test_terms(terms) -> None:
     """The authors' scripts pass "fullicn", which is ignored there and still counts in the divisor."""
     check_errors([(lambda: FewShotLoss(terms), ValueError, "terms")])
+
+
+def test_distances_that_overflow() -> None:
+    check_errors(
+        [
+            (lambda: pairwise_distance(X, 1e30 * X), ValueError, "x and y"),
+            (lambda: prototypical_logits(X, 1e30 * X), ValueError, "queries and prototypes"),
+            (lambda: prototypical_logits(X, X, temperature=1e-300), ValueError, "temperature"),
+            (lambda: PrototypicalClassifier(temperature=1e-300).fit(X, Y).predict(X), ValueError, "X"),
+        ]
+    )
 
 
 def test_few_shot_loss() -> None:

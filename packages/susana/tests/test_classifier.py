@@ -58,7 +58,7 @@ def test_one_by_one_in_double_precision() -> None:
     np.testing.assert_allclose(model.prototypes_, whole.prototypes_, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", ["csr_array", "csc_matrix", "coo_array"])
+@pytest.mark.parametrize("kind", ["csr_array", "csc_matrix", "dok_array"])
 def test_sparse_features(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They give what dense ones give, in blocks of rows, and are never dense as a whole."""
     thin = np.where(X < 1, 0, X)

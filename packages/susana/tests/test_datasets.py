@@ -71,7 +71,7 @@ def test_split_files_as_programs_save_them(tmp_path: Path) -> None:
     expected = MiniImageNet(root, "train")
     rows = [row.split(",") for row in (root / "train.csv").read_text().split()[1:]]
     for text in (
-        "\ufeff" "filename,label\n" + "".join(f"{a},{b}\n" for a, b in rows),
+        "\ufefffilename,label\n" + "".join(f"{a},{b}\n" for a, b in rows),
         "filename, label\n" + "".join(f"{a}, {b}\n" for a, b in rows),
         "label,number,filename\r\n" + "".join(f"{b},3,{a}\r\n" for a, b in rows) + "\r\n",
     ):

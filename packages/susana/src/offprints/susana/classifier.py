@@ -15,7 +15,7 @@ from torch import Tensor
 from offprints.shared.device import working_dtype
 from offprints.shared.estimators import as_features, check_fitted, like_input
 from offprints.shared.validation import check_choice
-from offprints.susana.prototypes import METRICS, Metric, check_temperature, prototypical_logits
+from offprints.susana.prototypes import METRICS, Metric, check_temperature, logits_between
 
 Labels = np.ndarray[Any, Any]
 BLOCK = 2**22  # entries of a block of rows of a sparse matrix
@@ -190,7 +190,7 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         for block in _dense(self._table(X, reset=False)):
             features = block.to(self._means.device)
             prototypes = self._means.to(working_dtype(features))
-            parts.append(prototypical_logits(features, prototypes, metric=self.metric, temperature=temperature))
+            parts.append(logits_between(features, prototypes, self.metric, temperature))
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         if not bool(logits.isfinite().all()):
             raise ValueError("X must lie so near the means that the logits are finite at this temperature, got inf")
@@ -257,12 +257,12 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
 
 def _check_table(X: Any) -> None:
     """Refuse, in words that name X, what scikit-learn would refuse in others."""
-    if X is None or isinstance(X, (str, bytes, set, dict, bool, int, float, complex, np.generic)):
-        raise TypeError(f"X must be a table of numbers, got {type(X).__name__}")
-    if hasattr(X, "toarray"):
+    if hasattr(X, "toarray"):  # sparse; some of them are dictionaries
         if X.dtype.kind not in "iubf":
             raise TypeError(f"X must hold real numbers. Complex data not supported, got {X.dtype}")
         return
+    if X is None or isinstance(X, (str, bytes, set, dict, bool, int, float, complex, np.generic)):
+        raise TypeError(f"X must be a table of numbers, got {type(X).__name__}")
     if np.ma.is_masked(X):
         raise ValueError("X must not have masked entries: fill them in first")
     if isinstance(X, list | tuple):

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offprints.shared.device import float32_region, working_dtype
-from offprints.shared.validation import check_number, check_same_device, check_tensor
+from offprints.shared.validation import check_number, check_same_device, check_tensor, should_check
 
 EPS = 1e-6  # inside of the root of every distance of the paper
 EXACT = 2**22  # products of sizes up to which differences are formed one by one
@@ -33,7 +33,8 @@ def pairwise_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, eps: 
 
     Raises:
         TypeError: `x` or `y` is not a floating tensor, `eps` is not a number.
-        ValueError: They are not 2-D, empty, not finite or of different widths; `eps` is negative.
+        ValueError: They are not 2-D, empty, not finite or of different widths; `eps` is negative; distances that
+            overflow.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
@@ -46,7 +47,10 @@ def pairwise_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, eps: 
     check_pair(x, y, ("x", "y"))
     eps = check_number(eps, "eps", low=0)
     with float32_region(x.device):
-        return safe_root(squared_distances(x, y), eps)
+        distances = safe_root(squared_distances(x, y), eps)
+    if should_check(distances) and not bool(distances.detach().amax().isfinite()):
+        raise ValueError("x and y must have distances whose squares are finite in their type, got inf")
+    return distances
 
 
 def check_pair(x: Tensor, y: Tensor, names: tuple[str, str]) -> None:
@@ -79,19 +83,25 @@ def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float
 def nearest_matrix(x: Tensor, y: Tensor) -> Tensor:
     """Something that is ordered in every row as the distances of all pairs, without gradients, to find neighbors in.
 
-    In double precision, and of small problems, these are the distances, from differences: members of tight clusters
-    that are far apart are told from each other. Of large problems in single precision they are the squares, by a
-    product in double precision, whose error is 1e-16 of the squared size of the centered features.
+    Of features in double precision, and in small problems, these are the distances, from differences: members of tight
+    clusters that are far apart are told from each other. In large problems in single precision they are the squares, by
+    a product whose error is 1e-16 of the squared size of the centered features.
     """
-    x, y, dtype = x.detach(), y.detach(), working_dtype(x, y)
-    if dtype == torch.float64 or x.shape[0] * y.shape[0] * x.shape[1] <= EXACT:
-        return torch.cdist(x.to(dtype), y.to(dtype), compute_mode="donot_use_mm_for_euclid_dist")
+    x, y = x.detach(), y.detach()
+    if working_dtype(x, y) == torch.float64 or x.shape[0] * y.shape[0] * x.shape[1] <= EXACT:
+        wide = _widest(x)
+        return torch.cdist(x.to(wide), y.to(wide), compute_mode="donot_use_mm_for_euclid_dist")
     return _by_product(x, y)
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    """Double precision, which MPS has not."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _by_product(x: Tensor, y: Tensor) -> Tensor:
     """|x|^2 + |y|^2 - 2 x.y of the rows less the mean of `y`, which loses few digits, in blocks of columns."""
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    wide = _widest(x)
     total: Tensor | None = None
     for start in range(0, x.shape[1], COLUMNS):
         part = y[:, start : start + COLUMNS].to(wide)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from offprints.shared.device import float32_region
-from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor, should_check
+from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
 from offprints.susana.distances import check_pair, nearest_matrix, squared_distances
 from offprints.susana.icnn import loss_of, score_of
 from offprints.susana.neighbors import Plan, neighborhoods
@@ -20,11 +20,12 @@ from offprints.susana.prototypes import (
     METRICS,
     Metric,
     check_class_labels,
+    check_logits,
     check_temperature,
     class_means,
     count_ways,
+    logits_between,
     logits_of,
-    prototypical_logits,
 )
 
 TERMS = ("cross_entropy", "support_icnn", "query_icnn", "full_icnn", "proto_triplet")
@@ -201,13 +202,11 @@ class _Episode:
         loss = self.loss
         if loss.metric == "cosine":
             assert self.prototypes is not None
-            logits = prototypical_logits(self.query, self.prototypes, metric="cosine", temperature=loss.temperature)
+            logits = logits_between(self.query, self.prototypes, "cosine", loss.temperature)
         else:
             assert self.squared is not None
             logits = logits_of(self.squared, loss.metric, loss.temperature)
-        if should_check(logits) and not bool(logits.detach().sum().isfinite()):
-            raise ValueError("support and query must give finite logits at this temperature, got inf")
-        return F.cross_entropy(logits, self.query_labels)
+        return F.cross_entropy(check_logits(logits, "support and query"), self.query_labels)
 
     def proto_triplet(self) -> Tensor:
         assert self.squared is not None

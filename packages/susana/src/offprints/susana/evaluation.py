@@ -131,7 +131,7 @@ def evaluate_episodes(
 
     Raises:
         TypeError: An argument is of the wrong kind, the model overrides `forward`, samples are not tensors.
-        ValueError: An unknown device, `num_workers` below 0; another number of items or other labels than the sampler's.
+        ValueError: An unknown device, `num_workers` below 0; fewer items or other labels than the sampler's.
 
     Example:
         >>> x, y = torch.randn(60, 2) + 5 * (torch.arange(60) % 3)[:, None], torch.arange(60) % 3
@@ -148,8 +148,11 @@ def evaluate_episodes(
         raise TypeError(f"sampler must be an EpisodeSampler, got {type(sampler).__name__}")
     if not hasattr(dataset, "__getitem__"):
         raise TypeError(f"dataset must be a data set with items by index, got {type(dataset).__name__}")
-    if isinstance(dataset, Sized) and len(dataset) != sampler.num_items:
-        raise ValueError(f"dataset must have an item for each of the sampler's labels, {sampler.num_items}, got {len(dataset)}")
+    items = len(dataset) if isinstance(dataset, Sized) else sampler.num_items
+    if items < sampler.num_items:
+        raise ValueError(
+            f"dataset must have an item for each of the sampler's labels, {sampler.num_items}, got {items}"
+        )
     progress = check_bool(progress, "progress")
     num_workers = check_number(num_workers, "num_workers", low=0, integer=True)
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))

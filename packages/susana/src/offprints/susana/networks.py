@@ -18,10 +18,11 @@ from offprints.susana.prototypes import (
     METRICS,
     Metric,
     check_class_labels,
+    check_logits,
     check_temperature,
     class_means,
     count_ways,
-    prototypical_logits,
+    logits_between,
 )
 
 
@@ -85,7 +86,7 @@ class PrototypicalNetwork(nn.Module):
             query: Samples ``[q, ...]`` of the same shape.
 
         Raises:
-            TypeError, ValueError: Samples of different shapes; labels as in `compute_prototypes`.
+            TypeError, ValueError: Samples of different shapes; labels as in `compute_prototypes`; logits that overflow.
         """
         check_tensor(support, "support", min_ndim=2, finite=False)
         check_tensor(query, "query", min_ndim=2, finite=False)
@@ -104,7 +105,8 @@ class PrototypicalNetwork(nn.Module):
         check_tensor(queries, "the features of query")
         with float32_region(support.device):
             prototypes = class_means(embedded, labels, n_way, "support_labels")
-        return prototypical_logits(queries, prototypes, metric=self.metric, temperature=self.temperature)
+        logits = logits_between(queries, prototypes, self.metric, self.temperature)
+        return check_logits(logits, "support and query")
 
 
 def conv4(*, in_channels: int = 3, hidden: int = 64, pool: Literal["global", "flatten"] = "global") -> nn.Module:

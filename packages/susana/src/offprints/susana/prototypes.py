@@ -114,7 +114,7 @@ def prototypical_logits(
     Raises:
         TypeError: `queries` or `prototypes` is not a floating tensor, `temperature` is not a number.
         ValueError: They are not 2-D, empty, not finite or of different widths; an unknown `metric`; `temperature` is
-            not positive.
+            not positive; logits that overflow.
 
     Example:
         >>> prototypes = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
@@ -126,14 +126,26 @@ def prototypical_logits(
     check_pair(queries, prototypes, ("queries", "prototypes"))
     check_choice(metric, "metric", METRICS)
     temperature = check_temperature(temperature)
+    return check_logits(logits_between(queries, prototypes, metric, temperature), "queries and prototypes")
+
+
+def logits_between(queries: Tensor, prototypes: Tensor, metric: Metric, temperature: float) -> Tensor:
+    """The logits of checked queries and prototypes."""
     with float32_region(queries.device):
         if metric == "cosine":
             return _unit(queries, prototypes) / temperature
         return logits_of(squared_distances(queries, prototypes), metric, temperature)
 
 
+def check_logits(logits: Tensor, names: str) -> Tensor:
+    """Refuse logits that overflow at their temperature; the message says of what they are."""
+    if should_check(logits) and not bool(logits.detach().isfinite().all()):
+        raise ValueError(f"{names} must give finite logits at this temperature, got an overflow")
+    return logits
+
+
 def check_temperature(temperature: float) -> float:
-    """Check a temperature: positive, and so large that dividing by it means something."""
+    """Check a temperature: positive."""
     return check_number(temperature, "temperature", low=0, open_low=True)
 
 
