@@ -8,6 +8,8 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -174,6 +176,55 @@ def test_rejected_partial_fit_changes_nothing() -> None:
     assert not hasattr(fresh, "n_features_in_")
 
 
+def test_diverged_partial_fit_changes_nothing() -> None:
+    """What a step has done to weights, optimizer and means before the training broke down is taken back."""
+    detector, untouched = small().fit(X), small().fit(X)
+    with pytest.raises(ValueError, match="lr"):
+        detector.set_params(lr=1e30, max_grad_norm=math.inf).partial_fit(X)
+    for one in (detector.set_params(lr=1e-3, max_grad_norm=3.0), untouched):
+        assert len(one.history_) == 2
+        one.partial_fit(X)
+    assert np.array_equal(detector.score_samples(X), untouched.score_samples(X))
+    assert detector.offset_ == untouched.offset_
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.device("meta"),  # as the default device
+        float64_by_default,
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default device", "default dtype"],
+)
+def test_same_under_every_mode(region) -> None:
+    """Layers are trained in float32 with gradients, whatever mode the caller is in; and can be trained on outside."""
+    plain = small().fit(X).partial_fit(X)
+    with region():
+        detector = small().fit(X).partial_fit(X)
+        assert np.array_equal(detector.score_samples(X), plain.score_samples(X))
+        assert detector.offset_ == plain.offset_
+    assert {p.dtype for p in detector.head_.parameters()} == {torch.float32}
+    assert np.array_equal(detector.partial_fit(X).score_samples(X), plain.partial_fit(X).score_samples(X))
+
+
+def test_tensor_of_inference_mode() -> None:
+    with torch.inference_mode():
+        inside = torch.from_numpy(X) * 1.0
+    assert np.array_equal(small().fit(inside).score_samples(X), small().fit(X).score_samples(X))
+
+
 def test_one_score_for_all_is_warned_of() -> None:
     """All units of a narrow last layer off: no score tells anything, which is said."""
     detector = small(hidden=(4, 1), random_state=None)
@@ -204,6 +255,7 @@ def test_bad_inputs() -> None:
         (lambda: small().fit(X[0]), ValueError, "X"),
         (lambda: small().fit(X[:0]), ValueError, "X"),
         (lambda: small().fit("live"), TypeError, "X"),
+        (lambda: small().fit(np.zeros((4, 2), "M8[s]")), TypeError, "X"),
         (lambda: small().fit(np.full((3, 2), np.nan)), ValueError, "X"),
         (lambda: small().fit(X).predict(X[:, :2]), ValueError, "features"),
         (lambda: small().predict(X), NotFittedError, "fit"),

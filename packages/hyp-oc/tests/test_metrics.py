@@ -91,6 +91,20 @@ def test_kinds_of_arrays() -> None:
     assert spoof_metrics(half, labels) == spoof_metrics(half.double(), labels)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_threshold_decides_in_the_type_of_the_scores(dtype: torch.dtype) -> None:
+    """The user's own comparison gives the same decisions, where no score is called spoof too."""
+    labels = torch.tensor([0, 0, 1, 1])
+    for values in ([0.5, 0.5, 0.5, 0.5], [0.1, 0.7, 0.7, 0.9], [0.0, 0.0, 0.0, 0.0], [-3.0, -3.0, -3.0, -3.0]):
+        scores = torch.tensor(values, dtype=dtype)
+        arrays = (scores,) if dtype == torch.bfloat16 else (scores, scores.numpy())
+        for array in arrays:
+            found = spoof_metrics(array, labels)
+            spoof = torch.as_tensor(array >= found.threshold)
+            assert found.apcer == float((~spoof[2:]).float().mean()), values
+            assert found.bpcer == float(spoof[:2].float().mean()), values
+
+
 def test_bad_inputs() -> None:
     scores, labels = [0.1, 0.9], [0, 1]
     check_errors(

@@ -284,6 +284,39 @@ def test_the_loss_runs_the_head_once() -> None:
     assert seen == [12]
 
 
+class Own(nn.Module):
+    """A head of the user's own."""
+
+    c = 0.1
+
+    def __init__(self, finish) -> None:
+        super().__init__()
+        self.inner, self.finish = HypOCHead(5, (7, 4)), finish
+
+    def forward(self, x):
+        return self.finish(*self.inner(x))
+
+
+def test_head_of_ones_own() -> None:
+    def loss(finish):
+        torch.manual_seed(0)
+        return HypOCLoss(Own(finish), PseudoNegativeSampler(5))(torch.ones(4, 5)).loss
+
+    torch.testing.assert_close(loss(lambda z, y: [z, y]), seeded_loss()(torch.ones(4, 5)).loss)
+    check_errors(
+        [
+            (lambda: loss(lambda z, y: {"embedding": z, "logits": y}), TypeError, "head must return"),
+            (lambda: loss(lambda z, y: y), TypeError, "head must return"),
+            (lambda: loss(lambda z, y: None), TypeError, "head must return"),
+            (lambda: loss(lambda z, y: (z, y, y)), TypeError, "head must return"),
+            (lambda: loss(lambda z, y: (z[:4], y)), ValueError, "embedding"),
+            (lambda: loss(lambda z, y: (z.mean(1), y)), ValueError, "embedding"),
+            (lambda: loss(lambda z, y: (z, y[:4])), ValueError, "logits"),
+            (lambda: loss(lambda z, y: (z, y[:, :1])), ValueError, "logits"),
+        ]
+    )
+
+
 def test_loss_errors_change_nothing() -> None:
     criterion = seeded_loss()
     head, sampler = criterion.head, criterion.sampler

@@ -65,6 +65,8 @@ def _of_array(estimator: Any, X: Any, reset: bool) -> Tensor:
         if np.ma.is_masked(X):
             raise ValueError("X must not have masked entries: fill them in first")
         X = X.data
+    if isinstance(X, np.ndarray) and X.dtype.kind in "mM":
+        raise TypeError(f"X must hold numbers, got {X.dtype}")
     if hasattr(X, "shape") and len(X.shape) != 2:
         raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}. Reshape your data")
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -20,11 +21,29 @@ from offprints.hyp_oc.ball import check_curvature
 from offprints.hyp_oc.head import HypOCHead, HypOCLoss, check_hidden
 from offprints.hyp_oc.losses import FORMS, Form, check_weight
 from offprints.hyp_oc.pseudo_negatives import PseudoNegativeSampler, Running
-from offprints.shared.device import evaluating, local_seed, map_batches, resolve_device
+from offprints.shared.device import evaluating, float32_region, local_seed, map_batches, resolve_device
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number
 
 ROWS = 4096  # at a time, when scoring
+TRAINED = ("head_", "sampler_", "_optimizer", "history_")  # what an epoch changes in place
+
+
+@contextmanager
+def _training(device: torch.device) -> Iterator[None]:
+    """Gradients and float32, whatever modes `fit` is called under."""
+    with torch.inference_mode(False), torch.enable_grad(), float32_region(device):
+        yield
+
+
+@contextmanager
+def _float32_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class HypOCDetector(OutlierMixin, BaseEstimator):
@@ -139,17 +158,13 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
             ValueError: X is not 2-D, empty, NaN or infinite, or has one row; a parameter out of range.
         """
         self._check_parameters()
-        before = dict(vars(self))
-        try:
-            rows = training_rows(self, X, device=resolve_device(self.device, like=X), reset=True)
+        device = resolve_device(self.device, like=X)
+        with _training(device), self._unchanged_on_error():
+            rows = training_rows(self, X, device=device, reset=True)
             self._begin(rows)
             for _ in range(int(self.epochs)):
                 self._epoch(rows)
             self._set_offset(rows)
-        except BaseException:  # what is refused or interrupted leaves the detector as it was
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
         return self
 
     def partial_fit(self, X: Float[Any, "n d"], y: Any = None) -> Self:
@@ -158,34 +173,44 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         On a detector that is not fitted it begins with new weights: as many calls as `epochs`, on the same X, are one
         `fit`. What `set_params` changes of `lr`, `weight_decay`, `max_grad_norm`, `batch_size`, `pc_weight`, `form` and
         `contamination` counts from the next call on; the head and the sampler stay those of the first.
+        What fails changes nothing.
 
         Raises:
             TypeError, ValueError: as in `fit`; X of another width.
         """
         self._check_parameters()
-        before = dict(vars(self))
         new = not hasattr(self, "head_")
-        try:
-            device = resolve_device(self.device, like=X) if new else self._place()
+        device = resolve_device(self.device, like=X) if new else self._place()
+        with _training(device), self._unchanged_on_error():
             rows = training_rows(self, X, device=device, reset=new)
             if new:
                 self._begin(rows)
+            for group in self._optimizer.param_groups:
+                group.update(lr=float(self.lr), weight_decay=float(self.weight_decay))
+            self._epoch(rows)
+            self._set_offset(rows)
+        return self
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """What is refused, diverges or is interrupted leaves the detector as it was."""
+        before = dict(vars(self))
+        before |= copy.deepcopy({name: before[name] for name in TRAINED if name in before})
+        try:
+            yield
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
-        for group in self._optimizer.param_groups:
-            group.update(lr=float(self.lr), weight_decay=float(self.weight_decay))
-        self._epoch(rows)
-        self._set_offset(rows)
-        return self
 
     def _begin(self, rows: Tensor) -> None:
         """New weights, and the streams of what is drawn."""
-        seed = int(torch.randint(2**31, ())) if self.random_state is None else int(self.random_state)
-        with local_seed(seed):
+        seed = int(torch.randint(2**31, (), device="cpu")) if self.random_state is None else int(self.random_state)
+        with torch.device("cpu"), local_seed(seed), _float32_default():
             head = HypOCHead(rows.shape[1], tuple(self.hidden), c=self.c, clip_radius=self.clip_radius)
-        sampler = PseudoNegativeSampler(rows.shape[1], alpha=self.alpha, variance=self.variance, running=self.running)
+            sampler = PseudoNegativeSampler(
+                rows.shape[1], alpha=self.alpha, variance=self.variance, running=self.running
+            )
         self.head_ = head.to(rows.device)
         self.sampler_ = sampler.to(rows.device)
         self.history_: list[dict[str, float]] = []
@@ -204,7 +229,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         if self.sampler_.running == "previous_batch":
             self.sampler_.reset()
         size = int(self.batch_size) // 2 * 2
-        order = torch.randperm(len(rows), generator=generator).to(rows.device)
+        order = torch.randperm(len(rows), generator=generator, device="cpu").to(rows.device)
         totals: list[Tensor] = []
         for batch in order.split(size):
             if len(batch) < 2:

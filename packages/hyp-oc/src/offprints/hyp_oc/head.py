@@ -182,15 +182,15 @@ class HypOCLoss(nn.Module):
             generator: Of the pseudo-negatives.
 
         Raises:
-            TypeError: not a floating tensor.
-            ValueError: not two axes, empty, odd, of another width, NaN or infinite.
+            TypeError: not a floating tensor; a head of one's own that returns another kind of thing.
+            ValueError: not two axes, empty, odd, of another width, NaN or infinite; other shapes from the head.
         """
         check_features(features, self.sampler.dim)
         live = len(features)
         if live % 2:
             raise ValueError(f"features must have an even number of rows, for Hyp-PC's pairs, got {live}")
         negatives = self.sampler(features, generator=generator)
-        embedding, logits = self.head(torch.cat([features, negatives]))
+        embedding, logits = _pair(self.head(torch.cat([features, negatives])), 2 * live)
         labels = torch.arange(2 * live, device=features.device) // live
         parts = {
             "hyp_ce": hyp_ce_loss(logits, labels),
@@ -201,6 +201,19 @@ class HypOCLoss(nn.Module):
     def extra_repr(self) -> str:
         """Show the hyperparameters in the module's representation."""
         return f"pc_weight={self.pc_weight:g}, ce_weight={self.ce_weight:g}, form={self.form!r}"
+
+
+def _pair(output: object, rows: int) -> tuple[Tensor, Tensor]:
+    """What a head returns for so many rows; it may be the user's own."""
+    if not isinstance(output, (tuple, list)) or len(output) != 2 or not all(isinstance(o, Tensor) for o in output):
+        raise TypeError(f"head must return the two tensors (embedding, logits), got {type(output).__name__}")
+    embedding, logits = output
+    for name, part, width in (("embedding", embedding, 1), ("logits", logits, 2)):
+        if part.ndim != 2 or len(part) != rows or part.shape[1] < width:
+            raise ValueError(
+                f"head must return {name} of shape ({rows}, at least {width}) for {rows} rows, got {tuple(part.shape)}"
+            )
+    return embedding, logits
 
 
 def check_features(features: Tensor, width: int) -> None:

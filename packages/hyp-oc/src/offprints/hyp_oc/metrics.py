@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from offprints.shared.validation import check_number, check_same_length
@@ -69,7 +70,7 @@ def spoof_metrics(scores: Any, labels: Any, *, threshold: float | None = None, g
     spoof, live = np.sort(values[truth == 1]), np.sort(values[truth == 0])
     if not len(spoof) or not len(live):
         raise ValueError(f"labels must hold both classes, got {truth[0]:g} alone")
-    candidates = _candidates(values, grid)
+    candidates = _candidates(values, grid, _type(scores))
     missed, rejected = _counts(spoof, live, candidates)
     gaps = np.abs(missed * len(live) - rejected * len(spoof))  # in whole numbers: rounding would break ties
     place = len(gaps) - 1 - int(gaps[::-1].argmin())
@@ -97,10 +98,17 @@ def _counts(spoof: np.ndarray, live: np.ndarray, thresholds: np.ndarray) -> tupl
     return np.searchsorted(spoof, thresholds, "left"), len(live) - np.searchsorted(live, thresholds, "left")
 
 
-def _candidates(scores: np.ndarray, grid: int | None) -> np.ndarray:
+def _type(scores: Any) -> torch.dtype:
+    kind = scores.dtype if isinstance(scores, Tensor) else getattr(torch, np.asarray(scores).dtype.name, None)
+    return kind if kind in (torch.float32, torch.float16, torch.bfloat16) else torch.float64
+
+
+def _candidates(scores: np.ndarray, grid: int | None, kind: torch.dtype) -> np.ndarray:
     if grid is None:
         found = np.unique(scores)
-        return np.append(found, math.nextafter(float(found[-1]), math.inf))
+        # Above all scores in their own type: compared with them, what lies between two numbers of it would be rounded.
+        largest, bound = torch.tensor([float(found[-1]), math.inf], dtype=kind, device="cpu")
+        return np.append(found, float(torch.nextafter(largest, bound)))
     steps = check_number(grid, "grid", low=1, high=10**7, integer=True)
     return np.append(np.arange(steps + 1) / steps, 1.1)
 
