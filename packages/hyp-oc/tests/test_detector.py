@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -217,6 +218,40 @@ def test_same_under_every_mode(region) -> None:
         assert detector.offset_ == plain.offset_
     assert {p.dtype for p in detector.head_.parameters()} == {torch.float32}
     assert np.array_equal(detector.partial_fit(X).score_samples(X), plain.partial_fit(X).score_samples(X))
+
+
+def test_kinds_of_tables() -> None:
+    """The same numbers in another kind of table give the same scores, to the last bit."""
+    expected = small().fit(X).score_samples(X)
+    read_only = X.copy()
+    read_only.flags.writeable = False
+    for table in (
+        X.astype(np.float64), X.astype(">f4"), X.astype(">f8"), np.asfortranarray(X), X.astype(object), X.tolist(),
+        read_only, np.ma.array(X), pd.DataFrame(X), pd.DataFrame(X).astype("Float32"),
+        torch.from_numpy(X).double(), torch.from_numpy(X).requires_grad_(),
+    ):  # fmt: skip
+        assert np.array_equal(small().fit(table).score_samples(X), expected)
+        scores = small().fit(X).score_samples(table)
+        assert np.array_equal(scores, expected)
+        assert isinstance(scores, torch.Tensor) == isinstance(table, torch.Tensor)
+    for dtype in (np.int64, np.uint8, np.float16, bool):
+        table = np.abs(10 * X).astype(dtype)
+        assert np.array_equal(
+            small().fit(table).score_samples(table),
+            small().fit(table.astype(float)).score_samples(table.astype(float)),
+        )
+
+
+def test_columns_of_data_frames() -> None:
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    detector = small().fit(frame)
+    assert list(detector.feature_names_in_) == list("abcd")
+    for other in (frame[list("dcba")], frame.rename(columns={"a": "z"}), frame[["a", "b"]]):
+        with pytest.raises(ValueError, match="feature names"):
+            detector.predict(other)
+        with pytest.raises(ValueError, match="feature names"):
+            detector.partial_fit(other)
+    assert not hasattr(detector.fit(X), "feature_names_in_")
 
 
 def test_tensor_of_inference_mode() -> None:

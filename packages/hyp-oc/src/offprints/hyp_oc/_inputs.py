@@ -70,7 +70,7 @@ def _of_array(estimator: Any, X: Any, reset: bool) -> Tensor:
     if hasattr(X, "shape") and len(X.shape) != 2:
         raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}. Reshape your data")
     try:
-        array = validate_data(estimator, X, reset=reset, dtype=np.float64)
+        array = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32])
     except (TypeError, ValueError) as error:
         if "X" in str(error):
             raise

@@ -273,7 +273,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         head = copy.deepcopy(self.head_)
         # In float32 a product of matrices rounds by its number of rows: a sample's score would depend on the others.
         if rows.device.type != "mps":
-            head, rows = head.double(), rows.double()
+            head = head.double()  # the rows follow it, a part at a time
 
         def margins(part: Tensor) -> Tensor:
             logits = head(part).logits
