@@ -56,6 +56,19 @@ def test_to_poincare(learn_origin: bool) -> None:
     assert (module.origin is None) != learn_origin
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_embedding_is_projected(dtype: torch.dtype) -> None:
+    """Long features end at the margin that the paper's code leaves, not at the boundary, from a learned origin too."""
+    x = 20 * torch.randn(6, 5, dtype=dtype)
+    for c in (0.1, 1.0, 100.0):
+        to_poincare = ToPoincare(c=c, dim=5, learn_origin=True, clip_radius=None).to(dtype)
+        for origin in (torch.zeros(5), torch.full((5,), 0.2 / c**0.5)):
+            with torch.no_grad():
+                to_poincare.origin.copy_(origin)
+            lengths = c**0.5 * to_poincare(x).norm(dim=1).double()
+            torch.testing.assert_close(lengths, torch.full_like(lengths, 0.999), rtol=1e-6, atol=0)
+
+
 def test_origin_moves_the_embedding() -> None:
     """Features of length 0, as after a ReLU that is off everywhere, lie at the base point."""
     module = ToPoincare(dim=3, learn_origin=True, c=0.5)
