@@ -77,6 +77,17 @@ def test_bounds_of_constant_values_keep_all() -> None:
     assert len(iqr_filter(iqr_filter(values))) == 5
 
 
+@pytest.mark.parametrize("whisker", [1e39, 1e308])
+def test_whiskers_beyond_the_type_keep_all(whisker: float) -> None:
+    """Infinite in float32: a box of length 0 still has its own ends, any other none."""
+    low, high = iqr_bounds(torch.ones(5), whisker=whisker)
+    assert (low.item(), high.item()) == (1.0, 1.0)
+    assert len(iqr_filter(torch.tensor([-50.0, 0.0, 1.0, 2.0, 90.0]), whisker=whisker)) == 5
+    unit = torch.eye(4)  # all pairs alike
+    found = pair_logsumexp(unit, torch.arange(4), 2.0, whisker)
+    torch.testing.assert_close(found, torch.tensor(6.0).log())
+
+
 def test_whisker_zero_keeps_the_box() -> None:
     assert iqr_filter(torch.arange(8.0), whisker=0).tolist() == [2, 3, 4, 5, 6]
 

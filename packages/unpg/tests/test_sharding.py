@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from offprints.shared.testing import check_arguments, check_module
-from offprints.unpg import ArcFaceHead, HeadOutput, MagFaceHead, MarginHead, MarginLoss, ShardedMarginHead, UNPGLoss
+from offprints.unpg import (
+    ArcFaceHead,
+    HeadOutput,
+    MagFaceHead,
+    MarginHead,
+    MarginLoss,
+    ShardedMarginHead,
+    UNPGLoss,
+    sharding,
+)
 
 DIM, CLASSES = 5, 7
 SPLITS = {"even": (6, 6), "uneven": (8, 4), "one row": (11, 1)}
@@ -104,6 +113,31 @@ def test_pairs_of_each_ranks_own_rows(two_processes) -> None:
     for sharded in (False, True):
         for found in two_processes(without_gathering, sharded):
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def one_rank_without_gradient(rank: int, sharded: bool) -> tuple[Tensor, Tensor | None]:
+    x, y = (part.split((8, 4))[rank] for part in whole_batch())
+    plain = make_head("magface", DIM, CLASSES)
+    head: Any = plain
+    if sharded:
+        head = ShardedMarginHead(HEADS["magface"], DIM, CLASSES, scale=plain.scale).double()
+        head.load_state_dict(plain.state_dict())
+    rows = (x @ NETWORK).requires_grad_(rank == 1)
+    UNPGLoss(head)(rows, y).backward()
+    return head.weight.grad, rows.grad
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_rows_of_one_rank_have_no_gradient(two_processes, sharded: bool) -> None:
+    """The collective of backward has every rank, or none."""
+    head, (x, y) = make_head("magface", DIM, CLASSES), whole_batch()
+    rows = (x @ NETWORK).requires_grad_()
+    UNPGLoss(head)(rows, y).backward()
+    (first, none), (second, gradient) = two_processes(one_rank_without_gradient, sharded)
+    assert none is None
+    weight = torch.cat([first, second]) if sharded else (first + second) / 2
+    torch.testing.assert_close(weight, head.weight.grad, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradient / 2, rows.grad[8:], rtol=1e-9, atol=1e-9)
 
 
 def twice(rank: int, sharded: bool) -> str:
@@ -201,6 +235,19 @@ def test_shards(two_processes) -> None:
         torch.testing.assert_close(of_rank["full"], plain.weight.detach(), rtol=0, atol=0)
         assert of_rank["half"] == pytest.approx(expected, rel=1e-5)
         assert of_rank["same"]
+
+
+def drawn_in_blocks(rank: int) -> Tensor:
+    sharding.BLOCK = 3  # in a process of its own
+    torch.manual_seed(5)
+    return ShardedMarginHead(ArcFaceHead, DIM, 11).weight.detach()
+
+
+def test_initial_weights_are_drawn_in_blocks(two_processes) -> None:
+    """A share begins and ends within a block."""
+    torch.manual_seed(5)
+    expected = ArcFaceHead(DIM, 11).weight.detach()
+    torch.testing.assert_close(torch.cat(two_processes(drawn_in_blocks)), expected, rtol=0, atol=0)
 
 
 def test_one_process_is_the_plain_head() -> None:

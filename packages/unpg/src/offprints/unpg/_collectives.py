@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -75,20 +75,31 @@ def _gather(x: Tensor, counts: list[int], group: Any) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-@eagerly()
-def row_counts(x: Tensor, group: Any = None) -> list[int]:
-    """Rows of every rank. This waits for the device: a hang of unequal shapes would take longer."""
-    counts = [torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(world(group))]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device), group=group)
-    return torch.cat(counts).tolist()
+class Rows(NamedTuple):
+    """What the ranks tell each other before their rows are gathered."""
+
+    counts: list[int]  # rows of every rank
+    differentiable: bool  # whether the rows of any rank have a gradient: then all take part in its collective
 
 
 @eagerly()
-def gather_rows(x: Tensor, counts: list[int], group: Any = None) -> Tensor:
+def count_rows(x: Tensor, group: Any = None) -> Rows:
+    """Ask every rank for its rows. This waits for the device: a hang of unequal shapes would take longer."""
+    told = torch.tensor([len(x), int(x.requires_grad)], device=x.device)
+    found = [torch.empty_like(told) for _ in range(world(group))]
+    dist.all_gather(found, told, group=group)
+    counts, gradients = torch.stack(found, 1).tolist()
+    return Rows(counts, any(gradients))
+
+
+@eagerly()
+def gather_rows(x: Tensor, rows: Rows, group: Any = None) -> Tensor:
     """Rows of all ranks, in their order, with the gradient that all of them have for this rank's rows."""
     if not x.is_floating_point():
-        return _gather(x, counts, group)
-    gathered: Tensor = _Gather.apply(x, counts, group)
+        return _gather(x, rows.counts, group)
+    if rows.differentiable and not x.requires_grad:
+        x = x.detach().requires_grad_()
+    gathered: Tensor = _Gather.apply(x, rows.counts, group)
     return gathered
 
 

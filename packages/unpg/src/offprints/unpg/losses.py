@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import Reduction, check_bool, check_labels, check_number, check_tensor, reduce
 from offprints.unpg._classes import class_terms
-from offprints.unpg._collectives import gather_rows, row_counts, world
+from offprints.unpg._collectives import count_rows, gather_rows, world
 from offprints.unpg._geometry import directions
 from offprints.unpg.heads import MarginHead, check_batch
 from offprints.unpg.pairs import pair_logsumexp
@@ -126,7 +126,8 @@ class MarginLoss(nn.Module):
     def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Compute the mean loss of a batch, and the head's regularizer; in float32 for half types.
 
-        Under `torch.distributed` it is the mean over this rank's rows; with a sharded head, over the rows of all.
+        Under `torch.distributed` it is the mean over this rank's rows; with a sharded head, over the rows of all. Where
+        pairs are gathered it is weighted by their number, so that the mean of the ranks is that of all rows.
 
         Raises:
             TypeError: `embeddings` is no floating tensor, `labels` no integer one.
@@ -220,9 +221,9 @@ class UNPGLoss(MarginLoss):
         ranks = world() if self.gather else 1
         if ranks == 1:
             return pair_logsumexp(x, labels, scale, self.whisker), 1
-        counts = row_counts(x)
-        rows = gather_rows(x, counts), gather_rows(labels, counts)
-        return pair_logsumexp(*rows, scale, self.whisker), ranks * len(x) / sum(counts)
+        rows = count_rows(x)
+        everything = gather_rows(x, rows), gather_rows(labels, rows)
+        return pair_logsumexp(*everything, scale, self.whisker), ranks * len(x) / sum(rows.counts)
 
     def _pairs_of_all(self, x: Tensor, labels: Tensor, counts: list[int], head: ShardedMarginHead) -> Tensor:
         if self.gather:

@@ -126,7 +126,9 @@ def iqr_filter(values: Float[Tensor, " n"], *, whisker: float = 1.5) -> Float[Te
 
 def whiskers(q1: Tensor, q3: Tensor, whisker: float) -> tuple[Tensor, Tensor]:
     """Both ends from the quartiles."""
-    return q1 - whisker * (q3 - q1), q3 + whisker * (q3 - q1)
+    # A box of length 0 has whiskers of length 0 also where the factor is infinite in the type of the values.
+    reach = (whisker * (q3 - q1)).nan_to_num(nan=0.0, posinf=torch.inf)
+    return q1 - reach, q3 + reach
 
 
 def quartiles(values: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import check_number
 from offprints.unpg._classes import class_terms, others_logsumexp
 from offprints.unpg._collectives import (
+    count_rows,
     gather_rows,
     max_over_ranks,
     place,
-    row_counts,
     scale_gradient,
     sum_over_ranks,
     world,
@@ -127,7 +127,8 @@ class ShardedMarginHead(nn.Module):
         """
         if self.world == 1:
             return self.weight.detach().clone()
-        return gather_rows(self.weight.detach(), row_counts(self.weight, self.process_group), self.process_group)
+        weight = self.weight.detach()
+        return gather_rows(weight, count_rows(weight, self.process_group), self.process_group)
 
     def forward(self, embeddings: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> HeadOutput:
         """Compute the cosines of the rows of all ranks with this rank's classes, `(B_global, C_rank)`. A collective.
@@ -146,10 +147,10 @@ class ShardedMarginHead(nn.Module):
 
     def all_rows(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """Gather the rows and labels of all ranks, and how many each has."""
-        counts = row_counts(labels, self.process_group)
         x = embeddings.to(working_dtype(embeddings, self.weight))
-        rows = gather_rows(x, counts, self.process_group)
-        return rows, gather_rows(labels, counts, self.process_group), counts
+        rows = count_rows(x, self.process_group)
+        x, labels = (gather_rows(part, rows, self.process_group) for part in (x, labels))
+        return x, labels, rows.counts
 
     def class_logits(
         self, x: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], class_chunk: int | None

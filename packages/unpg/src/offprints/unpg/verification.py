@@ -13,6 +13,7 @@ from torch import Tensor
 
 from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
+from offprints.unpg._geometry import directions
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -240,8 +241,10 @@ def template_features(
     found, group = (template * (medium.max() + 1) + medium).unique(return_inverse=True)
     of_group = torch.div(found, medium.max() + 1, rounding_mode="floor")
     x = features.to(working_dtype(features))
+    # The scale of a template does not matter: its largest entry becomes 1, so that no sum overflows.
+    largest = x.new_zeros(len(names)).scatter_reduce(0, template, x.detach().abs().amax(1), "amax")
+    x = x / torch.where(largest > 0, largest, 1)[template, None]
     means = x.new_zeros(len(found), x.shape[1]).index_add(0, group, x)
     means = means / torch.bincount(group, minlength=len(found)).to(x)[:, None]
     sums = x.new_zeros(len(names), x.shape[1]).index_add(0, of_group, means)
-    lengths = sums.norm(dim=1, keepdim=True)
-    return sums / torch.where(lengths > 0, lengths, 1), names
+    return directions(sums), names
