@@ -171,6 +171,8 @@ def test_verification() -> None:
                 (lambda c=call: c(scores, same + 1), ValueError, "same"),
                 (lambda c=call: c(scores, np.ones(8, dtype=int)), ValueError, "same"),
                 (lambda c=call: c(scores, np.zeros(8, dtype=bool)), ValueError, "same"),
+                (lambda c=call: c(np.ma.masked_greater(scores, 0.5), same), ValueError, "similarities"),
+                (lambda c=call: c(scores, np.ma.masked_equal(same, 1)), ValueError, "same"),
                 (lambda c=call: c(scores, same, method="median"), ValueError, "method"),
             ]
         )

@@ -88,6 +88,18 @@ def test_whiskers_beyond_the_type_keep_all(whisker: float) -> None:
     torch.testing.assert_close(found, torch.tensor(6.0).log())
 
 
+def test_equal_cosines_are_kept_together_in_spite_of_rounding() -> None:
+    """Rows along one line in either direction: all pairs are at an end of the box."""
+    draws = torch.Generator().manual_seed(0)
+    line = torch.randn(7, generator=draws)
+    ends = torch.tensor([1.0, -1.0]).repeat(12)[:, None] * (0.2 + torch.rand(24, 1, generator=draws))
+    x = torch.nn.functional.normalize(ends * line)
+    assert len(set(pair_similarities(x, torch.arange(24)).negative.tolist())) > 2
+    found = pair_logsumexp(x, torch.arange(24), 2.0, 0.0)  # 66 + 66 pairs of one direction, 144 of two
+    expected = torch.tensor([2 * 66.0, 144.0]).log() + torch.tensor([2.0, -2.0])
+    torch.testing.assert_close(found, expected.logsumexp(0), rtol=1e-6, atol=1e-6)
+
+
 def test_whisker_zero_keeps_the_box() -> None:
     assert iqr_filter(torch.arange(8.0), whisker=0).tolist() == [2, 3, 4, 5, 6]
 
