@@ -233,6 +233,16 @@ def test_kept_cosines_are_those_of_the_called_head(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
+def test_forward_mode_derivatives() -> None:
+    head = make_head("arcface", 4, CLASSES)
+    x, y = make_batch(6, 4, CLASSES)
+    loss, along = UNPGLoss(head), make_batch(6, 4, CLASSES, seed=1)[0]
+    value, slope = torch.func.jvp(lambda rows: loss(rows, y), (x,), (along,))
+    expected = gradients(loss, x, y)
+    torch.testing.assert_close(value, expected[0])
+    torch.testing.assert_close(slope, (expected[1] * along).sum())
+
+
 def test_parametrized_weights() -> None:
     """What stands between the parameter and the weight is used, in blocks too."""
     head = make_head("arcface", 5, CLASSES)

@@ -237,6 +237,30 @@ def test_shards(two_processes) -> None:
         assert of_rank["same"]
 
 
+def own_loss_of_cosines(rank: int) -> tuple[Tensor, Tensor]:
+    x, y = (part.split((8, 4))[rank] for part in whole_batch())
+    plain = make_head("magface", DIM, CLASSES)
+    head = ShardedMarginHead(HEADS["magface"], DIM, CLASSES, scale=plain.scale).double()
+    head.load_state_dict(plain.state_dict())
+    network = NETWORK.clone().requires_grad_()
+    cosine, regularizer = head(x @ network, y)
+    of_network, of_weight = torch.autograd.grad(cosine.square().sum() + regularizer, [network, head.weight])
+    dist.all_reduce(of_network)
+    return of_network / 2, of_weight
+
+
+def test_gradients_of_a_loss_of_ones_own(two_processes) -> None:
+    """Each rank's loss is of its own classes; the averaged gradient is that of their sum."""
+    head, network = make_head("magface", DIM, CLASSES), NETWORK.clone().requires_grad_()
+    x, y = whole_batch()
+    cosine, regularizer = head(x @ network, y)
+    expected = torch.autograd.grad(cosine.square().sum() + regularizer, [network, head.weight])
+    (first, one), (second, other) = two_processes(own_loss_of_cosines)
+    for found in (first, second):
+        torch.testing.assert_close(found, expected[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.cat([one, other]), expected[1], rtol=1e-9, atol=1e-9)
+
+
 def drawn_in_blocks(rank: int) -> Tensor:
     sharding.BLOCK = 3  # in a process of its own
     torch.manual_seed(5)
