@@ -233,6 +233,7 @@ def test_kept_cosines_are_those_of_the_called_head(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own
 def test_forward_mode_derivatives() -> None:
     head = make_head("arcface", 4, CLASSES)
     x, y = make_batch(6, 4, CLASSES)
