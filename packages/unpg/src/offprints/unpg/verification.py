@@ -179,7 +179,7 @@ def _array(values: Any, name: str) -> np.ndarray[Any, Any]:
     except ValueError:
         raise ValueError(f"{name} must be one-dimensional, got rows of unequal lengths") from None
     if np.ma.is_masked(values):
-        raise ValueError(f"{name} must have no masked entries, got {np.ma.count_masked(values)}")
+        raise ValueError(f"{name} must have no masked entries, got {int(np.ma.getmaskarray(values).sum())}")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, got {array.dtype}")
     if array.ndim != 1 or len(array) == 0:
