@@ -81,6 +81,7 @@ def reduce_and_merge(number: int) -> dict[str, Any]:
     all_reduce_(own, op="mean", group=alone)
     return {
         "own": own,
+        "place alone": (rank(alone), world_size(alone)),
         "a": a,
         "b": b,
         "c": c,
@@ -100,6 +101,7 @@ def reduce_and_merge(number: int) -> dict[str, Any]:
 def test_two_processes(two_processes: Callable[..., Any]) -> None:
     results = two_processes(reduce_and_merge)
     assert [result["place"] for result in results] == [(0, 2, True), (1, 2, False)]
+    assert [result["place alone"] for result in results] == [(0, 1), (-1, -1)]
     x, groups = (torch.cat([result["samples"][part] for result in results]) for part in (0, 1))
     for result in results:
         assert torch.equal(result["a"], torch.full((3, 2), 3.0))

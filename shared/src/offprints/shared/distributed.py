@@ -18,24 +18,24 @@ def _active() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def rank() -> int:
-    """Number of this process, 0 in a single one.
+def rank(group: Any = None) -> int:
+    """Number of this process, in the group if one is given (-1 outside of it); 0 in a single one.
 
     Example:
         >>> rank()
         0
     """
-    return dist.get_rank() if _active() else 0
+    return dist.get_rank(group) if _active() else 0
 
 
-def world_size() -> int:
-    """Number of processes.
+def world_size(group: Any = None) -> int:
+    """Number of processes, of the group if one is given (-1 outside of it).
 
     Example:
         >>> world_size()
         1
     """
-    return dist.get_world_size() if _active() else 1
+    return dist.get_world_size(group) if _active() else 1
 
 
 def is_main() -> bool:

@@ -20,7 +20,7 @@ from offprints.hyp_oc._inputs import feature_rows, training_rows
 from offprints.hyp_oc.ball import check_curvature
 from offprints.hyp_oc.head import HypOCHead, HypOCLoss, check_hidden
 from offprints.hyp_oc.losses import FORMS, Form, check_weight
-from offprints.hyp_oc.pseudo_negatives import PseudoNegativeSampler, Running
+from offprints.hyp_oc.pseudo_negatives import RUNNING, PseudoNegativeSampler, Running
 from offprints.shared.device import evaluating, float32_region, local_seed, map_batches, resolve_device
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number
@@ -134,7 +134,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
             check_number(self.clip_radius, "clip_radius", low=0, open_low=True)
         check_number(self.alpha, "alpha", low=0, high=1)
         check_number(self.variance, "variance", low=0, open_low=True)
-        check_choice(self.running, "running", ("previous_batch", "ema"))
+        check_choice(self.running, "running", RUNNING)
         check_weight(self.pc_weight, "pc_weight")
         check_choice(self.form, "form", FORMS)
         check_number(self.lr, "lr", low=0, open_low=True)

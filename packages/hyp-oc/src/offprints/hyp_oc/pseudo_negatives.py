@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from offprints.shared.device import working_dtype
 from offprints.shared.validation import check_choice, check_number, check_tensor
 
 Running = Literal["previous_batch", "ema"]
+RUNNING: tuple[str, ...] = get_args(Running)
 
 
 class PseudoNegativeSampler(nn.Module):
@@ -55,7 +56,7 @@ class PseudoNegativeSampler(nn.Module):
         self.dim = check_number(dim, "dim", low=1, integer=True)
         self.alpha = check_number(alpha, "alpha", low=0, high=1)
         self.variance = check_number(variance, "variance", low=0, open_low=True)
-        check_choice(running, "running", ("previous_batch", "ema"))
+        check_choice(running, "running", RUNNING)
         self.running: Running = running
         self.register_buffer("mean", torch.zeros(self.dim))
         self.register_buffer("previous", torch.zeros(self.dim))  # m of the next call

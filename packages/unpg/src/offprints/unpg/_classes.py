@@ -40,9 +40,9 @@ class _Terms(torch.autograd.Function):
         for start, rows in _blocks(weight, chunk, x.dtype):
             length = _lengths(rows)
             cosine = (x @ rows.T) / length
-            own, index = _own(labels, first + start, cosine)
+            own, index = among(labels, first + start, len(rows))
             target = target + torch.where(own, cosine.gather(1, index)[:, 0], 0)
-            total = torch.logaddexp(total, others_logsumexp(scale * cosine, own, index))
+            total = torch.logaddexp(total, _without_own(scale * cosine, own, index).logsumexp(1))
             lengths[start : start + len(rows)] = length
             if keep:
                 kept.append(cosine)
@@ -84,9 +84,9 @@ def _traced(
     for start, rows in _blocks(weight, chunk, x.dtype):
         length = _lengths(rows)
         cosine = (x @ rows.T) / length
-        own, index = _own(labels, first + start, cosine)
+        own, index = among(labels, first + start, len(rows))
         # The own class is no term of the total, and may exceed it by more than an exponential can hold.
-        share = scale * of_total[:, None] * (without_own(scale * cosine, own, index) - total[:, None]).exp()
+        share = scale * of_total[:, None] * (_without_own(scale * cosine, own, index) - total[:, None]).exp()
         share = share.scatter(1, index, torch.where(own, of_target, share.gather(1, index)[:, 0])[:, None])
         scaled = share / length
         of_x = of_x + scaled @ rows
@@ -112,7 +112,7 @@ def _in_place(
     for number, (start, rows) in enumerate(_blocks(weight, ctx.chunk, x.dtype)):
         length = lengths[start : start + len(rows)]
         cosine = kept[number] if kept else (x @ rows.T).div_(length)
-        own, index = _own(labels, ctx.first + start, cosine)
+        own, index = among(labels, ctx.first + start, len(rows))
         share = torch.sub(ctx.scale * cosine, total[:, None]).exp_().mul_(factor)
         share.scatter_(1, index, torch.where(own, of_target, share.gather(1, index)[:, 0])[:, None])
         along = (cosine * share).sum(0).div_(length.square())
@@ -134,19 +134,14 @@ def _lengths(rows: Tensor) -> Tensor:
     return torch.where(squares > 0, squares, 1).sqrt()
 
 
-def _own(labels: Tensor, first: int, cosine: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows have their own class among the columns, and its place."""
+def among(labels: Int[Tensor, " batch"], first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Which labels lie in `[first, first + count)`, and their places there `(B, 1)` (any for the others)."""
     index = labels - first
-    return (index >= 0) & (index < cosine.shape[1]), index.clamp(0, cosine.shape[1] - 1)[:, None]
+    return (index >= 0) & (index < count), index.clamp(0, count - 1)[:, None]
 
 
-def others_logsumexp(logits: Tensor, own: Tensor, index: Tensor) -> Tensor:
-    """The logsumexp of each row over the classes that are not its own; the own is at `index` of the rows in `own`."""
-    return without_own(logits, own, index).logsumexp(1)
-
-
-def without_own(logits: Tensor, own: Tensor, index: Tensor) -> Tensor:
-    """The logits, with one that adds nothing in place of the own class's."""
+def _without_own(logits: Tensor, own: Tensor, index: Tensor) -> Tensor:
+    """The logits, with one that adds nothing in place of the own class's: at `index` of the rows in `own`."""
     entry = torch.where(own[:, None], nothing(logits.dtype), logits.gather(1, index))
     return logits.scatter(1, index, entry)
 

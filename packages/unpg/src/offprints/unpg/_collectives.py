@@ -9,16 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from offprints.shared.device import eagerly
-
-
-def world(group: Any = None) -> int:
-    """Number of ranks of the group, 1 without `torch.distributed`."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
-
-
-def place(group: Any = None) -> int:
-    """Number of this rank in the group, 0 without `torch.distributed`."""
-    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+from offprints.shared.distributed import rank, world_size
 
 
 class _Gather(torch.autograd.Function):
@@ -34,7 +25,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient, group=ctx.group)
-        return gradient.split(ctx.counts)[place(ctx.group)], None, None
+        return gradient.split(ctx.counts)[rank(ctx.group)], None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -86,7 +77,7 @@ class Rows(NamedTuple):
 def count_rows(x: Tensor, group: Any = None) -> Rows:
     """Ask every rank for its rows. This waits for the device: a hang of unequal shapes would take longer."""
     told = torch.tensor([len(x), int(x.requires_grad)], device=x.device)
-    found = [torch.empty_like(told) for _ in range(world(group))]
+    found = [torch.empty_like(told) for _ in range(world_size(group))]
     dist.all_gather(found, told, group=group)
     counts, gradients = torch.stack(found, 1).tolist()
     return Rows(counts, any(gradients))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import check_number
+from offprints.unpg._classes import among
 from offprints.unpg._geometry import check_embeddings, clamped_norms, directions
 from offprints.unpg.pairs import check_batch_labels
 
@@ -124,17 +125,11 @@ def cosines_with_margin(head: MarginHead, x: Tensor, labels: Tensor, first: int 
     """
     cosine = directions(x) @ unit_rows(head.weight.to(x.dtype)).T
     own, index = among(labels, first, len(head.weight))
-    before = cosine.gather(1, index[:, None])[:, 0]
+    before = cosine.gather(1, index)[:, 0]
     after = head.target_cosine(before, x)
     if first > 0 or len(head.weight) < head.num_classes:
         after = torch.where(own, after, before)
-    return cosine.scatter(1, index[:, None], after[:, None])
-
-
-def among(labels: Int[Tensor, " batch"], first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Which labels lie in `[first, first + count)`, and their places there (any for the others)."""
-    index = labels - first
-    return (index >= 0) & (index < count), index.clamp(0, count - 1)
+    return cosine.scatter(1, index, after[:, None])
 
 
 def add_angle(cosine: Float[Tensor, " batch"], margin: float | Tensor) -> Float[Tensor, " batch"]:

@@ -9,9 +9,10 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from offprints.shared.device import float32_region, working_dtype
+from offprints.shared.distributed import world_size
 from offprints.shared.validation import Reduction, check_bool, check_labels, check_number, check_tensor, reduce
 from offprints.unpg._classes import class_terms
-from offprints.unpg._collectives import count_rows, gather_rows, world
+from offprints.unpg._collectives import count_rows, gather_rows
 from offprints.unpg._geometry import directions
 from offprints.unpg.heads import MarginHead, check_batch
 from offprints.unpg.pairs import pair_logsumexp
@@ -218,7 +219,7 @@ class UNPGLoss(MarginLoss):
         self.gather = check_bool(gather, "gather")
 
     def _pairs(self, x: Tensor, labels: Tensor, scale: float) -> tuple[Tensor | None, float]:
-        ranks = world() if self.gather else 1
+        ranks = world_size() if self.gather else 1
         if ranks == 1:
             return pair_logsumexp(x, labels, scale, self.whisker), 1
         rows = count_rows(x)

@@ -9,19 +9,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from offprints.shared.device import float32_region, working_dtype
+from offprints.shared.distributed import rank, world_size
 from offprints.shared.validation import check_number
-from offprints.unpg._classes import class_terms, others_logsumexp
+from offprints.unpg._classes import among, class_terms
 from offprints.unpg._collectives import (
     count_rows,
     gather_rows,
     max_over_ranks,
-    place,
     scale_gradient,
     sum_over_ranks,
-    world,
 )
 from offprints.unpg._geometry import directions
-from offprints.unpg.heads import HeadOutput, MarginHead, among, check_batch, cosines_with_margin
+from offprints.unpg.heads import HeadOutput, MarginHead, check_batch, cosines_with_margin
 
 BLOCK = 2**14  # rows that are drawn at a time
 
@@ -76,11 +75,11 @@ class ShardedMarginHead(nn.Module):
         if head_type.forward is not MarginHead.forward:
             raise TypeError(f"head_type must keep the forward of MarginHead, {head_type.__name__} has its own")
         self.process_group = process_group
-        self.world, rank = world(process_group), place(process_group)
+        self.world, number = world_size(process_group), rank(process_group)
         num_classes = check_number(num_classes, "num_classes", low=max(2, self.world), integer=True)
         share, more = divmod(num_classes, self.world)
-        self.first = rank * share + min(rank, more)
-        count = share + (rank < more)
+        self.first = number * share + min(number, more)
+        count = share + (number < more)
         with torch.random.fork_rng(devices=[]):  # its own draws are replaced
             self.head = head_type(in_features, max(2, count), **head_kwargs)
         self.head.num_classes = num_classes
@@ -161,14 +160,9 @@ class ShardedMarginHead(nn.Module):
         averaged, hence it counts as often as there are ranks.
         """
         x = scale_gradient(x, self.world)
-        own, index = among(labels, self.first, len(self.weight))
-        if class_chunk is None:
-            logits = self.scale * cosines_with_margin(self.head, x, labels, self.first)
-            others = others_logsumexp(logits, own, index[:, None])
-            target = logits.gather(1, index[:, None])[:, 0]
-        else:
-            others, cosine = class_terms(directions(x), self.weight, labels, self.scale, class_chunk, self.first)
-            target = self.scale * self.head.target_cosine(cosine, x)
+        others, cosine = class_terms(directions(x), self.weight, labels, self.scale, class_chunk, self.first)
+        target = self.scale * self.head.target_cosine(cosine, x)
+        own, _ = among(labels, self.first, len(self.weight))
         top = max_over_ranks(others, self.process_group)
         terms = torch.stack([(others - top).exp(), torch.where(own, target, 0)])
         total, logit = sum_over_ranks(terms, self.process_group)
