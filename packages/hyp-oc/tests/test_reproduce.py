@@ -44,13 +44,14 @@ def write_clothing(root: Path, n: int = 400) -> None:
 
 def test_medium_on_tiny_files(paper_run, tmp_path) -> None:
     write_clothing(tmp_path / "data")
-    small = ("--medium.width", "2", "--medium.epochs", "1", "--medium.test", "20", "--medium.fit.epochs", "2")
+    size = {"networks": "1", "width": "2", "epochs": "1", "live": "64", "test": "20", "fit.epochs": "2"}
+    small = [word for name, value in size.items() for word in (f"--medium.{name}", value)]
     run = paper_run(
         "hyp-oc", "--preset", "medium", *small, "--data", tmp_path / "data", out=tmp_path / "runs", status=(0, 1)
     )
     assert set(run.claims) == {"fashion-displaced", "fashion-compact"}
     report = (run.folder / "report.md").read_text(encoding="utf-8")
-    assert all(f"\n| {label} |" in report for label in range(10))
+    assert sum(f"\n| {label} |" in report for label in range(10)) == 5
 
 
 def write_faces(root: Path, name: str, n: int = 8) -> None:

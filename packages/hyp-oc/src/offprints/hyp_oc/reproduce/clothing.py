@@ -29,7 +29,7 @@ from offprints.shared.device import local_seed, make_generator, map_batches
 from offprints.shared.experiment import Run
 
 METHODS = (OURS, NOT_DISPLACED, NO_PC, EUCLIDEAN, ONE_CLASS_SVM, ISOLATION_FOREST)
-# Set before any run, from the quick preset's 0.97 and 0.2, with room for harder data.
+# Set before any run, from the quick preset's 0.97 and 0.2, with room for harder data. The first is missed.
 AUC_BAR, COMPACT_BAR = 0.9, 0.5
 
 
@@ -54,7 +54,7 @@ class MediumSettings:
     width: int = 16
     live: int = 1000
     test: int = 2000
-    scatter: float = 1.0
+    scatter: float = 10.0
     fit: FitSettings = field(default_factory=lambda: FitSettings(epochs=20, batch_size=32))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from offprints.shared.extras import require
 FACES = 100  # of the 200 pictures, the first
 
 
+@functools.cache
 def hog_features() -> Tensor:
     """Features `(200, d)` of scikit-image's subset of Labeled Faces in the Wild: 100 faces, then 100 others."""
     data = require("skimage.data", package="hyp-oc", extra="claims")

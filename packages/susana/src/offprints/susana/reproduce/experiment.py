@@ -114,8 +114,8 @@ def reproduce(config: Config, run: Run) -> None:
     for kind in kinds:
         _accuracies(config, run, results, kind)
     first = [kind for kind in kinds if kind.endswith(f" {config.test_ways[0]}")]
-    _score_predicts_accuracy(run, results, first)
-    _dropping_the_nearest(run, results, first)
+    _score_predicts_accuracy(config, run, results, first)
+    _dropping_the_nearest(config, run, results, first)
     panels = (RAW, UNTRAINED, PLAIN, ICNN)
     draw_episode(run, {told(name): (results[name][0]["features"], results[name][0]["labels"]) for name in panels})
 
@@ -268,7 +268,7 @@ def predicts(found: list[dict[str, Any]], kind: str, name: str) -> float:
     return sum(rank_correlation(result[kind][name], result[kind]["accuracy"]) for result in found) / len(found)
 
 
-def _score_predicts_accuracy(run: Run, results: Results, kinds: list[str]) -> None:
+def _score_predicts_accuracy(config: Config, run: Run, results: Results, kinds: list[str]) -> None:
     """The score of an episode's queries tells its accuracy, without any classifier."""
     panels: dict[str, tuple[Tensor, Tensor, float]] = {}
     for kind in kinds:
@@ -279,7 +279,7 @@ def _score_predicts_accuracy(run: Run, results: Results, kinds: list[str]) -> No
             f"{WORDS[which]}: rank correlation of an episode's ICNN score and its accuracy, cross-entropy's embedding",
             rank,
             ">=",
-            BARS[f"predicts {which}"],
+            BARS[config.source][f"predicts {which}"],
             control=predicts(results[PLAIN], kind, "among queries, shuffled"),
             control_name="labels of the queries shuffled",
         )
@@ -295,7 +295,7 @@ def _score_predicts_accuracy(run: Run, results: Results, kinds: list[str]) -> No
     draw_scores(run, panels)
 
 
-def _dropping_the_nearest(run: Run, results: Results, kinds: list[str]) -> None:
+def _dropping_the_nearest(config: Config, run: Run, results: Results, kinds: list[str]) -> None:
     """Scored among supports, the score tells the accuracy only if the nearest is kept."""
     kept, dropped = (
         sum(predicts(results[PLAIN], kind, name) for kind in kinds) / len(kinds) for name in ("kept", "dropped")
@@ -307,15 +307,18 @@ def _dropping_the_nearest(run: Run, results: Results, kinds: list[str]) -> None:
         else f"{WORDS['novel']}: this correlation for the score of the queries among the supports, nearest kept",
         kept,
         ">=",
-        BARS["kept"],
+        BARS[config.source]["kept"],
         control=dropped,
         control_name="the nearest dropped, as the authors do",
     )
 
 
 WORDS = {"novel": "new classes", "seen": "new images of the classes of training"}
-# Set on seeds that are not those of the record.
-BARS = {"predicts novel": 0.15, "predicts seen": 0.4, "kept": 0.15}
+# Set on seeds that are not those of the record; of Omniglot on seed 5: 0.59, and 0.49 with a control of 0.31.
+BARS = {
+    "patches": {"predicts novel": 0.15, "predicts seen": 0.4, "kept": 0.15},
+    "omniglot": {"predicts novel": 0.3, "kept": 0.4},
+}
 
 experiment = Experiment(
     name="susana",
