@@ -95,7 +95,7 @@ def test_repeats_and_rows_in_parts(make: type, monkeypatch: pytest.MonkeyPatch) 
     X, y, X_test, y_test = wine()
     whole = learning_curve(make, X, y, X_test, y_test, [20], repeats=5)
     monkeypatch.setattr("offprints.dis_vs_gen._harness.ENTRIES", 2 * 20 * X.shape[1])
-    monkeypatch.setattr("offprints.dis_vs_gen._inputs.BLOCK", 7 * X.shape[1])
+    monkeypatch.setattr("offprints.shared.tables.BLOCK", 7 * X.shape[1])
     torch.testing.assert_close(learning_curve(make, X, y, X_test, y_test, [20], repeats=5).errors, whole.errors)
 
 

@@ -163,7 +163,7 @@ def test_rows_in_blocks(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = make().fit(dense, Y, weights)
         expected_proba, expected_labels = expected.predict_proba(dense), expected.predict(dense)
         with monkeypatch.context() as patch:
-            patch.setattr("offprints.dis_vs_gen._inputs.BLOCK", 10 * X.shape[1])
+            patch.setattr("offprints.shared.tables.BLOCK", 10 * X.shape[1])
             found = make().fit(table, Y, weights)
             for rows in (table, dense):
                 np.testing.assert_allclose(found.predict_proba(rows), expected_proba, rtol=1e-5, atol=1e-6)
@@ -236,7 +236,7 @@ def test_integers_are_the_numbers_that_they_are(make: Any, dtype: Any) -> None:
     table = np.abs(np.rint(X * 3)).astype(dtype)
     method = "transform" if make is MinMaxScaler else "predict_proba"
     found = getattr(make().fit(table, Y), method)(table)
-    wide = table.astype(np.float64 if dtype is np.int64 else np.float32)
+    wide = table.astype(np.float64 if table.itemsize > 2 else np.float32)
     np.testing.assert_allclose(found, getattr(make().fit(wide, Y), method)(wide), rtol=1e-12)
     tensors = torch.from_numpy(table), torch.from_numpy(Y)
     np.testing.assert_allclose(getattr(make().fit(*tensors), method)(tensors[0]).numpy(), found, rtol=1e-12)
@@ -313,7 +313,8 @@ def test_read_only_memory_is_neither_copied_nor_warned_of(make: Any, tmp_path: A
     np.save(tmp_path / "x.npy", X)
     mapped, labels = np.load(tmp_path / "x.npy", mmap_mode="r"), Y.copy()
     labels.flags.writeable = False
-    from offprints.dis_vs_gen._inputs import as_table
+
+    from offprints.shared.tables import as_table
 
     assert as_table(mapped).data_ptr() == mapped.ctypes.data
     with warnings.catch_warnings():

@@ -11,8 +11,9 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from offprints.shared import tables
 from offprints.shared.testing import check_streaming
-from offprints.susana import PrototypicalClassifier, classifier
+from offprints.susana import PrototypicalClassifier
 
 GENERATOR = np.random.default_rng(0)
 Y = np.arange(60) % 4
@@ -63,7 +64,7 @@ def test_sparse_features(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They give what dense ones give, in blocks of rows, and are never dense as a whole."""
     thin = np.where(X < 1, 0, X)
     expected = PrototypicalClassifier().fit(thin, Y)
-    monkeypatch.setattr(classifier, "BLOCK", 5 * 7)
+    monkeypatch.setattr(tables, "BLOCK", 5 * 7)
     table = getattr(sparse, kind)(thin)
     model = PrototypicalClassifier().fit(table, Y)
     np.testing.assert_allclose(model.prototypes_, expected.prototypes_, rtol=1e-12)

@@ -5,14 +5,20 @@ scikit-learn itself takes long to import: only who catches or raises `NotFittedE
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from offprints.shared.validation import check_tensor
+
+P = ParamSpec("P")
+Owner = TypeVar("Owner")
+Result = TypeVar("Result")
 
 if TYPE_CHECKING:
     from sklearn.exceptions import NotFittedError as _SklearnNotFittedError
@@ -122,3 +128,86 @@ def check_fitted(estimator: Any, attribute: str) -> None:
     if getattr(estimator, attribute, None) is None:
         error = sys.modules[__name__].NotFittedError
         raise error(f"{type(estimator).__name__} is not fitted yet; call fit first")
+
+
+class LearnedAttributes:
+    """Says that fit is missing where a learned attribute is read before it; keeps tensors out of stored states.
+
+    A mixin: ``_learned`` names the attributes. pickle, joblib and skops then store arrays and plain values alone, and a
+    state from a GPU loads on a machine that has none.
+
+    Example:
+        >>> class Mean(LearnedAttributes):
+        ...     _learned = ("mean_",)
+        >>> try:
+        ...     Mean().mean_
+        ... except NotFittedError as error:
+        ...     print(error)
+        Mean is not fitted yet; mean_ comes with fit
+    """
+
+    _learned: ClassVar[tuple[str, ...]] = ()
+    n_features_in_: int
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._learned:
+            error = sys.modules[__name__].NotFittedError
+            raise error(f"{type(self).__name__} is not fitted yet; {name} comes with fit")
+        return object.__getattribute__(self, name)  # raises again what was raised, also by a property
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain values and arrays alone, so that pickle, joblib and skops store and load it."""
+        return {name: _stored(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update({name: _restored(value) for name, value in state.items()})
+
+
+def all_or_nothing(
+    method: Callable[Concatenate[Owner, P], Result],
+) -> Callable[Concatenate[Owner, P], Result]:
+    """A training method that leaves its object as it was where it refuses the data or is interrupted.
+
+    Attributes are put back, not copied: the method must make new ones and not write into old ones.
+
+    Example:
+        >>> class Mean:
+        ...     fit = all_or_nothing(lambda self, X: vars(self).update(count=len(X), mean=sum(X) / len(X)))
+        >>> mean = Mean()
+        >>> mean.fit([1.0, 3.0])
+        >>> mean.mean
+        2.0
+    """
+
+    @functools.wraps(method)
+    def train(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return train
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        held = value.detach().cpu()
+        half = held.dtype == torch.bfloat16  # NumPy has no such type
+        return {
+            "tensor": (held.float() if half else held).numpy(),
+            "dtype": str(held.dtype),
+            "device": str(value.device),
+        }
+    return value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"tensor", "dtype", "device"}:
+        dtype = getattr(torch, str(value["dtype"]).removeprefix("torch."))
+        there = torch.device(value["device"])
+        device = there if there.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
+        return torch.from_numpy(np.array(value["tensor"])).to(device=device, dtype=dtype)
+    return value

@@ -11,14 +11,14 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import row_blocks
-from offprints.dis_vs_gen._labels import Classes, as_labels
 from offprints.dis_vs_gen._rule import pooled_variance
 from offprints.dis_vs_gen._solver import solve
 from offprints.dis_vs_gen.logistic import LogisticRegression, compute_type, exponent_of
 from offprints.dis_vs_gen.naive_bayes import GaussianNaiveBayes
 from offprints.dis_vs_gen.scaling import minimum_and_range, scaled
 from offprints.shared.distributed import GroupMoments
+from offprints.shared.labels import Classes, as_labels
+from offprints.shared.tables import row_blocks
 
 DRAWS = 100
 ENTRIES = 2**26  # of the subsets held at once

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import as_table
-from offprints.dis_vs_gen._labels import training_classes
 from offprints.dis_vs_gen._rule import make_rule
 from offprints.shared.distributed import GroupMoments
+from offprints.shared.labels import training_classes
+from offprints.shared.tables import as_table
 from offprints.shared.validation import check_number
 
 

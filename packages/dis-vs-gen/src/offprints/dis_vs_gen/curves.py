@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import as_table
-from offprints.dis_vs_gen._labels import as_labels, training_classes
+from offprints.shared.labels import as_labels, training_classes
+from offprints.shared.tables import as_table
 from offprints.shared.validation import check_bool, check_number
 
 

@@ -14,13 +14,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from offprints.dis_vs_gen._inputs import LearnedAttributes, all_or_nothing, as_table, as_weights, is_sparse
-from offprints.dis_vs_gen._labels import Classes, as_labels, training_classes
 from offprints.dis_vs_gen._rule import empty_layer
 from offprints.dis_vs_gen._solver import Solution, SparseRows, solve
 from offprints.dis_vs_gen.naive_bayes import accuracy
 from offprints.shared.device import float32_region
-from offprints.shared.estimators import check_fitted, like_input
+from offprints.shared.estimators import LearnedAttributes, all_or_nothing, check_fitted, like_input
+from offprints.shared.labels import Classes, as_labels, training_classes
+from offprints.shared.tables import as_table, as_weights, is_sparse
 from offprints.shared.validation import check_bool, check_number
 
 USUAL = 20  # binary digits: features between 2^-20 and 2^20 are taken as they are

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from offprints.dis_vs_gen._inputs import LearnedAttributes, all_or_nothing, as_table, as_weights, is_sparse, row_blocks
-from offprints.dis_vs_gen._labels import Classes, as_labels, training_classes
 from offprints.dis_vs_gen._rule import Rule, empty_layer, make_rule, pooled_variance, predict_linear
 from offprints.shared.distributed import GroupMoments
-from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.estimators import LearnedAttributes, all_or_nothing, as_features, check_fitted, like_input
+from offprints.shared.labels import Classes, as_labels, training_classes
+from offprints.shared.tables import as_table, as_weights, is_sparse, row_blocks
 from offprints.shared.validation import check_bool, check_number, check_probabilities
 
 LARGEST = 1e150  # whose square is finite
@@ -39,7 +39,7 @@ class GaussianNaiveBayes(LearnedAttributes, ClassifierMixin, BaseEstimator):
     Class k has prior n_k / m, mean mu_k and, per feature, the biased variance of its samples plus ``var_smoothing``;
     the shared variance is their mean weighted by the counts. The score of class k is log prior_k + log p(x | k).
 
-    Arrays, data frames, sparse matrices (dense in blocks of rows) or tensors of any device; integers become float32.
+    Arrays, data frames, sparse matrices (dense in blocks of rows) or tensors of any device; integers become floating.
     Labels are integers, strings or booleans and keep their type. The statistics are float64 on the device of the first
     data. Scores, likelihoods and probabilities are computed in float64. ``predict`` multiplies in float32 where X is
     not float64, and repeats in float64 the rows whose two best scores are closer than float32 can tell apart.

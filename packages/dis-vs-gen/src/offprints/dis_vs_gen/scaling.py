@@ -9,9 +9,9 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import LearnedAttributes, all_or_nothing, as_table
 from offprints.shared.device import working_dtype
-from offprints.shared.estimators import check_fitted, like_input
+from offprints.shared.estimators import LearnedAttributes, all_or_nothing, check_fitted, like_input
+from offprints.shared.tables import as_table
 
 
 def minimum_and_range(X: Float[Tensor, "*batch n d"]) -> tuple[Tensor, Tensor]:

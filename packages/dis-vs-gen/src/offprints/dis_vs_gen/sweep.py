@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import all_or_nothing, as_weights
 from offprints.dis_vs_gen.logistic import LogisticRegression
+from offprints.shared.estimators import all_or_nothing
+from offprints.shared.tables import as_weights
 from offprints.shared.validation import check_number
 
 

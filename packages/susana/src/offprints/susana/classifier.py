@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from offprints.shared.device import working_dtype
-from offprints.shared.estimators import as_features, check_fitted, like_input
+from offprints.shared.estimators import check_fitted, like_input
+from offprints.shared.tables import as_table, row_blocks
 from offprints.shared.validation import check_choice
 from offprints.susana.prototypes import METRICS, Metric, check_temperature, logits_between
 
 Labels = np.ndarray[Any, Any]
-BLOCK = 2**22  # entries of a block of rows of a sparse matrix
 
 
 class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
@@ -111,7 +109,7 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
             if first:
                 self._known = self._means = self._counts = None
             start = 0
-            for features in _dense(table):
+            for features in row_blocks(table):
                 if self._known is None:
                     self._of_tensors, self._dtype = isinstance(X, Tensor), working_dtype(features)
                 self._add(features, labels[start : start + len(features)])
@@ -159,35 +157,14 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
 
     def _table(self, X: Any, *, reset: bool) -> Any:
         """X as a floating tensor without a graph, on the device of what was learned, or as a floating CSR matrix."""
-        if isinstance(X, Tensor):
-            if not X.is_floating_point() and not X.is_complex() and X.layout == torch.strided:
-                X = X.to(torch.float64 if X.dtype == torch.int64 and X.device.type != "mps" else torch.float32)
-            table = as_features(X.detach(), "X")
-            if reset:
-                self.n_features_in_ = table.shape[1]
-                self.__dict__.pop("feature_names_in_", None)
-        else:
-            _check_table(X)
-            try:
-                table = validate_data(self, X, reset=reset, dtype="numeric", accept_sparse="csr")
-            except (TypeError, ValueError) as error:  # not all of scikit-learn's messages say which argument is meant
-                raise error if "X" in str(error) else type(error)(f"X: {error}") from error
-            if table.dtype.kind in "iub":
-                table = table.astype(np.float32 if table.dtype.itemsize < 4 else np.float64)
-            if not hasattr(table, "toarray"):
-                table = as_features(np.asarray(table), "X")
-        if table.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {table.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} "
-                "features as input"
-            )
-        return table.to(self._means.device) if isinstance(table, Tensor) and not reset else table
+        device = None if reset else self._means.device
+        return as_table(X, estimator=self, reset=reset, device=device, sparse=True)
 
     def _logits(self, X: Any) -> Tensor:
         check_fitted(self, "classes_")
         temperature = self._settings()
         parts = []
-        for block in _dense(self._table(X, reset=False)):
+        for block in row_blocks(self._table(X, reset=False)):
             features = block.to(self._means.device)
             prototypes = self._means.to(working_dtype(features))
             parts.append(logits_between(features, prototypes, self.metric, temperature))
@@ -253,38 +230,6 @@ class PrototypicalClassifier(ClassifierMixin, BaseEstimator):
         """
         predicted = self._predicted(X)
         return float(np.mean(predicted == _labels(y, "y", len(predicted))))
-
-
-def _check_table(X: Any) -> None:
-    """Refuse, in words that name X, what scikit-learn would refuse in others."""
-    if hasattr(X, "toarray"):  # sparse; some of them are dictionaries
-        if X.dtype.kind not in "iubf":
-            raise TypeError(f"X must hold real numbers. Complex data not supported, got {X.dtype}")
-        return
-    if X is None or isinstance(X, (str, bytes, set, dict, bool, int, float, complex, np.generic)):
-        raise TypeError(f"X must be a table of numbers, got {type(X).__name__}")
-    if np.ma.is_masked(X):
-        raise ValueError("X must not have masked entries: fill them in first")
-    if isinstance(X, list | tuple):
-        shape = (len(X),) if not X or np.isscalar(X[0]) else None
-    else:
-        shape = getattr(X, "shape", None)
-    if shape is not None and len(shape) != 2:
-        raise ValueError(
-            f"X must have 2 dimensions, got shape {shape}. Reshape your data: reshape(1, -1) for one sample"
-        )
-    if getattr(getattr(X, "dtype", None), "kind", "f") in "cmM":
-        raise TypeError(f"X must hold real numbers. Complex data not supported, got {X.dtype}")
-
-
-def _dense(table: Any) -> Iterator[Tensor]:
-    """The rows as tensors; those of a sparse matrix in blocks, so that it is never dense as a whole."""
-    if isinstance(table, Tensor):
-        yield table
-        return
-    rows = max(1, BLOCK // table.shape[1])
-    for start in range(0, table.shape[0], rows):
-        yield torch.from_numpy(table[start : start + rows].toarray())
 
 
 def _union(a: Labels, b: Labels) -> Labels:

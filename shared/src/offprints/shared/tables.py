@@ -1,11 +1,13 @@
-"""What the estimators do with X: tables of arrays, data frames, sparse matrices and tensors, rows in blocks."""
+"""Tables of numbers as users bring them: arrays, lists, data frames, sparse matrices and tensors; rows in blocks.
+
+What is no tensor goes through scikit-learn's own validation, which is imported when it is needed.
+"""
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,73 +16,15 @@ from torch import Tensor
 from offprints.shared.estimators import as_features
 
 BLOCK = 2**22  # entries of a block of rows
-P = ParamSpec("P")
-Owner = TypeVar("Owner")
-Result = TypeVar("Result")
-
-
-class LearnedAttributes:
-    """Says that fit is missing where a learned attribute is read before it; keeps tensors out of stored states."""
-
-    _learned: ClassVar[tuple[str, ...]] = ()
-    n_features_in_: int
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._learned:
-            from offprints.shared import estimators
-
-            raise estimators.NotFittedError(f"{type(self).__name__} is not fitted yet; {name} comes with fit")
-        return object.__getattribute__(self, name)  # raises again what was raised, also by a property
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Plain values and arrays alone, so that pickle, joblib and skops store and load it."""
-        return {name: _stored(value) for name, value in vars(self).items()}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update({name: _restored(value) for name, value in state.items()})
-
-
-def all_or_nothing(
-    method: Callable[Concatenate[Owner, P], Result],
-) -> Callable[Concatenate[Owner, P], Result]:
-    """A training method that leaves its object as it was where it refuses the data."""
-
-    @functools.wraps(method)
-    def train(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Result:
-        before = dict(vars(self))
-        try:
-            return method(self, *args, **kwargs)
-        except Exception:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
-
-    return train
-
-
-def _stored(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        held = value.detach().cpu()
-        half = held.dtype == torch.bfloat16  # NumPy has no such type
-        return {
-            "tensor": (held.float() if half else held).numpy(),
-            "dtype": str(held.dtype),
-            "device": str(value.device),
-        }
-    return value
-
-
-def _restored(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"tensor", "dtype", "device"}:
-        dtype = getattr(torch, str(value["dtype"]).removeprefix("torch."))
-        there = torch.device(value["device"])
-        device = there if there.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
-        return torch.from_numpy(np.array(value["tensor"])).to(device=device, dtype=dtype)
-    return value
 
 
 def is_sparse(X: Any) -> bool:
-    """Whether X is one of SciPy's sparse matrices or arrays."""
+    """Whether X is one of SciPy's sparse matrices or arrays.
+
+    Example:
+        >>> is_sparse(np.eye(2))
+        False
+    """
     return hasattr(X, "toarray") and hasattr(X, "nnz")
 
 
@@ -95,8 +39,9 @@ def as_table(
 ) -> Any:
     """X as a floating tensor ``[n, d]`` without a graph, or as a CSR matrix where ``sparse`` allows one.
 
-    Integers and booleans become float32, those of 64 bits float64. What is no tensor goes through scikit-learn's own
-    validation, which knows data frames and keeps the names of their columns; read-only memory is not copied.
+    Booleans and integers of at most 16 bits become float32, which holds all of them, wider ones float64. What is no
+    tensor goes through scikit-learn's own validation, which knows data frames and keeps the names of their columns;
+    read-only memory is not copied.
 
     Args:
         X: The data.
@@ -108,7 +53,15 @@ def as_table(
 
     Raises:
         TypeError: sparse where that is not supported, or not numbers.
-        ValueError: not 2-D, empty, NaN or infinite; another number, other names or another order of columns.
+        ValueError: not 2-D, empty, masked, NaN or infinite; another number, other names or another order of columns.
+
+    Example:
+        >>> as_table([[1, 2], [3, 4]])
+        tensor([[1., 2.],
+                [3., 4.]], dtype=torch.float64)
+        >>> as_table([1.0, 2.0])
+        Traceback (most recent call last):
+        ValueError: X must have 2 dimensions, got shape (2,). Reshape your data: reshape(1, -1) for one sample
     """
     if is_sparse(X) and not sparse:
         raise TypeError(f"{name} must be dense, sparse input is not supported: convert it with toarray()")
@@ -132,7 +85,8 @@ def as_table(
         raise ValueError(f"{name} has 0 feature(s) (shape={shape}) while a minimum of 1 is required.")
     if isinstance(X, Tensor):
         if not X.is_floating_point() and not X.is_complex():
-            X = X.to(torch.float64 if X.dtype == torch.int64 else torch.float32)
+            narrow = X.element_size() <= 2 or X.device.type == "mps"  # which has no float64
+            X = X.to(torch.float32 if narrow else torch.float64)
         table = as_features(X.detach(), name, device=device)
         if estimator is not None:
             _check_width(estimator, table.shape[1], reset)
@@ -164,10 +118,13 @@ def _validated(X: Any, name: str, estimator: Any, reset: bool) -> Any:
         if np.ma.is_masked(X):
             raise ValueError(f"{name} must not have masked entries: fill them in first")
         X = X.data
-    dtypes: Any = [np.float64, np.float32, np.float16]
     given = getattr(X, "dtype", None)
+    columns = getattr(X, "dtypes", [given])  # of a data frame one each
+    if any(getattr(column, "kind", "f") in "mM" for column in columns):
+        raise TypeError(f"{name} must hold numbers, got dates or times")  # scikit-learn takes them for numbers
+    dtypes: Any = [np.float64, np.float32, np.float16]
     if isinstance(given, np.dtype):
-        if given.kind in "iub" and given.itemsize < 8:
+        if given.kind in "iub" and given.itemsize <= 2:
             dtypes = np.float32
         elif given.kind == "f" and not given.isnative and given.itemsize <= 8:
             X = X.astype(given.newbyteorder("="))
@@ -184,14 +141,25 @@ def _validated(X: Any, name: str, estimator: Any, reset: bool) -> Any:
 
 
 def shared_memory(array: np.ndarray) -> Tensor:
-    """The array's memory as a tensor, read-only memory too: nothing here writes to its input."""
+    """The array's memory as a tensor, read-only memory too: for those who do not write to it.
+
+    Example:
+        >>> memory = np.zeros(2)
+        >>> shared_memory(memory).data_ptr() == memory.ctypes.data
+        True
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def row_blocks(X: Any) -> Iterator[Tensor]:
-    """Dense rows in blocks whose copies in float64 stay small; also of a CSR matrix."""
+    """Dense rows in blocks whose copies in float64 stay small; also of a CSR matrix.
+
+    Example:
+        >>> [len(block) for block in row_blocks(torch.zeros(3, BLOCK // 2))]
+        [2, 1]
+    """
     rows = max(1, BLOCK // X.shape[1])
     if isinstance(X, Tensor):
         yield from X.split(rows)
@@ -206,6 +174,10 @@ def as_weights(sample_weight: Any, length: int, device: torch.device) -> Tensor 
     Raises:
         TypeError: not numbers.
         ValueError: another shape, negative, NaN or infinite, or all zero.
+
+    Example:
+        >>> as_weights([1, 2], 2, torch.device("cpu"))
+        tensor([1., 2.], dtype=torch.float64)
     """
     if sample_weight is None:
         return None

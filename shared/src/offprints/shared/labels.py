@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offprints.dis_vs_gen._inputs import is_sparse
+from offprints.shared.tables import is_sparse
 
 
 def as_labels(y: Any, name: str, length: int) -> np.ndarray:
@@ -18,6 +18,13 @@ def as_labels(y: Any, name: str, length: int) -> np.ndarray:
     Raises:
         TypeError: something else.
         ValueError: None, another length, more than one axis, missing or continuous values.
+
+    Example:
+        >>> as_labels(torch.tensor([3, 5]), "y", 2)
+        array([3, 5])
+        >>> as_labels([0.5, 1.0], "y", 2)
+        Traceback (most recent call last):
+        ValueError: Unknown label type: y must hold classes, got continuous values as 0.5
     """
     if y is None:
         raise ValueError(f"{name} must be given: the estimator requires y to be passed, but the target y is None")
@@ -47,7 +54,8 @@ def as_labels(y: Any, name: str, length: int) -> np.ndarray:
             raise ValueError(f"{name} must be finite: Input {name} contains NaN or infinity")
         if not (array == np.rint(array)).all():
             raise ValueError(f"Unknown label type: {name} must hold classes, got continuous values as {array[0]}")
-    return array
+    # torch takes the byte order of the machine alone.
+    return array.astype(array.dtype.newbyteorder("=")) if array.dtype.kind in "iuf" else array
 
 
 def _plain(array: np.ndarray, name: str) -> np.ndarray:
@@ -70,6 +78,11 @@ def training_classes(y: Any, length: int) -> tuple[Classes, Tensor]:
 
     Raises:
         TypeError, ValueError: as `as_labels`; fewer than two classes.
+
+    Example:
+        >>> classes, numbers = training_classes(["cat", "dog", "cat"], 3)
+        >>> classes.values.tolist(), numbers
+        (['cat', 'dog'], tensor([0, 1, 0]))
     """
     classes, index = Classes.of(as_labels(y, "y", length))
     if len(classes) < 2:
@@ -78,7 +91,18 @@ def training_classes(y: Any, length: int) -> tuple[Classes, Tensor]:
 
 
 class Classes:
-    """The sorted labels of K classes, in their own type."""
+    """The sorted labels of K classes, in their own type.
+
+    Args:
+        values: ``[K]``, sorted and distinct.
+
+    Example:
+        >>> classes = Classes(np.array([3, 5]))
+        >>> classes.shown(torch.tensor([1, 0]), torch.zeros(2, 1))
+        tensor([5, 3])
+        >>> classes.numbers(np.array([5, 5]), "y")
+        tensor([1, 1])
+    """
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
