@@ -9,7 +9,7 @@ import pytest
 
 from offprints.shared.testing.examples import example_of, run_example
 
-MODULES = ("device", "distributed", "datasets", "estimators", "labels", "tables", "extras", "validation")
+MODULES = ("device", "distributed", "datasets", "estimators", "labels", "lazy", "tables", "extras", "validation")
 WITHOUT = {
     "vision_dataset": "its data are not here",
     "image_folder": "it needs a folder of the user's",

@@ -16,7 +16,7 @@ LAYERS = {
     "experiment": {"command"},
 }
 # What methods import knows nothing of experiments.
-DOORS = ("device", "distributed", "estimators", "extras", "labels", "tables", "usage", "validation", "catalog")
+DOORS = ("device", "distributed", "estimators", "extras", "labels", "lazy", "tables", "usage", "validation", "catalog")
 
 
 def imported(path: Path) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
 from offprints.dis_vs_gen.assumptions import AssumptionStatistics, assumption_statistics
@@ -10,6 +9,7 @@ from offprints.dis_vs_gen.bounds import logistic_h_consistency_bound
 from offprints.dis_vs_gen.curves import LearningCurve, crossover, learning_curve
 from offprints.dis_vs_gen.features import extract_features
 from offprints.dis_vs_gen.simulation import bayes_error_two_gaussians, gaussian_mixture, samples_to_bayes
+from offprints.shared.lazy import attach as _attach
 
 if TYPE_CHECKING:
     from offprints.dis_vs_gen.logistic import LogisticRegression
@@ -37,22 +37,13 @@ __all__ = [
 ]
 
 # What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
-_LAZY = {
-    "GaussianNaiveBayes": "offprints.dis_vs_gen.naive_bayes",
-    "LogisticRegression": "offprints.dis_vs_gen.logistic",
-    "LogisticRegressionCV": "offprints.dis_vs_gen.sweep",
-    "MinMaxScaler": "offprints.dis_vs_gen.scaling",
-    "NotFittedError": "offprints.shared.estimators",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        value = getattr(_importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _attach(
+    __name__,
+    {
+        "GaussianNaiveBayes": "offprints.dis_vs_gen.naive_bayes",
+        "LogisticRegression": "offprints.dis_vs_gen.logistic",
+        "LogisticRegressionCV": "offprints.dis_vs_gen.sweep",
+        "MinMaxScaler": "offprints.dis_vs_gen.scaling",
+        "NotFittedError": "offprints.shared.estimators",
+    },
+)

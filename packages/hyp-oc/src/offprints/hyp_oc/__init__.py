@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
 from offprints.hyp_oc.ball import (
@@ -23,6 +22,7 @@ from offprints.hyp_oc.losses import HypCELoss, HypPCLoss, hyp_ce_loss, hyp_pc_lo
 from offprints.hyp_oc.metrics import SpoofMetrics, spoof_metrics
 from offprints.hyp_oc.pseudo_negatives import PseudoNegativeSampler
 from offprints.hyp_oc.vgg import vgg_face
+from offprints.shared.lazy import attach as _attach
 
 if TYPE_CHECKING:
     from offprints.hyp_oc.detector import HypOCDetector
@@ -60,16 +60,10 @@ __all__ = [
 ]
 
 # What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
-_LAZY = {"HypOCDetector": "offprints.hyp_oc.detector", "NotFittedError": "offprints.shared.estimators"}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        value = getattr(_importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _attach(
+    __name__,
+    {
+        "HypOCDetector": "offprints.hyp_oc.detector",
+        "NotFittedError": "offprints.shared.estimators",
+    },
+)

@@ -16,6 +16,7 @@ from offprints.lr_perceptron.rules import METHODS
 from offprints.lr_perceptron.separation import SeparationResult, separate
 from offprints.lr_perceptron.sweeps import SweepResult, sweep
 from offprints.lr_perceptron.theory import is_separable, iteration_bound, margin, radius
+from offprints.shared.lazy import attach as _attach
 
 if TYPE_CHECKING:
     from offprints.lr_perceptron.classifiers import (
@@ -45,16 +46,12 @@ __all__ = [  # noqa: RUF022 - in order of importance
     "loss_divergence_dataset",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """The estimators come with their first use: scikit-learn takes as long to import as torch."""
-    if name in ("LogisticGDClassifier", "BatchPerceptronClassifier", "PerceptronClassifier"):
-        from offprints.lr_perceptron import classifiers
-
-        found: object = getattr(classifiers, name)
-        return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
+__getattr__, __dir__ = _attach(
+    __name__,
+    {
+        "LogisticGDClassifier": "offprints.lr_perceptron.classifiers",
+        "BatchPerceptronClassifier": "offprints.lr_perceptron.classifiers",
+        "PerceptronClassifier": "offprints.lr_perceptron.classifiers",
+    },
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
 from offprints.more_is_better.convolutional import myrtle_kernel
@@ -25,6 +24,7 @@ from offprints.more_is_better.powerlaws import (
 from offprints.more_is_better.regression import ridge_path
 from offprints.more_is_better.ridge import optimal_ridge
 from offprints.more_is_better.spectra import Eigensystem, kernel_eigensystem
+from offprints.shared.lazy import attach as _attach
 
 if TYPE_CHECKING:
     from offprints.more_is_better.estimators import KernelRidgeRegressor, RandomFeatureRegressor
@@ -56,20 +56,11 @@ __all__ = [
 ]
 
 # What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
-_LAZY = {
-    "RandomFeatureRegressor": "offprints.more_is_better.estimators",
-    "KernelRidgeRegressor": "offprints.more_is_better.estimators",
-    "NotFittedError": "offprints.shared.estimators",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        value = getattr(_importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _attach(
+    __name__,
+    {
+        "RandomFeatureRegressor": "offprints.more_is_better.estimators",
+        "KernelRidgeRegressor": "offprints.more_is_better.estimators",
+        "NotFittedError": "offprints.shared.estimators",
+    },
+)

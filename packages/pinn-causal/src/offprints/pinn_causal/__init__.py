@@ -28,6 +28,7 @@ from offprints.pinn_causal.references import (
 )
 from offprints.pinn_causal.schedule import EpsilonSchedule
 from offprints.pinn_causal.weights import CausalLoss, CausalLossResult, causal_loss, causal_weights
+from offprints.shared.lazy import attach as _attach
 
 if TYPE_CHECKING:
     from offprints.pinn_causal.estimator import CausalPINN
@@ -65,12 +66,5 @@ __all__ = [
     "solve_navier_stokes_2d",
 ]
 
-
-def __getattr__(name: str) -> object:
-    # The estimator brings scikit-learn, which takes as long to import as torch: only who asks for it pays.
-    if name == "CausalPINN":
-        from offprints.pinn_causal.estimator import CausalPINN
-
-        globals()[name] = CausalPINN
-        return CausalPINN
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
+__getattr__, __dir__ = _attach(__name__, {"CausalPINN": "offprints.pinn_causal.estimator"})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
+from offprints.shared.lazy import attach as _attach
 from offprints.sp2ot.bank import LogitBank
 from offprints.sp2ot.graph import knn_similarity
 from offprints.sp2ot.head import CosineHead
@@ -38,15 +38,5 @@ __all__ = [
     "transport_value",
 ]
 
-
-def __getattr__(name: str) -> object:
-    # The clusterer stands on scikit-learn, which takes as long to import as torch.
-    if name == "SP2OTClusterer":
-        value = _importlib.import_module("offprints.sp2ot.clusterer").SP2OTClusterer
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+# What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
+__getattr__, __dir__ = _attach(__name__, {"SP2OTClusterer": "offprints.sp2ot.clusterer"})

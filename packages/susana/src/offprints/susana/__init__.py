@@ -3,9 +3,9 @@ functions for few-shot image classification (arXiv 2305.09062)."""
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
+from offprints.shared.lazy import attach as _attach
 from offprints.susana.datasets import CUB, MiniImageNet, OmniglotFewShot
 from offprints.susana.distances import pairwise_distance
 from offprints.susana.episode_loss import FewShotLoss, FewShotLossOutput
@@ -50,16 +50,4 @@ __all__ = [  # noqa: RUF022 - in order of importance
 ]
 
 # What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
-_LAZY = {"PrototypicalClassifier": "offprints.susana.classifier"}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        value = getattr(_importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _attach(__name__, {"PrototypicalClassifier": "offprints.susana.classifier"})

@@ -14,8 +14,9 @@ neither torch nor hypothesis; needs the extra ``offprints-shared[testing]``.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from offprints.shared.lazy import attach
 
 if TYPE_CHECKING:
     from offprints.shared.testing.arguments import check_arguments
@@ -64,13 +65,5 @@ _HOMES = {
     "check_wrapper": "wrappers",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a check on first use: the plugin must load without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+# Each check is imported on first use: the plugin must load without torch.
+__getattr__, __dir__ = attach(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
