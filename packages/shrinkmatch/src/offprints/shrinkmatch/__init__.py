@@ -1,0 +1,59 @@
+"""ShrinkMatch: shrinking class space for enhanced certainty in semi-supervised learning (arXiv 2308.06777)."""
+
+from __future__ import annotations
+
+import importlib as _importlib
+from typing import TYPE_CHECKING
+
+from offprints.shrinkmatch.alignment import DistributionAlignment
+from offprints.shrinkmatch.averaging import StudentEMA
+from offprints.shrinkmatch.class_space import ShrunkSpace, shrink_class_space
+from offprints.shrinkmatch.losses import ShrinkLoss, shrink_loss
+from offprints.shrinkmatch.model import AuxHead, ShrinkMatchModel
+from offprints.shrinkmatch.objective import ShrinkMatchLoss, ShrinkMatchOutput
+from offprints.shrinkmatch.schedule import cosine_factor
+from offprints.shrinkmatch.split import split_labels
+from offprints.shrinkmatch.transforms import strong_transform, weak_transform
+from offprints.shrinkmatch.wide_resnet import wide_resnet
+
+if TYPE_CHECKING:
+    from offprints.shared.estimators import NotFittedError
+    from offprints.shrinkmatch.classifier import ShrinkMatchClassifier
+
+__all__ = [  # noqa: RUF022 - in order of importance
+    "shrink_loss",
+    "ShrinkLoss",
+    "ShrinkMatchLoss",
+    "ShrinkMatchOutput",
+    "ShrinkMatchModel",
+    "AuxHead",
+    "ShrinkMatchClassifier",
+    "shrink_class_space",
+    "ShrunkSpace",
+    "DistributionAlignment",
+    "StudentEMA",
+    "weak_transform",
+    "strong_transform",
+    "wide_resnet",
+    "cosine_factor",
+    "split_labels",
+    "NotFittedError",
+]
+
+# What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
+_LAZY = {
+    "ShrinkMatchClassifier": "offprints.shrinkmatch.classifier",
+    "NotFittedError": "offprints.shared.estimators",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        value = getattr(_importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

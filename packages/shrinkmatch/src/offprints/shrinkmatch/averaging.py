@@ -1,0 +1,70 @@
+"""The exponential moving average of the network, which is what is evaluated (step 8)."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from offprints.shrinkmatch.alignment import check_momentum
+
+
+class StudentEMA(AveragedModel):
+    """An average of a model's parameters, ``ema <- decay ema + (1 - decay) parameters``, with copies of its buffers.
+
+    It begins as a copy of the model, so that the first update averages (``torch.optim.swa_utils.AveragedModel``, on
+    which it stands, takes the first update for the beginning). Call `update` after the optimizer's step.
+
+    Args:
+        model: The model that is trained; it is copied.
+        decay: In [0, 1).
+
+    Attributes:
+        module: The averaged model: ``ema.module.eval()`` is what to evaluate.
+
+    Raises:
+        TypeError: ``model`` is not a module; its parameters have a half type, in which such an average does not move:
+            keep them in float32 and use autocast.
+        ValueError: ``decay`` out of range.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> ema, start = StudentEMA(model, decay=0.9), model.weight.item()
+        >>> with torch.no_grad():
+        ...     _ = model.weight.add_(1.0)
+        >>> ema.update(model)
+        >>> round(ema.module.weight.item() - start, 4)
+        0.1
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        decay = check_momentum(decay, "decay")
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and parameter.element_size() < 4:
+                raise TypeError(
+                    f"model must have parameters of float32 or float64, got {parameter.dtype}: an average does not move"
+                    " in a half type; keep the parameters in float32 and use autocast"
+                )
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.decay = decay
+        self.n_averaged.fill_(1)  # type: ignore[operator] # averages from the first update on
+
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's parameters, and copy its buffers.
+
+        Args:
+            model: The model, also inside of ``DistributedDataParallel`` or ``torch.compile``.
+
+        Raises:
+            TypeError: not a module.
+            ValueError: other parameters or buffers than at the beginning.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        for kind in ("parameters", "buffers"):
+            mine = [tuple(x.shape) for x in getattr(self.module, kind)()]
+            theirs = [tuple(x.shape) for x in getattr(model, kind)()]
+            if mine != theirs:
+                raise ValueError(f"model must have the {kind} of the averaged one, of shapes {mine}, got {theirs}")
+        self.update_parameters(model)

@@ -1,0 +1,55 @@
+"""The labeled few: so many samples of each class (step 9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from offprints.shared.datasets import class_subset
+from offprints.shared.validation import check_bool, check_number
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def split_labels(labels: Any, per_class: int, *, seed: int, include_labeled: bool = True) -> tuple[Indices, Indices]:
+    """Indices of the labeled and of the unlabeled samples: of each class, shuffled, the first ``per_class``.
+
+    Args:
+        labels: ``(N,)`` integers, none negative: an array, a list or a tensor.
+        per_class: Labeled samples of each class, at least 1.
+        seed: Seed of the draw; with the same one, a smaller set lies in a larger one.
+        include_labeled: Whether the unlabeled samples are all samples, as in the paper, or the others.
+
+    Returns:
+        Both sorted.
+
+    Raises:
+        TypeError: labels that are not integers, a number of the wrong kind.
+        ValueError: labels empty, not 1-D or negative; a class with fewer than ``per_class`` samples.
+
+    Example:
+        >>> labeled, unlabeled = split_labels([0, 1, 0, 1, 0, 1], 1, seed=0)
+        >>> len(labeled), len(unlabeled)
+        (2, 6)
+    """
+    per_class = check_number(per_class, "per_class", low=1, integer=True)
+    seed = check_number(seed, "seed", low=0, integer=True)
+    include_labeled = check_bool(include_labeled, "include_labeled")
+    if np.ma.is_masked(labels):
+        raise ValueError("labels must not have masked entries")
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, got {values.dtype}")
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"labels must be one-dimensional and not empty, got shape {values.shape}")
+    if values.min() < 0:
+        raise ValueError(f"labels must not be negative, got {values.min()}: split labels that are all known")
+    classes, counts = np.unique(values, return_counts=True)
+    if counts.min() < per_class:
+        scarce = classes[counts.argmin()]
+        raise ValueError(f"per_class must be at most {counts.min()}, the samples of class {scarce}, got {per_class}")
+    labeled = class_subset(values, per_class, seed=seed)
+    everything = np.arange(len(values), dtype=np.int64)
+    return labeled, everything if include_labeled else np.setdiff1d(everything, labeled)
