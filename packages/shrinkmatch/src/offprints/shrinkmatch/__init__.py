@@ -17,7 +17,6 @@ from offprints.shrinkmatch.transforms import strong_transform, weak_transform
 from offprints.shrinkmatch.wide_resnet import wide_resnet
 
 if TYPE_CHECKING:
-    from offprints.shared.estimators import NotFittedError
     from offprints.shrinkmatch.classifier import ShrinkMatchClassifier
 
 __all__ = [  # noqa: RUF022 - in order of importance
@@ -37,14 +36,10 @@ __all__ = [  # noqa: RUF022 - in order of importance
     "wide_resnet",
     "cosine_factor",
     "split_labels",
-    "NotFittedError",
 ]
 
 # What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
-_LAZY = {
-    "ShrinkMatchClassifier": "offprints.shrinkmatch.classifier",
-    "NotFittedError": "offprints.shared.estimators",
-}
+_LAZY = {"ShrinkMatchClassifier": "offprints.shrinkmatch.classifier"}
 
 
 def __getattr__(name: str) -> object:

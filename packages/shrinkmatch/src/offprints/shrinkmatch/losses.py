@@ -36,9 +36,9 @@ def shrink_loss(
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """The loss of uncertain samples in their shrunk class spaces (steps 3 and 4).
 
-    For a row that is *reached* (see `shrink_class_space`): ``p_(0) (logsumexp_kept(z) - z_top)``. Rows that are certain,
-    or not reached, have the loss 0 and no gradient, and so have all rows where there are fewer than three classes. One
-    sort and no loop over rows, no waiting for the device: it compiles as one graph.
+    For a row that is *reached* (see `shrink_class_space`): ``p_(0) (logsumexp_kept(z) - z_top)``. Rows that are
+    certain, or not reached, have the loss 0 and no gradient, and so have all rows where there are fewer than three
+    classes. One sort and no loop over rows, no waiting for the device: it compiles as one graph.
 
     Args:
         logits: ``(B, C)``, of the strong view (of the auxiliary head, if there is one); the gradient flows here.

@@ -126,9 +126,8 @@ class ShrinkMatchModel(nn.Module):
         for x, name in ((x_weak, "x_weak"), (x_strong, "x_strong")):
             check_tensor(x, name, min_ndim=1, floating=False, finite=False)
             if x.shape[1:] != x_lab.shape[1:]:
-                raise ValueError(
-                    f"{name} must hold samples of the shape of x_lab, {tuple(x_lab.shape[1:])}, got {tuple(x.shape[1:])}"
-                )
+                shape = tuple(x_lab.shape[1:])
+                raise ValueError(f"{name} must hold samples of x_lab's shape, {shape}, got {tuple(x.shape[1:])}")
         if len(x_weak) != len(x_strong):
             raise ValueError(f"x_strong must have as many rows as x_weak, {len(x_weak)}, got {len(x_strong)}")
         check_same_device(x_lab, x_weak, x_strong, names=("x_lab", "x_weak", "x_strong"))

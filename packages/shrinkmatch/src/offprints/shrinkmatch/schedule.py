@@ -8,9 +8,9 @@ from offprints.shared.validation import check_number
 
 
 def cosine_factor(step: int, total_steps: int, *, cycles: float = 7 / 16, warmup: int = 0) -> float:
-    """The factor of the learning rate, ``max(0, cos(pi cycles t))`` with ``t = (step - warmup)/(total_steps - warmup)``.
+    """The factor of the learning rate, ``max(0, cos(pi cycles t))``, for ``torch.optim.lr_scheduler.LambdaLR``.
 
-    While ``step < warmup`` it is ``step / warmup``. For ``torch.optim.lr_scheduler.LambdaLR``.
+    ``t = (step - warmup)/(total_steps - warmup)``; while ``step < warmup`` the factor is ``step / warmup``.
 
     Args:
         step: In [0, total_steps].
