@@ -69,6 +69,7 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             decay_groups(self.model, recipe.weight_decay), lr=recipe.lr, momentum=0.9, nesterov=True
         )
+        self.model.train()
         self.trained: nn.Module = DistributedDataParallel(self.model) if world_size() > 1 else self.model
         self.counts = torch.zeros(recipe.steps, 4, device=device)
         self.removed = torch.zeros(num_classes, device=device)  # samples by how many classes were removed
@@ -78,7 +79,7 @@ class Trainer:
         """Train on a labeled batch and two views of an unlabeled one, whose labels are for counting alone."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * cosine_factor(self.done, self.recipe.steps)
-        logits_x, logits_w, logits_s, logits_a = self.trained.train()(x, weak, strong)
+        logits_x, logits_w, logits_s, logits_a = self.trained(x, weak, strong)
         if self.method == "strangers":  # each sample is asked for the pseudo-label of another one
             logits_w, truth = logits_w.roll(1, 0), truth.roll(1, 0)
         out = self.criterion(logits_x, y, logits_w, logits_s, logits_a)
