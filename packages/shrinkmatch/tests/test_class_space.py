@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -53,7 +55,7 @@ def test_as_few_as_needed(seed: int, classes: int, threshold: float) -> None:
     for i in range(len(probs)):
         p, c = ordered[i], int(space.first_kept[i])
         grows = [float(p[0] / (p[0] + p[k:].sum())) for k in range(2, classes)]
-        assert all(a <= b + 1e-15 for a, b in zip(grows, grows[1:], strict=False))
+        assert all(a <= b + 1e-15 for a, b in pairwise(grows))
         assert grows[c - 2] == pytest.approx(float(space.confidence[i]), rel=1e-12)
         assert all(value < threshold for value in grows[: c - 2])
         assert c == classes - 1 or grows[c - 2] >= threshold
@@ -115,7 +117,7 @@ def test_a_threshold_of_one() -> None:
 
 
 def test_sums_begin_at_the_small_end() -> None:
-    """Differences of sums from the large end lose the small probabilities: 1e-9 beside 0.5 is below float32's digits."""
+    """Differences of sums from the large end lose small probabilities: 1e-9 is below float32's digits beside 0.5."""
     probs = torch.tensor([[0.5, 0.5 - 3e-9, 2e-9, 1e-9]])
     space = shrink_class_space(probs, threshold=1 - 5e-8)
     exact = 0.5 / (0.5 + 3e-9)

@@ -40,7 +40,9 @@ def tied(generator: torch.Generator) -> tuple[Tensor, ...]:
     return x, labels, torch.zeros_like(weak), strong, aux
 
 
-@pytest.mark.parametrize("options", [{}, {"align": None, "pseudo_label": "hard", "target": "soft"}], ids=["cifar", "hard"])
+@pytest.mark.parametrize(
+    "options", [{}, {"align": None, "pseudo_label": "hard", "target": "soft"}], ids=["cifar", "hard"]
+)
 def test_conformance(options: dict) -> None:
     """In evaluation mode, after some updates: in training mode a second call is another step."""
     criterion = ShrinkMatchLoss(num_classes=5, threshold=0.8, **options)
@@ -248,7 +250,9 @@ def test_compiles_as_one_graph_with_its_updates() -> None:
     eager, compiled = (ShrinkMatchLoss(num_classes=5, threshold=0.8) for _ in range(2))
     call = torch.compile(compiled, backend="aot_eager", fullgraph=True)
     for seed in range(3):
-        x, labels, *others = (z.float() if z.is_floating_point() else z for z in inputs(torch.Generator().manual_seed(seed)))
+        x, labels, *others = (
+            z.float() if z.is_floating_point() else z for z in inputs(torch.Generator().manual_seed(seed))
+        )
         x, others = x.detach().requires_grad_(), [z.detach().requires_grad_() for z in others]
         found, expected = call(x, labels, *others), step(eager, seed)
         for a, b in zip(found, expected, strict=True):
