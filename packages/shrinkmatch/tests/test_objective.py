@@ -40,9 +40,10 @@ def tied(generator: torch.Generator) -> tuple[Tensor, ...]:
     return x, labels, torch.zeros_like(weak), strong, aux
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"align": None, "pseudo_label": "hard", "target": "soft"}], ids=["cifar", "hard"]
-)
+OTHER = {"align": None, "pseudo_label": "hard", "target": "soft"}
+
+
+@pytest.mark.parametrize("options", [{}, OTHER], ids=["cifar", "other"])
 def test_conformance(options: dict) -> None:
     """In evaluation mode, after some updates: in training mode a second call is another step."""
     criterion = ShrinkMatchLoss(num_classes=5, threshold=0.8, **options)
@@ -106,7 +107,7 @@ def test_without_auxiliary_logits_the_main_head_is_asked() -> None:
 
 
 def test_where_gradients_go() -> None:
-    """Labeled logits from the supervised part, strong from the certain one, auxiliary from the shrunk one, weak none."""
+    """Each part reaches its own logits: supervised, strong, auxiliary; none reaches the weak ones."""
     x, labels, weak, strong, aux = inputs(torch.Generator().manual_seed(0))
     weak.requires_grad_()
     out = ShrinkMatchLoss(num_classes=5, threshold=0.8)(x, labels, weak, strong, aux)
@@ -250,10 +251,8 @@ def test_compiles_as_one_graph_with_its_updates() -> None:
     eager, compiled = (ShrinkMatchLoss(num_classes=5, threshold=0.8) for _ in range(2))
     call = torch.compile(compiled, backend="aot_eager", fullgraph=True)
     for seed in range(3):
-        x, labels, *others = (
-            z.float() if z.is_floating_point() else z for z in inputs(torch.Generator().manual_seed(seed))
-        )
-        x, others = x.detach().requires_grad_(), [z.detach().requires_grad_() for z in others]
+        x, labels, *others = inputs(torch.Generator().manual_seed(seed))
+        x, others = x.detach().float(), [z.detach().float().requires_grad_() for z in others]
         found, expected = call(x, labels, *others), step(eager, seed)
         for a, b in zip(found, expected, strict=True):
             assert_close(a, b)

@@ -43,10 +43,8 @@ def as_samples(estimator: Any, X: Any, *, device: torch.device, reset: bool = Fa
         raise ValueError(
             f"X must have 2 dimensions (features) or 4 (images), got shape {tuple(X.shape)}. Reshape your data"
         )
-    if isinstance(X, Tensor) or axes == 4:
-        samples = _of_numbers(estimator, X, reset)
-    else:
-        samples = _of_table(estimator, X, reset)
+    read = _of_numbers if isinstance(X, Tensor) or axes == 4 else _of_table
+    samples = read(estimator, X, reset)
     largest = float(samples.abs().max())
     if largest > LARGEST:
         raise ValueError(f"X must lie within {LARGEST:g} of 0, got {largest:g}")
