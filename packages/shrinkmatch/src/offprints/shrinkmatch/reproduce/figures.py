@@ -1,20 +1,49 @@
-"""Figures of the experiment. REPLACE."""
+"""Figures of the experiment: how many unlabeled samples are used, how right they are, what is removed."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from offprints.shared.experiment import Run
+from offprints.shrinkmatch.reproduce.training import CERTAIN, RESCUED, RIGHT_CERTAIN, RIGHT_RESCUED, utilization
+
+COLORS = {"FixMatch": "#999999", "FixMatch + DA": "#0072b2", "ShrinkMatch": "#d55e00"}
+WINDOW = 20  # steps
 
 
-def draw_centers(run: Run, centers: Mapping[str, Tensor]) -> None:
-    """Draw the estimated pictures beside the true one."""
-    with run.figure("centers", ncols=len(centers)) as (_, axes):
-        for ax, (name, center) in zip(axes, centers.items(), strict=True):
-            side = math.isqrt(center.numel())
-            ax.imshow(center.reshape(side, side).numpy(), cmap="gray", vmin=0, vmax=1)
-            ax.set_title(name)
-            ax.set_axis_off()
+def smoothed(values: Tensor) -> Tensor:
+    """Means over windows of steps."""
+    width = min(WINDOW, len(values))
+    return values[: len(values) // width * width].view(-1, width).mean(1)
+
+
+def draw_utilization(run: Run, name: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Who has a loss at each step; whether what ShrinkMatch asks of them is right; how many classes it removes."""
+    mean = {method: torch.stack([r["counts"] for r in of_method]).mean(0) for method, of_method in results.items()}
+    ours = mean["ShrinkMatch"]
+    steps = len(ours)
+    with run.figure(name, ncols=3, figsize=(13, 3.6)) as (_, axes):
+        for method, counts in mean.items():
+            if method not in COLORS:
+                continue
+            share = smoothed(utilization(counts, rescued=method == "ShrinkMatch"))
+            at = torch.linspace(0, steps, len(share))
+            axes[0].plot(at, share, color=COLORS[method], label=method)
+        axes[0].plot(at, smoothed(ours[:, CERTAIN]), ":", color=COLORS["ShrinkMatch"], label="certain alone")
+        axes[0].set(xlabel="step", ylabel="share of the unlabeled samples with a loss", ylim=(-0.02, 1.05))
+        axes[0].legend(fontsize=8)
+        for all_, right, style, label in (
+            (CERTAIN, RIGHT_CERTAIN, "-", "certain"),
+            (RESCUED, RIGHT_RESCUED, "--", "uncertain, in the shrunk space"),
+        ):
+            used, good = smoothed(ours[:, all_]), smoothed(ours[:, right])
+            axes[1].plot(at, torch.where(used > 1e-3, good / used, torch.nan), style, color="#d55e00", label=label)
+        axes[1].set(xlabel="step", ylabel="share of right top classes", ylim=(0, 1.05))
+        axes[1].legend(fontsize=8)
+        removed = torch.stack([r["removed"] for r in results["ShrinkMatch"]]).sum(0)
+        axes[2].bar(range(len(removed)), removed / removed.sum().clamp(min=1), color="#d55e00")
+        axes[2].set(xlabel="classes removed", ylabel="share of the rescued samples")

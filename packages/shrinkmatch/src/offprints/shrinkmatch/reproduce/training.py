@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from offprints.shared.device import map_batches
+from offprints.shared.device import Precision, autocast, map_batches
 from offprints.shared.distributed import all_reduce_, world_size
+from offprints.shared.usage import UsageError
 from offprints.shrinkmatch import ShrinkMatchLoss, ShrinkMatchModel, StudentEMA, cosine_factor
 from offprints.shrinkmatch.model import decay_groups
 
@@ -54,9 +55,18 @@ class Trainer:
     """A network and what trains it, a step at a time; one process of several, if there are several."""
 
     def __init__(
-        self, backbone: nn.Module, feature_dim: int, num_classes: int, method: Method, recipe: Recipe, device: Any
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        num_classes: int,
+        method: Method,
+        recipe: Recipe,
+        device: Any,
+        precision: Precision = "float32",
     ) -> None:
-        self.method, self.recipe = method, recipe
+        if precision == "float16":
+            raise UsageError("--precision must be float32 or bfloat16 here: float16 needs its gradients scaled")
+        self.method, self.recipe, self.device, self.precision = method, recipe, torch.device(device), precision
         self.model = ShrinkMatchModel(backbone, feature_dim, num_classes).to(device)
         self.ema = StudentEMA(self.model, recipe.ema_decay)
         self.criterion = ShrinkMatchLoss(
@@ -79,7 +89,8 @@ class Trainer:
         """Train on a labeled batch and two views of an unlabeled one, whose labels are for counting alone."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * cosine_factor(self.done, self.recipe.steps)
-        logits_x, logits_w, logits_s, logits_a = self.trained(x, weak, strong)
+        with autocast(self.precision, self.device):
+            logits_x, logits_w, logits_s, logits_a = self.trained(x, weak, strong)
         if self.method == "strangers":  # each sample is asked for the pseudo-label of another one
             logits_w, truth = logits_w.roll(1, 0), truth.roll(1, 0)
         out = self.criterion(logits_x, y, logits_w, logits_s, logits_a)
@@ -141,3 +152,15 @@ class Trainer:
 def utilization(counts: Tensor, *, rescued: bool) -> Tensor:
     """The share of the unlabeled samples that have a loss, at each step: certain, and rescued ones where they count."""
     return counts[:, CERTAIN] + counts[:, RESCUED] if rescued else counts[:, CERTAIN]
+
+
+def after_a_quarter(counts: Tensor, *, rescued: bool) -> float:
+    """The mean `utilization` over the last three quarters of a training."""
+    return float(utilization(counts, rescued=rescued)[len(counts) // 4 :].mean())
+
+
+def right_share(counts: Tensor, *, rescued: bool) -> float:
+    """The share of right top classes among the rescued (or the certain) samples, after a quarter of a training."""
+    used, right = (RESCUED, RIGHT_RESCUED) if rescued else (CERTAIN, RIGHT_CERTAIN)
+    late = counts[len(counts) // 4 :].sum(0)
+    return float(late[right] / late[used].clamp(min=1e-9))
