@@ -18,7 +18,7 @@ from offprints.shared.experiment.part import Part
 from offprints.shrinkmatch import split_labels, wide_resnet
 from offprints.shrinkmatch._networks import moments
 from offprints.shrinkmatch.reproduce.figures import draw_utilization
-from offprints.shrinkmatch.reproduce.training import Method, Recipe, Trainer, after_a_quarter
+from offprints.shrinkmatch.reproduce.training import Method, Recipe, Trainer, in_quarter
 from offprints.shrinkmatch.views import ImageViews
 
 METHODS: tuple[Method, ...] = ("FixMatch", "FixMatch + DA", "ShrinkMatch")
@@ -91,11 +91,11 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
             )
             for method in METHODS
         }
-        used = {m: after_a_quarter(r["counts"], rescued=m == "ShrinkMatch") for m, r in results.items()}
+        used = {m: in_quarter(r["counts"], 1, rescued=m == "ShrinkMatch") for m, r in results.items()}
         accuracy = {method: float(result["accuracy"]) for method, result in results.items()}
         run.claim(
             f"utilization-{per_class}",
-            f"Fashion-MNIST, {per_class} labels a class: share of the unlabeled samples that have a loss, after a"
+            f"Fashion-MNIST, {per_class} labels a class: share of the unlabeled samples that have a loss, second"
             " quarter of the training",
             used["ShrinkMatch"],
             ">=",
@@ -121,7 +121,7 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
                     "method": method,
                     "reference": method != "ShrinkMatch",
                     "test accuracy": accuracy[method],
-                    "used after a quarter": used[method],
+                    "used, second quarter": used[method],
                 }
                 for method in METHODS
             ],

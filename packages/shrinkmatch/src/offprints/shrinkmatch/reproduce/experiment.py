@@ -18,7 +18,7 @@ from offprints.shrinkmatch.reproduce.clothing import MediumSettings, reproduce_m
 from offprints.shrinkmatch.reproduce.digits import train_digits
 from offprints.shrinkmatch.reproduce.figures import draw_utilization
 from offprints.shrinkmatch.reproduce.paper import PaperSettings, reproduce_paper
-from offprints.shrinkmatch.reproduce.training import Method, Recipe, after_a_quarter, right_share
+from offprints.shrinkmatch.reproduce.training import Method, Recipe, in_quarter, right_share
 
 METHODS: tuple[Method, ...] = ("supervised", "FixMatch + DA", "ShrinkMatch", "strangers")
 STRANGERS = "pseudo-labels of other samples"
@@ -44,7 +44,7 @@ class Config:
     per_class: int = 3
     recipe: Recipe = field(default_factory=Recipe)
     single_draws: int = 3
-    single_steps: int = 600
+    single_steps: int = 400
     medium: MediumSettings = field(default_factory=MediumSettings)
     paper: PaperSettings = field(default_factory=PaperSettings)
     data: Path | None = None
@@ -63,7 +63,7 @@ def reproduce(config: Config, run: Run) -> None:
     single = Recipe(**{**vars(config.recipe), "steps": config.single_steps})
     jobs: dict[str, Any] = {}
     # The longest first, so that two workers end together.
-    for method in METHODS[:3]:
+    for method in METHODS[1:3]:
         for seed in seeds[: config.single_draws]:
             jobs[f"1 label {method} {seed}"] = partial(train_digits, seed, method, 1, single)
     for method in METHODS:
@@ -74,7 +74,7 @@ def reproduce(config: Config, run: Run) -> None:
     report(results, config, run)
     if config.single_draws:
         report_single(
-            {m: [done[f"1 label {m} {seed}"] for seed in seeds[: config.single_draws]] for m in METHODS[:3]}, run
+            {m: [done[f"1 label {m} {seed}"] for seed in seeds[: config.single_draws]] for m in METHODS[1:3]}, run
         )
     run.check(
         "exact", "the loss minus the paper's loop over samples and classes, largest relative error", error(), "<=", 1e-5
@@ -85,13 +85,16 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, r
     """What is used, whether it is right, and what it is good for."""
     draws = f"mean of {config.draws} splits"
     counts = {method: [result["counts"] for result in of_method] for method, of_method in results.items()}
-    used = {
-        method: np.array([after_a_quarter(c, rescued=method == "ShrinkMatch") for c in of_method])
-        for method, of_method in counts.items()
-    }
+    used, late = (
+        {
+            method: np.array([in_quarter(c, quarter, rescued=method == "ShrinkMatch") for c in of_method])
+            for method, of_method in counts.items()
+        }
+        for quarter in (1, 3)
+    )
     run.claim(
         "utilization",
-        f"share of the unlabeled samples that have a loss, after a quarter of the training, {draws}",
+        f"share of the unlabeled samples that have a loss, second quarter of the training, {draws}",
         used["ShrinkMatch"].mean(),
         ">=",
         0.6,
@@ -127,6 +130,9 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, r
             control=(accuracy["strangers"] - accuracy[other]).mean(),
             control_name=STRANGERS,
         )
+    for id_, method in (("late", "ShrinkMatch"), ("late-fixmatch", "FixMatch + DA")):
+        words = f"share of the unlabeled samples that have a loss, last quarter of the training, {method}, {draws}"
+        run.report_value(id_, words, late[method].mean())
     run.report_value("accuracy", f"test accuracy of ShrinkMatch, {draws}", accuracy["ShrinkMatch"].mean())
     run.report_value(
         "right-certain",
@@ -140,7 +146,8 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, r
                 "method": method,
                 "reference": method != "ShrinkMatch",
                 "test accuracy": accuracy[method].mean(),
-                "used after a quarter": float("nan") if method == "supervised" else used[method].mean(),
+                "used, second quarter": 0.0 if method == "supervised" else used[method].mean(),
+                "used, last quarter": 0.0 if method == "supervised" else late[method].mean(),
             }
             for method in results
         ],
@@ -154,10 +161,9 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, r
 def report_single(results: Mapping[str, Sequence[Mapping[str, Any]]], run: Run) -> None:
     """One label of each class: reported, for the difference is within the noise."""
     accuracy = {method: np.array([result["accuracy"] for result in of]) for method, of in results.items()}
-    for id_, other in (("single-supervised", "supervised"), ("single-fixmatch", "FixMatch + DA")):
-        gain = accuracy["ShrinkMatch"] - accuracy[other]
-        words = f"one label a class: test accuracy of ShrinkMatch minus {other}, mean of {len(gain)} splits"
-        run.report_value(id_, words, gain.mean())
+    gain = accuracy["ShrinkMatch"] - accuracy["FixMatch + DA"]
+    words = f"one label a class: test accuracy of ShrinkMatch minus FixMatch + DA, mean of {len(gain)} splits"
+    run.report_value("single-fixmatch", words, gain.mean())
 
 
 def error() -> float:

@@ -38,10 +38,10 @@ class Recipe:
         unlabeled_weight: Of the unlabeled samples' losses.
     """
 
-    steps: int = 400
-    batch_size: int = 30
-    mu: int = 5
-    lr: float = 0.1
+    steps: int = 300
+    batch_size: int = 20
+    mu: int = 7
+    lr: float = 0.08
     weight_decay: float = 5e-4
     threshold: float = 0.95
     ratio_momentum: float = 0.95
@@ -154,9 +154,10 @@ def utilization(counts: Tensor, *, rescued: bool) -> Tensor:
     return counts[:, CERTAIN] + counts[:, RESCUED] if rescued else counts[:, CERTAIN]
 
 
-def after_a_quarter(counts: Tensor, *, rescued: bool) -> float:
-    """The mean `utilization` over the last three quarters of a training."""
-    return float(utilization(counts, rescued=rescued)[len(counts) // 4 :].mean())
+def in_quarter(counts: Tensor, quarter: int, *, rescued: bool) -> float:
+    """The mean `utilization` over one of the four quarters of a training, 0 to 3."""
+    first, last = (len(counts) * q // 4 for q in (quarter, quarter + 1))
+    return float(utilization(counts, rescued=rescued)[first:last].mean())
 
 
 def right_share(counts: Tensor, *, rescued: bool) -> float:
