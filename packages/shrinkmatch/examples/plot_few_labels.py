@@ -3,7 +3,7 @@ One label in sixty: which unlabeled samples can be used
 =======================================================
 
 FixMatch learns from unlabeled samples of which the network is certain. Of most it is not: two or three classes share
-the probability. Without the rivals the likeliest class *is* certain among the rest, and that is something to learn from.
+the probability. Without the rivals the likeliest class *is* certain among the rest, and that can be learned from.
 """
 
 import matplotlib.pyplot as plt
@@ -41,7 +41,7 @@ print(f"scikit-learn's label spreading: {(spreading.transduction_ == truth)[unkn
 # %%
 # Certain, rescued, dropped
 # -------------------------
-# The shrunk class space of the final predictions: how many rivals have to go, and how often the likeliest class is right.
+# The shrunk class space of the final predictions: how many rivals have to go, and how often the top class is right.
 
 probs = torch.from_numpy(classifier.predict_proba(X[unknown]))
 space = shrink_class_space(probs, threshold=0.95)
@@ -58,8 +58,8 @@ for name, rows in groups.items():
 # %%
 # What training used
 # ------------------
-# The share of certain samples grows slowly; the shrunk loss has the others from the beginning on, weighted by the running
-# ratio of certain ones.
+# The share of certain samples grows slowly; the shrunk loss has the others from the beginning on, weighted by the
+# running ratio of certain ones.
 
 history = classifier.history_
 steps = [record["step"] for record in history]

@@ -18,7 +18,7 @@ from offprints.shared.usage import UsageError
 from offprints.shrinkmatch.reproduce.clothing import MediumSettings, clothing
 from offprints.shrinkmatch.reproduce.experiment import Config, experiment
 from offprints.shrinkmatch.reproduce.paper import PaperSettings, WholeRange, load, network, transforms
-from offprints.shrinkmatch.reproduce.training import Recipe, after_a_quarter, right_share
+from offprints.shrinkmatch.reproduce.training import Recipe, in_quarter, right_share
 
 TINY = Recipe(steps=4, batch_size=4, mu=2)
 
@@ -33,8 +33,8 @@ def test_smoke(paper_run, tmp_path: Path) -> None:
 def test_what_is_counted() -> None:
     """Certain, rescued, right of each: four steps, of which the last three count."""
     counts = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.2, 0.5, 0.1, 0.4], [0.4, 0.5, 0.4, 0.1], [0.6, 0.2, 0.4, 0.1]])
-    assert after_a_quarter(counts, rescued=False) == pytest.approx(0.4)
-    assert after_a_quarter(counts, rescued=True) == pytest.approx(0.8)
+    assert [in_quarter(counts, q, rescued=False) for q in range(4)] == pytest.approx([1.0, 0.2, 0.4, 0.6])
+    assert [in_quarter(counts, q, rescued=True) for q in range(4)] == pytest.approx([1.0, 0.7, 0.9, 0.8])
     assert right_share(counts, rescued=True) == pytest.approx(0.5)
     assert right_share(counts, rescued=False) == pytest.approx(0.75)
 
@@ -160,9 +160,8 @@ def test_sets_with_more_unlabeled_pictures(monkeypatch: pytest.MonkeyPatch) -> N
 
     def found(name: str, split: str, **_: object) -> SimpleNamespace:
         count = {"train": 4, "test": 2, "unlabeled": 6, "extra": 3}[split]
-        return SimpleNamespace(
-            data=np.zeros((count, 3, 8, 9), np.uint8), labels=np.full(count, -1 if count == 6 else 1)
-        )
+        labels = np.full(count, -1 if split == "unlabeled" else 1)
+        return SimpleNamespace(data=np.zeros((count, 3, 8, 9), np.uint8), labels=labels)
 
     monkeypatch.setattr(paper, "vision_dataset", found)
     sizes = {name: {key: len(x) for key, (x, _) in load(name, None, False).items()} for name in ("stl10", "svhn")}
