@@ -92,7 +92,7 @@ class Trainer:
         with autocast(self.precision, self.device):
             logits_x, logits_w, logits_s, logits_a = self.trained(x, weak, strong)
         if self.method == "strangers":  # each sample is asked for the pseudo-label of another one
-            logits_w, truth = logits_w.roll(1, 0), truth.roll(1, 0)
+            logits_w = logits_w.roll(1, 0)
         out = self.criterion(logits_x, y, logits_w, logits_s, logits_a)
         unlabeled = 0.0 if self.method == "supervised" else self.recipe.unlabeled_weight
         shrunk = 1.0 if self.method in ("ShrinkMatch", "strangers") else 0.0
