@@ -94,7 +94,7 @@ def main() -> None:
     sizes = [(16, 5)] if tiny else [(448, 10), (448, 100), (320, 1000)]
     step = of_step(2, 4, 10, 1, 8) if tiny else of_step(8, 56, 28, 2, 32)
     cases = [of_loss(*size) for size in sizes] + [step]
-    compare(cases, None if tiny else RESULTS, threads=1, rounds=2 if tiny else 5)
+    compare(cases, None if tiny else RESULTS, threads=1, rounds=1 if tiny else 3)
 
 
 if __name__ == "__main__":

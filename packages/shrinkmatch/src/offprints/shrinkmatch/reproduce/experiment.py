@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def reproduce(config: Config, run: Run) -> None:
         reproduce_medium(config.medium, config.data, config.download, run)
         return
     seeds = run.seeds(max(config.draws, config.single_draws))
-    single = Recipe(**{**vars(config.recipe), "steps": config.single_steps})
+    single = replace(config.recipe, steps=config.single_steps)
     jobs: dict[str, Any] = {}
     # The longest first, so that two workers end together.
     for method in METHODS[1:3]:
