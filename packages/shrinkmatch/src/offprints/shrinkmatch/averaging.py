@@ -63,8 +63,10 @@ class StudentEMA(AveragedModel):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         for kind in ("parameters", "buffers"):
-            mine = [tuple(x.shape) for x in getattr(self.module, kind)()]
-            theirs = [tuple(x.shape) for x in getattr(model, kind)()]
-            if mine != theirs:
-                raise ValueError(f"model must have the {kind} of the averaged one, of shapes {mine}, got {theirs}")
+            mine, theirs = list(getattr(self.module, kind)()), list(getattr(model, kind)())
+            if len(mine) != len(theirs) or any(a.shape != b.shape for a, b in zip(mine, theirs, strict=True)):
+                shapes = [[tuple(x.shape) for x in of] for of in (mine, theirs)]
+                raise ValueError(
+                    f"model must have the {kind} of the averaged one, of shapes {shapes[0]}, got {shapes[1]}"
+                )
         self.update_parameters(model)
