@@ -45,28 +45,33 @@ def extreme(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 SPECIAL = {
-    "ties": with_probs([0.375, 0.375, 0.125, 0.125], [0.25] * 4, [0.5, 0.5, 0.0, 0.0]),
-    "all certain": with_probs([0.96875, 0.03125, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]),
-    "none reached": with_probs([0.375, 0.3125, 0.3125], [0.5, 0.25, 0.25]),
+    "ties, certain and not reached": with_probs(
+        [0.375, 0.375, 0.125, 0.125],
+        [0.25] * 4,
+        [0.5, 0.5, 0.0, 0.0],
+        [1.0, 0.0, 0.0, 0.0],
+        [0.96875, 0.03125, 0.0, 0.0],
+    ),
     "two classes": with_probs([0.625, 0.375], [0.96875, 0.03125]),
     "far logits": extreme,
 }
-
-
 THRESHOLD = 0.9137  # no ratio of the numbers of 128ths
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        partial(shrink_loss, threshold=THRESHOLD),
-        partial(shrink_loss, threshold=THRESHOLD, reweight=False, target="soft"),
-        ShrinkLoss(threshold=THRESHOLD),
-    ],
-    ids=["function", "soft", "module"],
-)
-def test_conformance(loss) -> None:
-    check_loss(loss, exact, special=SPECIAL)
+def test_conformance() -> None:
+    check_loss(partial(shrink_loss, threshold=THRESHOLD), exact, special=SPECIAL)
+
+
+def test_conformance_of_the_soft_target() -> None:
+    check_loss(ShrinkLoss(threshold=THRESHOLD, reweight=False, target="soft"), exact)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("target", ["hard", "soft"])
+def test_module_is_the_function(target: str, reduction: str) -> None:
+    logits, probs = inputs(torch.Generator().manual_seed(0))
+    options = {"threshold": 0.8, "reweight": target == "hard", "target": target, "reduction": reduction}
+    assert torch.equal(ShrinkLoss(**options)(logits, probs), shrink_loss(logits, probs, **options))
 
 
 def test_constructor() -> None:
