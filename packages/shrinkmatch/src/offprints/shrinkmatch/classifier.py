@@ -158,6 +158,7 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
             vars(self).clear()
             vars(self).update(before)
             raise
+        self._own_backbone = self.backbone is not None
         self.classes_ = classes
         self.model_ = model
         self.history_ = history
@@ -222,12 +223,22 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: Any) -> Tensor:
         check_fitted(self, "model_")
-        device = self.model_.head.weight.device
-        with float32_region(device):
-            return map_batches(self.model_, as_samples(self, X, device=device), batch_size=ROWS)
+        model = self.model_
+        device = model.head.weight.device
+        samples = as_samples(self, X, device=device)
+        # In float32 a product of matrices rounds by its number of rows: a prediction would depend on the others'.
+        if not self._own_backbone and device.type != "mps":
+            model = copy.deepcopy(model).double()
+
+        def logits(rows: Tensor) -> Tensor:
+            found: Tensor = model(rows.to(model.head.weight.dtype))
+            return found if device.type == "mps" else found.double()
+
+        with float32_region(device), evaluating(model):
+            return map_batches(logits, samples, batch_size=ROWS)
 
     def predict_proba(self, X: Any) -> Any:
-        """Probabilities ``(N, C)`` of the classes in the order of ``classes_``, in the kind of X.
+        """Probabilities ``(N, C)`` of the classes in the order of ``classes_``, float64, in the kind of X.
 
         Raises:
             NotFittedError: before `fit`.
