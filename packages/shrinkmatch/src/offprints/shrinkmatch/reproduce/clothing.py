@@ -45,7 +45,7 @@ class MediumSettings:
     depth: int = 10
     widen: int = 1
     test_images: int = 10_000
-    recipe: Recipe = field(default_factory=lambda: Recipe(steps=500, batch_size=32, mu=4, lr=0.06))
+    recipe: Recipe = field(default_factory=lambda: Recipe(steps=300, batch_size=32, mu=4, lr=0.06))
     every: int = 100
 
 
