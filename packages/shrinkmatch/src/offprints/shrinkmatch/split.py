@@ -49,7 +49,9 @@ def split_labels(labels: Any, per_class: int, *, seed: int, include_labeled: boo
     classes, counts = np.unique(values, return_counts=True)
     if counts.min() < per_class:
         scarce = classes[counts.argmin()]
-        raise ValueError(f"per_class must be at most {counts.min()}, the samples of class {scarce}, got {per_class}")
+        raise ValueError(
+            f"per_class must be at most {counts.min()}, what labels has of class {scarce}, got {per_class}"
+        )
     labeled = class_subset(values, per_class, seed=seed)
     everything = np.arange(len(values), dtype=np.int64)
     return labeled, everything if include_labeled else np.setdiff1d(everything, labeled)

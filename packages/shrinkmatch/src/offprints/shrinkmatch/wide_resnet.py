@@ -114,7 +114,7 @@ def wide_resnet(
     depth = check_number(depth, "depth", low=10, integer=True)
     if (depth - 4) % 6:
         raise ValueError(f"depth must be 6 n + 4, as 10, 16, 22 or 28, got {depth}")
-    widen = check_number(widen, "widen", low=1, integer=True)
+    widen = check_number(widen, "widen", low=1, high=1024, integer=True)
     slope = check_number(slope, "slope", low=0)
     in_channels = check_number(in_channels, "in_channels", low=1, integer=True)
     bn_momentum = check_number(bn_momentum, "bn_momentum", low=0, high=1)
