@@ -43,7 +43,7 @@ class Config:
     draws: int = 6
     per_class: int = 3
     recipe: Recipe = field(default_factory=Recipe)
-    single_draws: int = 3
+    single_draws: int = 2
     single_steps: int = 400
     medium: MediumSettings = field(default_factory=MediumSettings)
     paper: PaperSettings = field(default_factory=PaperSettings)

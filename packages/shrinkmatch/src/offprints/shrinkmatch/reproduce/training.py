@@ -38,9 +38,9 @@ class Recipe:
         unlabeled_weight: Of the unlabeled samples' losses.
     """
 
-    steps: int = 300
-    batch_size: int = 20
-    mu: int = 7
+    steps: int = 400
+    batch_size: int = 30
+    mu: int = 5
     lr: float = 0.08
     weight_decay: float = 5e-4
     threshold: float = 0.95
