@@ -113,7 +113,7 @@ def as_classes(y: Any, length: int) -> tuple[np.ndarray, Tensor]:
         ValueError: None, another length, more than one axis, missing values, fractions; fewer than two classes.
     """
     if y is None:
-        raise ValueError("y must be given, with -1 for unlabeled samples: requires y to be passed, but y is None")
+        raise ValueError("y must have -1 for unlabeled samples: requires y to be passed, but the target y is None")
     if hasattr(y, "toarray"):
         raise TypeError("y must be dense, sparse labels are not supported")
     labels = _as_array(y)

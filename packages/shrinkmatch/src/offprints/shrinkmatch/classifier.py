@@ -252,7 +252,8 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             NotFittedError, TypeError, ValueError: as in `predict_proba`.
         """
-        return shown(self.classes_, self._logits(X).softmax(1).argmax(1), X)
+        likeliest = self._logits(X).softmax(1).argmax(1)
+        return shown(self.classes_, likeliest, X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy; y has the true labels of all samples.
