@@ -25,7 +25,7 @@ TINY = Recipe(steps=4, batch_size=4, mu=2)
 
 def test_smoke(paper_run, tmp_path: Path) -> None:
     run = paper_run("shrinkmatch", "--preset", "smoke", out=tmp_path, status=(0, 1))
-    assert set(run.claims) == {"utilization", "right", "supervised", "fixmatch", "exact"}
+    assert set(run.claims) == {"utilization", "right", "own", "fixmatch", "exact"}
     assert run.claims["exact"]["holds"]
     assert run.figures == {"utilization"}
 

@@ -115,21 +115,33 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, r
         control_name=STRANGERS,
     )
     accuracy = {method: np.array([result["accuracy"] for result in of]) for method, of in results.items()}
-    for id_, other, bar, words in (
-        ("supervised", "supervised", 0.01, "the labeled samples alone"),
-        ("fixmatch", "FixMatch + DA", -0.005, "FixMatch with alignment, the same loop without the shrunk loss"),
-    ):
-        gain = accuracy["ShrinkMatch"] - accuracy[other]
-        run.claim(
-            id_,
-            f"test accuracy of ShrinkMatch minus {words}, {config.per_class} labels a class, {draws}",
-            gain.mean(),
-            ">=",
-            bar,
-            spread=standard_error(gain),
-            control=(accuracy["strangers"] - accuracy[other]).mean(),
-            control_name=STRANGERS,
-        )
+    # The bars were set on seed 5, where they measure 0.026 and -0.002 with standard errors of 0.01 and 0.003.
+    gain = accuracy["ShrinkMatch"] - accuracy["strangers"]
+    run.claim(
+        "own",
+        f"test accuracy of ShrinkMatch minus the same training on {STRANGERS}, {config.per_class} labels a class, {draws}",
+        gain.mean(),
+        ">=",
+        0.005,
+        spread=standard_error(gain),
+        control=(accuracy["supervised"] - accuracy["strangers"]).mean(),
+        control_name="the labeled samples alone",
+    )
+    gain = accuracy["ShrinkMatch"] - accuracy["FixMatch + DA"]
+    run.claim(
+        "fixmatch",
+        "test accuracy of ShrinkMatch minus FixMatch with alignment, the same loop without the shrunk loss,"
+        f" {config.per_class} labels a class, {draws}",
+        gain.mean(),
+        ">=",
+        -0.01,
+        spread=standard_error(gain),
+        control=(accuracy["strangers"] - accuracy["FixMatch + DA"]).mean(),
+        control_name=STRANGERS,
+    )
+    for id_, method, name in (("supervised", "ShrinkMatch", "ShrinkMatch"), ("regularized", "strangers", STRANGERS)):
+        words = f"test accuracy of {name} minus the labeled samples alone, {config.per_class} labels a class, {draws}"
+        run.report_value(id_, words, (accuracy[method] - accuracy["supervised"]).mean())
     for id_, method in (("late", "ShrinkMatch"), ("late-fixmatch", "FixMatch + DA")):
         words = f"share of the unlabeled samples that have a loss, last quarter of the training, {method}, {draws}"
         run.report_value(id_, words, late[method].mean())
