@@ -119,7 +119,8 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, r
     gain = accuracy["ShrinkMatch"] - accuracy["strangers"]
     run.claim(
         "own",
-        f"test accuracy of ShrinkMatch minus the same training on {STRANGERS}, {config.per_class} labels a class, {draws}",
+        f"test accuracy of ShrinkMatch minus the same training on {STRANGERS}, {config.per_class} labels a class,"
+        f" {draws}",
         gain.mean(),
         ">=",
         0.005,

@@ -34,7 +34,7 @@ def draw_utilization(run: Run, name: str, results: Mapping[str, Sequence[Mapping
             at = torch.linspace(0, steps, len(share))
             axes[0].plot(at, share, color=COLORS[method], label=method)
         axes[0].plot(at, smoothed(ours[:, CERTAIN]), ":", color=COLORS["ShrinkMatch"], label="certain alone")
-        axes[0].set(xlabel="step", ylabel="share of the unlabeled samples with a loss", ylim=(-0.02, 1.05))
+        axes[0].set(xlabel="step", ylabel="unlabeled samples with a loss", ylim=(-0.02, 1.05))
         axes[0].legend(fontsize=8)
         for all_, right, style, label in (
             (CERTAIN, RIGHT_CERTAIN, "-", "certain"),
@@ -42,8 +42,8 @@ def draw_utilization(run: Run, name: str, results: Mapping[str, Sequence[Mapping
         ):
             used, good = smoothed(ours[:, all_]), smoothed(ours[:, right])
             axes[1].plot(at, torch.where(used > 1e-3, good / used, torch.nan), style, color="#d55e00", label=label)
-        axes[1].set(xlabel="step", ylabel="share of right top classes", ylim=(0, 1.05))
+        axes[1].set(xlabel="step", ylabel="right top classes", ylim=(0, 1.05))
         axes[1].legend(fontsize=8)
         removed = torch.stack([r["removed"] for r in results["ShrinkMatch"]]).sum(0)
         axes[2].bar(range(len(removed)), removed / removed.sum().clamp(min=1), color="#d55e00")
-        axes[2].set(xlabel="classes removed", ylabel="share of the rescued samples")
+        axes[2].set(xlabel="classes removed", ylabel="rescued samples")
