@@ -46,9 +46,9 @@ class StudentEMA(AveragedModel):
                     f"model must have parameters of float32 or float64, got {parameter.dtype}: an average does not move"
                     " in a half type; keep the parameters in float32 and use autocast"
                 )
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.decay = decay
-        self.n_averaged.fill_(1)  # type: ignore[operator] # averages from the first update on
+        self.n_averaged.fill_(1)  # averages from the first update on
 
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's parameters, and copy its buffers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -155,8 +155,8 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
                 classes, codes = as_classes(y, len(samples))
                 model, history = self._train(samples.clone(), codes.to(device), len(classes))
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         self._own_backbone = self.backbone is not None
         self.classes_ = classes
@@ -202,7 +202,7 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
             )
         fields = ShrinkMatchOutput._fields
         history = [{"step": n + 1, **dict(zip(fields, row, strict=True))} for n, row in enumerate(table.tolist())]
-        averaged: ShrinkMatchModel = ema.module.eval()
+        averaged = cast(ShrinkMatchModel, ema.module.eval())
         averaged.zero_grad()
         return averaged, history
 

@@ -57,7 +57,7 @@ class AuxHead(nn.Module):
         check_tensor(features, "features", shape=(None, self.in_features), finite=False)
         if self.training and len(features) < 2:
             raise ValueError("features must have at least 2 rows in training mode, for batch normalization, got 1")
-        found: Tensor = self.layers(features.to(self.layers[0].weight.dtype))
+        found: Tensor = self.layers(features.to(next(self.parameters()).dtype))
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -154,7 +154,7 @@ class ShrinkMatchLoss(nn.Module):
                 unlabeled samples do not belong in ``logits_x``; different devices. Nothing has changed then.
         """
         names = ["logits_x", "logits_u_weak", "logits_u_strong", "logits_u_aux"]
-        given = [logits_x, logits_u_weak, logits_u_strong, logits_u_aux]
+        given: list[Any] = [logits_x, logits_u_weak, logits_u_strong, logits_u_aux]
         if logits_u_aux is None:
             del names[-1], given[-1]
         logits = [self._checked(z, name) for z, name in zip(given, names, strict=True)]
@@ -164,7 +164,8 @@ class ShrinkMatchLoss(nn.Module):
         if labels.ndim != 1:
             raise ValueError(f"labels_x must have 1 dimension, got shape {tuple(labels.shape)}")
         check_same_device(*logits, labels, self.updates, names=[*names, "labels_x", "the module"])
-        return self.compute(*logits[:1], labels, *logits[1:])
+        first, *views = logits
+        return self.compute(first, labels, *views)
 
     def compute(
         self, logits_x: Tensor, labels: Tensor, weak: Tensor, strong: Tensor, aux: Tensor | None = None

@@ -79,7 +79,7 @@ class WideResNet(nn.Module):
             ValueError: not ``(N, in_channels, H, W)``, or empty.
         """
         check_tensor(images, "images", shape=(None, self.in_channels, None, None), finite=False)
-        features: Tensor = self.layers(images.to(self.layers[0].weight.dtype))
+        features: Tensor = self.layers(images.to(next(self.parameters()).dtype))
         return features
 
 

@@ -91,8 +91,8 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
             )
             for method in METHODS
         }
-        used = {m: in_quarter(r["counts"], 1, rescued=m == "ShrinkMatch") for m, r in results.items()}
-        accuracy = {method: float(result["accuracy"]) for method, result in results.items()}
+        used: dict[str, float] = {m: in_quarter(r["counts"], 1, rescued=m == "ShrinkMatch") for m, r in results.items()}
+        accuracy: dict[str, float] = {method: float(result["accuracy"]) for method, result in results.items()}
         run.claim(
             f"utilization-{per_class}",
             f"Fashion-MNIST, {per_class} labels a class: share of the unlabeled samples that have a loss, second"

@@ -70,7 +70,9 @@ def reproduce(config: Config, run: Run) -> None:
         for seed in seeds[: config.draws]:
             jobs[f"{method} {seed}"] = partial(train_digits, seed, method, config.per_class, config.recipe)
     done = run.units(jobs)
-    results = {method: [done[f"{method} {seed}"] for seed in seeds[: config.draws]] for method in METHODS}
+    results: dict[str, Any] = {
+        method: [done[f"{method} {seed}"] for seed in seeds[: config.draws]] for method in METHODS
+    }
     report(results, config, run)
     if config.single_draws:
         report_single(

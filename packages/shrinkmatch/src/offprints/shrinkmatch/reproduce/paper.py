@@ -156,7 +156,7 @@ def train_paper(
         weight_decay=1e-3 if name == "cifar100" else 5e-4,
         ratio_momentum=0.999,
         ema_decay=0.999,
-        align={"stl10": "ema", "svhn": None}.get(name, "queue"),  # type: ignore[arg-type]
+        align={"stl10": "ema", "svhn": None}.get(name, "queue"),
         pseudo_label="hard" if name in ("stl10", "svhn") else "soft",
     )
     with local_seed(part.seed):
