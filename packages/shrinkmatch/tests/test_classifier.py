@@ -55,7 +55,7 @@ def test_scikit_learns_own_checks() -> None:
 
 
 def test_learns_from_few_labels() -> None:
-    """Digits at a hundred steps: better than the same network on the labeled samples alone would be by chance."""
+    """Digits with three labels a class, a hundred steps."""
     digits = load_digits()
     x, truth = digits.data / 16, digits.target
     labeled, _ = split_labels(truth, 3, seed=0)
@@ -70,7 +70,7 @@ def test_learns_from_few_labels() -> None:
 
 
 def test_unlabeled_samples_count() -> None:
-    """Two spirals of blobs: one label each, the rest unlabeled, against the labeled samples alone."""
+    """The same labels with and without the unlabeled samples give different classifiers."""
     one = tiny(max_steps=5).fit(X, Y)
     other = tiny(max_steps=5).fit(X[:9], Y[:9])
     assert not np.allclose(one.predict_proba(X), other.predict_proba(X))
