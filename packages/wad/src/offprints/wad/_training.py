@@ -1,0 +1,76 @@
+"""What both trainings need: modes that do not depend on the caller's, batches drawn ahead, one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from offprints.shared.device import float32_region
+from offprints.shared.validation import check_number
+
+
+@contextmanager
+def training_region(device: torch.device) -> Iterator[None]:
+    """Gradients and no autocast, whatever modes the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad(), float32_region(device):
+        yield
+
+
+@contextmanager
+def float32_on_cpu() -> Iterator[None]:
+    """New layers are float32 and on the CPU, whatever the caller's defaults are."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """The training or evaluation mode of every part of a module is put back outside."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def check_seed(seed: int | None, name: str) -> int | None:
+    """A seed, or None, as a plain number.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: not in [0, 2**32).
+    """
+    return None if seed is None else check_number(seed, name, low=0, high=2**32, open_high=True, integer=True)
+
+
+def shuffled_batches(count: int, steps: int, batch_size: int) -> Int[Tensor, "steps batch"]:
+    """Rows of so many batches: one permutation of all rows after the other, drawn from torch's global stream."""
+    passes = -(-steps * batch_size // count)
+    # One sort of random numbers draws all permutations at once.
+    order = torch.rand(passes, count, dtype=torch.float32, device="cpu").argsort(1).flatten()
+    return order[: steps * batch_size].view(steps, batch_size)
+
+
+def place_of(module: nn.Module, name: str) -> Tensor:
+    """The first floating parameter: where a module computes, and in which type.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: there is none.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return parameter
+    raise ValueError(f"{name} must have parameters, got {type(module).__name__} without any")
