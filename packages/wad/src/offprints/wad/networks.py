@@ -29,6 +29,7 @@ class Standardize(nn.Module):
         self.register_buffer("scale", scale.to(torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Standardized samples."""
         return (x - self.mean) / self.scale
 
 
@@ -53,6 +54,7 @@ class InputTransform(nn.Module):
         self.flip, self.pixels, self.noise = flip, pixels, noise
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
+        """Images of the same size; in evaluation the same images."""
         if not self.training:
             return images
         if self.flip:

@@ -214,7 +214,8 @@ class WADTrainer:
         values = torch.stack(terms).cpu()
         if not bool(values.isfinite().all()):
             raise ValueError(
-                f"lr={self.lr:g} makes the training of the student diverge: lower lr, or scale X_labeled and X_unlabeled"
+                f"lr={self.lr:g} makes the training of the student diverge: lower lr, or scale X_labeled and"
+                " X_unlabeled"
             )
         first = (r - 1) * self.steps_per_round
         return [
