@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from offprints.shared.device import evaluating, local_seed, make_generator
 from offprints.wad import Knowledge, WADTrainer, error_decomposition
 
-WAD, KEPT = "WAD", "WAD, nothing moved"
-SUPERVISED, UNWEIGHTED = "supervised", "unweighted"
-PERMUTED, STRANGERS = "weights permuted", "knowledge permuted"
+WAD, SUPERVISED, UNWEIGHTED, PERMUTED = "WAD", "supervised", "unweighted", "weights permuted"
+ALPHA = 0.1
+
+
+def moving(method: str) -> str:
+    """The name of the same method with samples that are moved to the labeled ones."""
+    return f"{method}, samples moved"
 
 
 class Unweighted(WADTrainer):
@@ -44,10 +48,10 @@ class Permuted(WADTrainer):
 TRAINERS: Mapping[str, type[WADTrainer]] = {
     SUPERVISED: Supervised,
     UNWEIGHTED: Unweighted,
+    moving(UNWEIGHTED): Unweighted,
     PERMUTED: Permuted,
-    STRANGERS: WADTrainer,
-    KEPT: WADTrainer,
     WAD: WADTrainer,
+    moving(WAD): WADTrainer,
 }
 
 
@@ -72,7 +76,7 @@ def train_student(
         labeled: Samples and labels.
         unlabeled: Samples and true labels, -1 for unknown classes.
         test: Samples of target classes and labels.
-        seed: Of weights and batches; with the same one all methods see the same batches of the first round.
+        seed: Of weights and batches; with the same one all methods start alike and see the same batches.
         device: Where to train.
         options: Of `WADTrainer`.
 
@@ -81,12 +85,9 @@ def train_student(
     """
     with local_seed(seed):
         student = make_student().to(device)
-    if method == STRANGERS:
-        order = torch.randperm(len(features[1]), generator=make_generator(seed))
-        features = features[0], features[1][order]
-    if method in (SUPERVISED, KEPT):
-        options["alpha"] = 0.0
-    trainer = TRAINERS[method](student, features, seed=seed, **options).fit(*labeled, unlabeled[0])
+    alpha = ALPHA if method in (moving(WAD), moving(UNWEIGHTED)) else 0.0
+    trainer = TRAINERS[method](student, features, alpha=alpha, seed=seed, **options)
+    trainer.fit(*labeled, unlabeled[0])
     with evaluating(student):
         predicted = torch.cat([student(part.to(device)).argmax(1).cpu() for part in test[0].split(1000)])
     errors = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from offprints.shared.device import make_generator
-from offprints.wad import Knowledge, teacher_knowledge
+from offprints.wad import Knowledge, error_decomposition, teacher_knowledge
 
 
 def spectral_features(samples: Tensor, *, dim: int, neighbors: int) -> Tensor:
@@ -44,7 +44,8 @@ def judged(features: tuple[Tensor, Tensor], labels: Tensor, truth: Tensor, *, se
         seed: Of the control's permutation.
 
     Returns:
-        `weights`, `known`; `auroc` of the weights, `auroc of the control` with the labeled samples' labels permuted,
+        `weights`, `known`; `pseudo-labeling` and `invasion`, the errors, each also `of equal weights` and `of permuted
+        weights`; `auroc` of the weights, `auroc of the control` with the labeled samples' labels permuted,
         `auroc of the maximum` of the largest cosine alone; `right`, the share of right pseudo-labels of target samples.
     """
     classes = int(labels.max()) + 1
@@ -54,11 +55,23 @@ def judged(features: tuple[Tensor, Tensor], labels: Tensor, truth: Tensor, *, se
         return teacher_knowledge(features[1], features[0], y, num_classes=classes)
 
     knowledge = ask(labels)
-    strangers = ask(labels[torch.randperm(len(labels), generator=make_generator(seed))])
+    generator = make_generator(seed)
+    strangers = ask(labels[torch.randperm(len(labels), generator=generator)])
+    weights = knowledge.weights
+    of_weights = {
+        "": weights,
+        " of equal weights": torch.ones_like(weights),
+        " of permuted weights": weights[torch.randperm(len(weights), generator=generator)],
+    }
+    errors: dict[str, float] = {}
+    for name, weighing in of_weights.items():
+        found = error_decomposition(knowledge.pseudo_labels, weighing, truth)
+        errors |= {f"pseudo-labeling{name}": found.pseudo_labeling, f"invasion{name}": found.invasion}
     return {
-        "weights": knowledge.weights,
+        **errors,
+        "weights": weights,
         "known": known,
-        "auroc": auroc(knowledge.weights, known),
+        "auroc": auroc(weights, known),
         "auroc of the control": auroc(strangers.weights, known),
         "auroc of the maximum": auroc(knowledge.scores.amax(1), known),
         "right": float((knowledge.pseudo_labels == truth)[known].double().mean()),
