@@ -62,7 +62,14 @@ def test_fit_is_a_loop_of_nt_xent() -> None:
     x = images(20)
     teacher = new_teacher()
     by_hand = copy.deepcopy(teacher)
-    options = {"batch_size": 8, "lr": 0.2, "momentum": 0.5, "weight_decay": 0.01, "warmup_epochs": 1, "temperature": 0.3}
+    options = {
+        "batch_size": 8,
+        "lr": 0.2,
+        "momentum": 0.5,
+        "weight_decay": 0.01,
+        "warmup_epochs": 1,
+        "temperature": 0.3,
+    }
     teacher.fit(x, epochs=2, seed=3, **options)
     low, high = x.min(), x.max()
     optimizer = torch.optim.SGD(

@@ -48,17 +48,15 @@ X, Y, POOL, TRUTH = problem()
 def test_a_round_is_a_loop_of_the_loss() -> None:
     """Batches, a new Adam each round, the loss, and the growing labeled set, written out."""
     trained, by_hand = student(), student()
-    trainer = WADTrainer(
-        trained, (X, POOL), rounds=3, steps_per_round=4, alpha=0.5, lr=0.01, batch_size=5, seed=2
-    ).fit(X, Y, POOL)
+    trainer = WADTrainer(trained, (X, POOL), rounds=3, steps_per_round=4, alpha=0.5, lr=0.01, batch_size=5, seed=2).fit(
+        X, Y, POOL
+    )
     torch.manual_seed(2)
     loss, x, y, remaining, history = WADLoss(), X, Y, torch.arange(len(POOL)), []
     for r in range(1, 4):
         known = teacher_knowledge(POOL[remaining], x, y, num_classes=3)
         optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01)
-        rows = [
-            torch.rand(-(-20 // n), n).argsort(1).flatten()[:20].view(4, 5) for n in (len(x), len(remaining))
-        ]
+        rows = [torch.rand(-(-20 // n), n).argsort(1).flatten()[:20].view(4, 5) for n in (len(x), len(remaining))]
         for of_x, of_u in zip(*rows, strict=True):
             output = loss(
                 by_hand(x[of_x]), y[of_x], by_hand(POOL[remaining[of_u]]), known.pseudo_labels[of_u],
@@ -221,7 +219,9 @@ def test_teachers() -> None:
 
 
 def test_bad_inputs() -> None:
-    def fit(x: object = X, y: object = Y, pool: object = POOL, z: object = None, net: nn.Module | None = None) -> object:
+    def fit(
+        x: object = X, y: object = Y, pool: object = POOL, z: object = None, net: nn.Module | None = None
+    ) -> object:
         teacher = (X, POOL) if z is None else z
         return WADTrainer(net or student(), teacher, rounds=1, steps_per_round=1, seed=0).fit(x, y, pool)  # type: ignore[arg-type]
 

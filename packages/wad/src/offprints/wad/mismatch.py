@@ -142,10 +142,7 @@ def _label_array(labels: Any, ndim: int | None = 1) -> np.ndarray:
     if labels is None or isinstance(labels, (str, bytes, dict, set)) or hasattr(labels, "toarray"):
         raise TypeError(f"labels must be an array of integers, got {type(labels).__name__}")
     try:
-        if isinstance(labels, Tensor):
-            values = labels.detach().cpu().numpy()
-        else:
-            values = np.asarray(labels)
+        values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     except (TypeError, ValueError) as error:
         raise TypeError(f"labels must be an array of integers: {error}") from error
     if values.dtype.kind not in "iu":

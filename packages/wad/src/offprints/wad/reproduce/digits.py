@@ -137,7 +137,9 @@ def teacher_unit(settings: DigitsSettings, seed: int, number: int) -> dict[str, 
     if number < settings.simclr_draws:
         features[SIMCLR] = simclr_features(*features[PIXELS], epochs=settings.simclr_epochs, seed=seed)
     truth = rows.truth
-    return {name: judged(pair, truth[rows.labeled], truth[rows.unlabeled], seed=seed) for name, pair in features.items()}
+    return {
+        name: judged(pair, truth[rows.labeled], truth[rows.unlabeled], seed=seed) for name, pair in features.items()
+    }
 
 
 def student_unit(settings: DigitsSettings, mismatch: float, seed: int, number: int) -> dict[str, Any]:
