@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
