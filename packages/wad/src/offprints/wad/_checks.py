@@ -65,7 +65,8 @@ def as_samples(X: Any, name: str, *, dtype: torch.dtype | None = None, device: A
     if samples.dtype != cast.dtype and not bool(cast.isfinite().all()):
         raise ValueError(f"{name} must fit into {dtype}, got values up to {float(samples.abs().max()):g}")
     if cast.is_inference():
-        cast = cast.clone()  # which, made outside of inference mode, training can use
+        with torch.inference_mode(False):
+            cast = cast.clone()  # which training can use
     return cast
 
 

@@ -10,16 +10,16 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region, local_seed, map_batches, resolve_device
+from offprints.shared.device import float32_region, map_batches, resolve_device, working_dtype
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number
-from offprints.wad._checks import as_samples
+from offprints.wad._checks import as_samples, unit_rows
 from offprints.wad._labels import Classes, column_names, training_classes
-from offprints.wad._training import check_seed, float32_on_cpu, place_of, training_region
+from offprints.wad._training import check_seed, float32_on_cpu, place_of, seeded, training_region
 from offprints.wad.knowledge import knowledge_of
 from offprints.wad.networks import InputTransform, Standardize, mlp, small_encoder, wide_resnet
 from offprints.wad.teacher import SimCLRTeacher
-from offprints.wad.trainer import SCORE_BATCH, WADTrainer, as_unit, module_features
+from offprints.wad.trainer import SCORE_BATCH, WADTrainer, module_features, unit_pair
 
 TEACHERS = ("simclr", "features")
 LR = 5e-4
@@ -142,7 +142,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         kind: dict[str, Any] = {"dtype": dtype, "device": device}
         x, pool = as_samples(given_labeled, "X_labeled", **kind), as_samples(given_unlabeled, "X_unlabeled", **kind)
         seed = check_seed(self.random_state, "random_state")
-        with training_region(device), local_seed(seed):
+        with training_region(device), seeded(seed):
             teacher, z_labeled, z_unlabeled = self._taught(
                 given_labeled, given_unlabeled, Z_labeled, Z_unlabeled, device
             )
@@ -191,18 +191,15 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
                     f"{names[0]} and {names[1]} must have the same number of features,"
                     f" got {features[0].shape[1]} and {features[1].shape[1]}"
                 )
-            z_labeled, z_unlabeled = (as_unit(z, name, device) for z, name in zip(features, names, strict=True))
-            return None, z_labeled, z_unlabeled
+            return None, *unit_pair(features, names, device)
         if Z_labeled is not None:
             raise ValueError("Z_labeled and Z_unlabeled need teacher='features', got another teacher")
         if isinstance(self.teacher, nn.Module):
             teacher: nn.Module = copy.deepcopy(self.teacher)
         else:
             teacher = self._new_teacher(labeled, unlabeled, device)
-        z_labeled, z_unlabeled = (
-            as_unit(module_features(teacher, X), "teacher's features", device) for X in (labeled, unlabeled)
-        )
-        return teacher, z_labeled, z_unlabeled
+        features = [module_features(teacher, X) for X in (labeled, unlabeled)]
+        return teacher, *unit_pair(features, ["teacher's features"] * 2, device)
 
     def _new_teacher(self, labeled: Tensor, unlabeled: Tensor, device: torch.device) -> SimCLRTeacher:
         if labeled.ndim != 4:
@@ -300,11 +297,9 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
             z = self._samples(X).flatten(1)
         else:
             z = module_features(self.teacher_, self._samples(X))
-        unit = as_unit(z, "X", torch.device("cpu"))
-        dtype = torch.promote_types(unit.dtype, self._anchors.dtype)
-        known = knowledge_of(
-            unit.to(dtype), self._anchors.to(dtype), self._anchor_labels, num_classes=len(self.classes_)
-        )
+        dtype = working_dtype(z, self._anchors)
+        unit = unit_rows(z.to(device="cpu", dtype=dtype), "X")
+        known = knowledge_of(unit, self._anchors.to(dtype), self._anchor_labels, num_classes=len(self.classes_))
         return like_input(1 - known.weights, X)
 
     def _classes(self) -> Classes:

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.shared.device import evaluating, float32_region, local_seed, map_batches
+from offprints.shared.device import evaluating, float32_region, map_batches
 from offprints.shared.estimators import check_fitted
 from offprints.shared.validation import check_number
 from offprints.wad._checks import as_samples, normalized
-from offprints.wad._training import check_seed, modes_kept, place_of, shuffled_batches, training_region
+from offprints.wad._training import check_seed, modes_kept, place_of, seeded, shuffled_batches, training_region
 from offprints.wad.augmentation import SimCLRAugmentation
 from offprints.wad.contrastive import contrastive_loss
 
@@ -132,7 +132,7 @@ class SimCLRTeacher(nn.Module):
         images = as_images(images, "images").to(device=place.device, dtype=place.dtype)
         epochs = check_number(epochs, "epochs", low=1, integer=True)
         seed = check_seed(seed, "seed")
-        with training_region(place.device), local_seed(seed), modes_kept(self):
+        with training_region(place.device), seeded(seed), modes_kept(self):
             training = ContrastiveTraining(
                 self,
                 images,
@@ -184,7 +184,7 @@ class SimCLRTeacher(nn.Module):
                 return self.project(scaled)
             return torch.stack([normalized(self.project(viewed(views, scaled))) for _ in range(n_views)]).mean(0)
 
-        with torch.inference_mode(False), float32_region(place.device), evaluating(self), local_seed(seed):
+        with torch.inference_mode(False), float32_region(place.device), evaluating(self), seeded(seed):
             return map_batches(embedded, samples, batch_size=EMBED_BATCH, device=place.device)
 
     @property
@@ -259,7 +259,7 @@ class ContrastiveTraining:
         batch_size = check_number(batch_size, "batch_size", low=2, integer=True)
         self.lr = check_number(lr, "lr", low=0, open_low=True)
         momentum = check_number(momentum, "momentum", low=0, high=1, open_high=True)
-        weight_decay = check_number(weight_decay, "weight_decay", low=0)
+        self.weight_decay = check_number(weight_decay, "weight_decay", low=0)
         warmup_epochs = check_number(warmup_epochs, "warmup_epochs", low=0, integer=True)
         self.temperature = check_number(temperature, "temperature", low=0, open_low=True)
         check_augment(augment)
@@ -271,7 +271,9 @@ class ContrastiveTraining:
         low, high = images.min(), images.max()
         teacher.low.copy_(low)
         teacher.high.copy_(torch.where(high > low, high, low + 1))
-        self.optimizer = torch.optim.SGD(teacher.parameters(), lr=self.lr, momentum=momentum, weight_decay=weight_decay)
+        self.optimizer = torch.optim.SGD(
+            teacher.parameters(), lr=self.lr, momentum=momentum, weight_decay=self.weight_decay
+        )
         warmup, total = warmup_epochs * self.steps, epochs * self.steps
 
         def factor(step: int) -> float:
@@ -302,7 +304,10 @@ class ContrastiveTraining:
         self.optimizer.zero_grad()
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
-            raise ValueError(f"lr={self.lr:g} makes the training of the teacher diverge: lower lr, or scale images")
+            raise ValueError(
+                f"lr={self.lr:g}, weight_decay={self.weight_decay:g} and temperature={self.temperature:g} make the"
+                " training of the teacher diverge: lower lr, or scale images"
+            )
         self.epochs_done += 1
         return {"step": self.epochs_done, "loss": mean}
 
