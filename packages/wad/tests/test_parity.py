@@ -73,8 +73,8 @@ def test_first_round_of_a_training(golden) -> None:
     trainer = WADTrainer(student, (data["z_labeled"], data["z_unlabeled"]), steps_per_round=1, lr=1e-12, seed=0)
     trainer.fit(rows[120:], data["y_labeled"], rows[:120])
     assert torch.equal(trainer.selected_[1].sort().values, data["selected_1"].long())
-    assert torch.equal(trainer.rounds_[0]["pseudo_labels"], data["pseudo"].long())
-    assert_close(trainer.rounds_[0]["weights"], data["weights"], atol=2e-6, rtol=0)
+    assert torch.equal(trainer.knowledge_[0]["pseudo_labels"], data["pseudo"].long())
+    assert_close(trainer.knowledge_[0]["weights"], data["weights"], atol=2e-6, rtol=0)
 
 
 def test_unknown_counts(golden) -> None:

@@ -68,7 +68,7 @@ def test_rounds(alpha: float, rounds: int) -> None:
     options = {"rounds": rounds, "alpha": alpha, "steps_per_round": 1, "lr": 1e-15, "seed": 0}
     trainer = WADTrainer(student, (labeled, unlabeled), **options).fit(labeled, y, unlabeled)
     assert {r: moved.tolist() for r, moved in trainer.selected_.items()} == expected
-    for found, (positions, pseudo_labels, weights) in zip(trainer.rounds_, asked, strict=True):
+    for found, (positions, pseudo_labels, weights) in zip(trainer.knowledge_, asked, strict=True):
         assert found["positions"].tolist() == positions
         assert found["pseudo_labels"].tolist() == pseudo_labels
         assert_close(found["weights"], torch.tensor(weights, dtype=torch.float64), rtol=0, atol=1e-12)

@@ -84,10 +84,10 @@ def test_it_learns_and_leaves_unknowns_alone() -> None:
     trainer = WADTrainer(net, (X, POOL), rounds=4, steps_per_round=60, lr=5e-3, alpha=0.3, seed=0).fit(X, Y, POOL)
     known = TRUTH >= 0
     assert (net(POOL).argmax(1) == TRUTH)[known].double().mean() > 0.95
-    assert len(trainer.rounds_) == len(trainer.selected_) == 4
+    assert len(trainer.knowledge_) == len(trainer.selected_) == 4
     moved = torch.cat(list(trainer.selected_.values()))
     assert len(moved) == len(set(moved.tolist())) > 20
-    for number, entry in enumerate(trainer.rounds_):
+    for number, entry in enumerate(trainer.knowledge_):
         gone = set(torch.cat([trainer.selected_[r] for r in range(1, number + 2)]).tolist()) - set(
             trainer.selected_[number + 1].tolist()
         )
@@ -202,7 +202,7 @@ def test_teachers() -> None:
     with torch.no_grad():
         pair = encoder[0](X), encoder[0](POOL)
     by_pair = WADTrainer(student(), pair, rounds=1, steps_per_round=2, seed=0).fit(X, Y, POOL)
-    assert_close(by_module.rounds_[0]["weights"], by_pair.rounds_[0]["weights"])
+    assert_close(by_module.knowledge_[0]["weights"], by_pair.knowledge_[0]["weights"])
     assert encoder.training
 
     images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -215,7 +215,7 @@ def test_teachers() -> None:
     simclr.fit(images, epochs=1, batch_size=6, seed=0)
     trainer = WADTrainer(net, simclr, rounds=1, steps_per_round=1, seed=0).fit(images[:4], y, images[4:])
     z = simclr.embed(images)
-    assert_close(trainer.rounds_[0]["weights"], teacher_knowledge(z[4:], z[:4], y, num_classes=2).weights)
+    assert_close(trainer.knowledge_[0]["weights"], teacher_knowledge(z[4:], z[:4], y, num_classes=2).weights)
 
 
 def test_bad_inputs() -> None:

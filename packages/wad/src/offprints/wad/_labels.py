@@ -43,7 +43,10 @@ def training_classes(y: Any, length: int) -> tuple[Classes, Int[Tensor, " sample
     if np.ma.is_masked(y):
         raise ValueError("y must not have masked entries")
     try:
-        array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+        if isinstance(y, Tensor):
+            array = y.detach().cpu().numpy()
+        else:  # of a list NumPy would make one kind of what are several: 0 and "a" are strings to it
+            array = np.asarray(y, dtype=object if isinstance(y, (list, tuple)) else None)
     except (TypeError, ValueError) as error:
         raise TypeError(f"y must be an array of labels: {error}") from error
     if array.dtype.kind == "O":

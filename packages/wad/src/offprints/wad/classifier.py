@@ -56,7 +56,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         weights_: `(U,)` first weights of the unlabeled samples, array or tensor as X.
         pseudo_labels_: `(U,)` their first pseudo-labels, of `classes_`.
         selected_: Round, from 1, to the positions in `X_unlabeled` that were moved after it.
-        rounds_: As in `WADTrainer`, with positions in `classes_` as pseudo-labels.
+        knowledge_: As in `WADTrainer`, with positions in `classes_` as pseudo-labels.
         history_: As in `WADTrainer`.
         n_features_in_: Size of the second axis of X.
         feature_names_in_: Names of the columns of a data frame.
@@ -157,7 +157,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
                 batch_size=self.batch_size,
                 device=device,
             ).fit(x, labels, pool)
-        first = trainer.rounds_[0]
+        first = trainer.knowledge_[0]
         self.student_, self.teacher_ = student.eval(), teacher
         self.classes_ = classes.values
         self._own_space = Z_labeled is not None
@@ -166,7 +166,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         self.weights_ = like_input(first["weights"], X_labeled)
         self.pseudo_labels_ = classes.shown(first["pseudo_labels"], X_labeled)
         self.selected_ = {r: like_input(positions, X_labeled) for r, positions in trainer.selected_.items()}
-        self.rounds_, self.history_ = trainer.rounds_, trainer.history_
+        self.knowledge_, self.history_ = trainer.knowledge_, trainer.history_
         self.n_features_in_ = x.shape[1]
         vars(self).pop("feature_names_in_", None)
         if names is not None:

@@ -31,7 +31,7 @@ class ErrorDecomposition(NamedTuple):
 def error_decomposition(pseudo_labels: Any, weights: Any, true_labels: Any) -> ErrorDecomposition:
     """How much of the weight of unlabeled samples teaches the student something wrong, and why.
 
-    For data whose classes are known: `WADTrainer.rounds_` has what this needs of every round. Without weights give
+    For data whose classes are known: `WADTrainer.knowledge_` has what this needs of every round. Without weights give
     ones. Where all weights are 0 nothing is taught, and both errors are 0.
 
     Args:

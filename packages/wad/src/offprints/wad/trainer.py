@@ -47,7 +47,7 @@ class WADTrainer:
 
     Attributes:
         history_: One dict a step: `step`, `round`, and the fields of `WADOutput`.
-        rounds_: One dict a round: `round`, and, of the samples still unlabeled, `positions` in X_unlabeled,
+        knowledge_: One dict a round: `round`, and, of the samples still unlabeled, `positions` in X_unlabeled,
             `pseudo_labels`, `weights`; what `error_decomposition` needs.
         selected_: Round, from 1, to the positions in X_unlabeled that were moved after it, the most believed first.
 
@@ -62,7 +62,7 @@ class WADTrainer:
     """
 
     history_: list[dict[str, float]]
-    rounds_: list[dict[str, Any]]
+    knowledge_: list[dict[str, Any]]
     selected_: dict[int, Tensor]
 
     def __init__(
@@ -161,7 +161,7 @@ class WADTrainer:
                 kept[chosen] = False
                 remaining = remaining[kept]
             selected[r] = moved.cpu()
-        self.history_, self.rounds_, self.selected_ = history, rounds, selected
+        self.history_, self.knowledge_, self.selected_ = history, rounds, selected
 
     def _weights(self, knowledge: Knowledge) -> Tensor:
         weights = self.weigh(knowledge)

@@ -91,11 +91,11 @@ def train_student(
     with evaluating(student):
         predicted = torch.cat([student(part.to(device)).argmax(1).cpu() for part in test[0].split(1000)])
     errors = [
-        error_decomposition(r["pseudo_labels"], r["weights"], unlabeled[1][r["positions"]]) for r in trainer.rounds_
+        error_decomposition(r["pseudo_labels"], r["weights"], unlabeled[1][r["positions"]]) for r in trainer.knowledge_
     ]
     return {
         "accuracy": float((predicted == test[1]).double().mean()),
         "pseudo-labeling": [error.pseudo_labeling for error in errors],
         "invasion": [error.invasion for error in errors],
-        "effective weight": [float(r["weights"].double().mean()) for r in trainer.rounds_],
+        "effective weight": [float(r["weights"].double().mean()) for r in trainer.knowledge_],
     }
