@@ -111,8 +111,9 @@ def write_cifar(root: Path, per_class: int = 12) -> None:
         target = root / name / folder
         target.mkdir(parents=True)
         for names in files.values():
-            for file in names:
-                labels = [int(label) for label in np.arange(per_class * classes // len(names)) % classes]
+            every = np.arange(per_class * classes) % classes
+            for file, part in zip(names, np.array_split(every, len(names)), strict=True):
+                labels = part.tolist()
                 pixels = rng.integers(0, 256, (len(labels), 3072), dtype=np.uint8)
                 (target / file).write_bytes(pickle.dumps({"data": pixels, key: labels}))
         meta, words = ("batches.meta", "label_names") if name == "cifar10" else ("meta", "fine_label_names")

@@ -168,7 +168,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         self.selected_ = {r: like_input(positions, X_labeled) for r, positions in trainer.selected_.items()}
         self.knowledge_, self.history_ = trainer.knowledge_, trainer.history_
         self.n_features_in_ = x.shape[1]
-        vars(self).pop("feature_names_in_", None)
+        self.__dict__.pop("feature_names_in_", None)
         if names is not None:
             self.feature_names_in_ = names
         return self

@@ -295,7 +295,8 @@ class ContrastiveTraining:
         for rows in shuffled_batches(len(self.images), self.steps, self.batch_size).to(self.images.device):
             scaled = self.teacher.scaled(self.images[rows])
             views = torch.cat([viewed(self.augment, scaled) for _ in range(2)])
-            loss = contrastive_loss(*self.teacher.project(views).chunk(2), self.temperature)
+            first, second = self.teacher.project(views).chunk(2)
+            loss = contrastive_loss(first, second, self.temperature)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -125,7 +125,8 @@ def draw(settings: DigitsSettings, mismatch: float, seed: int) -> Draw:
         seed=seed,
         balanced=True,
     )
-    return Draw(*map(torch.from_numpy, (rest[split.labeled], rest[split.unlabeled], test)), truth)
+    labeled, unlabeled, held_out = map(torch.from_numpy, (rest[split.labeled], rest[split.unlabeled], test))
+    return Draw(labeled, unlabeled, held_out, truth)
 
 
 def teacher_unit(settings: DigitsSettings, seed: int, number: int) -> dict[str, Any]:
