@@ -49,7 +49,7 @@ class DigitsSettings:
     neighbors: int = 10
     rounds: int = 5
     steps: int = 80
-    pixel_draws: int = 4
+    pixel_draws: int = 2
     simclr_draws: int = 2
     simclr_epochs: int = 20
 
