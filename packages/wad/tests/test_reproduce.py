@@ -23,7 +23,7 @@ from offprints.wad.reproduce.students import SUPERVISED, TRAINERS, UNWEIGHTED, W
 
 def test_smoke(paper_run, tmp_path) -> None:
     run = paper_run("wad", "--preset", "smoke", out=tmp_path, status=(0, 1))
-    assert set(run.claims) == {"auroc", "invasion", "weights"}
+    assert set(run.claims) == {"auroc", "invasion", "pseudo-labeling"}
     assert run.figures == {"weights", "accuracy", "errors"}
     assert all(claim["control"] is not None for claim in run.claims.values())
     assert run.claims["invasion"]["control"] == pytest.approx(0.6, abs=0.1)
@@ -95,7 +95,7 @@ def test_medium_on_tiny_files(paper_run, tmp_path) -> None:
     run = paper_run(
         "wad", "--preset", "medium", *flags, "--data", tmp_path / "data", out=tmp_path / "runs", status=(0, 1)
     )
-    kinds = {f"fashion-{kind}-{teacher}" for kind in ("auroc", "weights") for teacher in ("simclr", "spectral")}
+    kinds = {f"fashion-{kind}-{teacher}" for kind in ("auroc", "invasion") for teacher in ("simclr", "spectral")}
     assert set(run.claims) == kinds
     assert run.figures == {f"{name}_fashionmnist" for name in ("accuracy", "weights", "errors")}
 

@@ -39,7 +39,7 @@ class DigitsSettings:
         simclr_epochs: Its epochs, of batches of 128.
     """
 
-    draws: int = 8
+    draws: int = 4
     teacher_draws: int = 24
     mismatches: tuple[float, ...] = (0.2, 0.4, 0.6)
     targets: int = 5
@@ -49,8 +49,8 @@ class DigitsSettings:
     neighbors: int = 10
     rounds: int = 5
     steps: int = 80
-    pixel_draws: int = 2
-    simclr_draws: int = 2
+    pixel_draws: int = 1
+    simclr_draws: int = 1
     simclr_epochs: int = 20
 
 
@@ -88,7 +88,7 @@ def simclr_features(labeled: Tensor, unlabeled: Tensor, *, epochs: int, seed: in
 
 
 def methods_of(teacher: str, settings: DigitsSettings, mismatch: float, number: int) -> list[str]:
-    """What is trained with a teacher: the claims' control and the samples that move only where they are looked at."""
+    """What is trained with a teacher: the controls at the largest share alone, supervised training at the smallest."""
     first, last = settings.mismatches[0], settings.mismatches[-1]
     if teacher == PIXELS:
         return [UNWEIGHTED, WAD] if number < settings.pixel_draws else []
