@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 
 from offprints.shared.experiment import Run
+from offprints.wad.reproduce.students import TRAINERS
+
+
+def color_of(method: str) -> str:
+    """One color for a method in all figures."""
+    return f"C{list(TRAINERS).index(method)}"
 
 
 def draw_accuracy(
@@ -28,7 +34,7 @@ def draw_accuracy(
                 means = [np.mean(a) for _, a in shown]
                 errors = [np.std(a, ddof=1) / len(a) ** 0.5 if len(a) > 1 else 0.0 for _, a in shown]
                 places = [m + 0.004 * (number - len(methods) / 2) for m, _ in shown]
-                ax.errorbar(places, means, errors, marker="o", label=method)
+                ax.errorbar(places, means, errors, marker="o", label=method, color=color_of(method))
             ax.set(title=f"{teacher} teacher", xlabel="share of unknown samples in the pool", xticks=mismatches)
             ax.legend(loc="best", fontsize="small")
         axes[0][0].set_ylabel("test accuracy, known classes")
@@ -65,7 +71,7 @@ def draw_errors(run: Run, name: str, methods: Mapping[str, Mapping[str, Sequence
         for ax, (error, title) in zip(axes, titles.items(), strict=True):
             for method, errors in methods.items():
                 rounds = np.arange(1, len(errors[error]) + 1)
-                ax.plot(rounds, errors[error], marker="o", label=method)
+                ax.plot(rounds, errors[error], marker="o", label=method, color=color_of(method))
             ax.set(title=title, xlabel="round", ylabel="share of the weight", xticks=rounds)
             ax.set_ylim(bottom=0)
         axes[1].legend(loc="best")
