@@ -88,7 +88,7 @@ def write_clothing(root: Path, n: int = 400) -> None:
 def test_medium_on_tiny_files(paper_run, tmp_path) -> None:
     write_clothing(tmp_path / "data")
     options = {
-        "mismatches": ("0.2", "0.6"), "labeled": ("10",), "known": ("50",), "test": ("40",), "teacher-epochs": ("1",),
+        "mismatches": ("0.6",), "labeled": ("10",), "known": ("50",), "test": ("40",), "teacher-epochs": ("1",),
         "teacher-width": ("2",), "student-width": ("2",), "rounds": ("2",), "steps": ("2",), "dim": ("4",),
     }  # fmt: skip
     flags = [word for name, values in options.items() for word in (f"--medium.{name}", *values)]
