@@ -163,7 +163,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         self._own_space = Z_labeled is not None
         self._anchors, self._anchor_labels = z_labeled.cpu(), labels
         self._shape, self._width = tuple(x.shape[1:]), z_labeled.shape[1]
-        self.weights_ = like_input(first["weights"], X_labeled)
+        self.weights_ = like_input(first["weights"].clone(), X_labeled)
         self.pseudo_labels_ = classes.shown(first["pseudo_labels"], X_labeled)
         self.selected_ = {r: like_input(positions, X_labeled) for r, positions in trainer.selected_.items()}
         self.knowledge_, self.history_ = trainer.knowledge_, trainer.history_
