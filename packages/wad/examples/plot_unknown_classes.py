@@ -2,7 +2,7 @@
 Which unlabeled samples can be trusted
 ======================================
 
-A few labels of some classes, and a pool in which most samples are of other classes. A representation that was learned
+A few labels of some classes, and a pool in which half of the samples are of other classes. A representation that was learned
 without labels says which label each sample of the pool would get, and how much that is worth: the weight is small for
 samples of unknown classes, and for those between two known ones.
 """
@@ -16,11 +16,11 @@ from sklearn.manifold import SpectralEmbedding
 from offprints.wad import error_decomposition, mismatch_split, rectify_labels, teacher_knowledge
 
 # %%
-# Five classes with four labels each, sixty percent of the pool unknown
-# ---------------------------------------------------------------------
+# Five classes with four labels each, half of the pool unknown
+# ------------------------------------------------------------
 digits = load_digits()
 known_classes = [0, 1, 4, 6, 7]
-split = mismatch_split(digits.target, target_classes=known_classes, num_labeled=20, mismatch=0.6, seed=0, balanced=True)
+split = mismatch_split(digits.target, target_classes=known_classes, num_labeled=20, mismatch=0.5, seed=0, balanced=True)
 y_labeled = torch.tensor(rectify_labels(digits.target[split.labeled], known_classes))
 print(len(split.labeled), "labeled,", len(split.unlabeled), "unlabeled images")
 
@@ -34,7 +34,7 @@ knowledge = teacher_knowledge(features[split.unlabeled], features[split.labeled]
 # %%
 # What the weights are worth
 # --------------------------
-# Without weights, most of what a student is taught would come from classes that it cannot know.
+# Without weights, half of what a student is taught would come from classes that it cannot know.
 truth = np.full(len(split.unlabeled), -1)
 truth[split.is_target_unlabeled] = rectify_labels(
     digits.target[split.unlabeled][split.is_target_unlabeled], known_classes
