@@ -1,0 +1,387 @@
+"""Steps 2 and 3: ridge regression over a stream that equals the one on all data jointly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, distributed, nn
+
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, plain_region, plainly
+from offprints.shared import estimators
+from offprints.shared.device import eagerly, float32_region
+from offprints.shared.distributed import all_reduce_, world_size
+from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
+
+BLOCK = 256  # columns of a symmetric matrix at a time
+
+
+class RecursiveRidge(nn.Module):
+    """W = argmin ||Phi W - Y||^2 + gamma ||W||^2 over all rows seen so far, in any batches and any order.
+
+    ``solver="cholesky"`` keeps Phi'Phi and Phi'Y, and solves (Phi'Phi + gamma I) W = Phi'Y when the weights are asked
+    for: exact up to rounding, additive over machines, the faster one for each batch. ``"recursive"`` is the paper's
+    recursion, with R = (Phi'Phi + gamma I)^-1 at hand and weights that are always there: with U = R Phi' and
+    I + Phi U = L L', T = L^-1 U', it is R <- R - T'T and W <- W + T' L^-1 (Y - Phi W), which keeps R symmetric. A batch
+    with as many rows as features goes through the Gram form at once, a large one in blocks.
+
+    Args:
+        in_features: D, the size of a row.
+        gamma: Weight of the penalty.
+        solver: "cholesky" or "recursive".
+        device: Where the sums lie.
+        dtype: float64 or float32. In float32 a Gram matrix of thousands of features is singular to working precision
+            for the usual gamma, and `weight` says so.
+
+    Attributes:
+        gamma: As given.
+        solver: As given.
+        weight: W, ``[D, K]``.
+        covariance: R = (Phi'Phi + gamma I)^-1, ``[D, D]``.
+        n_samples_seen_: Rows seen.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: ``in_features`` < 1, ``gamma`` not positive, an unknown solver.
+        NotFittedError: `weight` or `forward` before the first batch.
+        numpy.linalg.LinAlgError: `weight` where gamma is too small for the precision.
+
+    Example:
+        >>> ridge = RecursiveRidge(2, gamma=1.0)
+        >>> X, y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0])
+        >>> ridge.partial_fit(X[:1], y[:1]).partial_fit(X[1:], y[1:]).weight
+        tensor([[0.6667, 0.0000],
+                [0.0000, 0.5000]], dtype=torch.float64)
+    """
+
+    _matrix: Tensor  # lower triangle of Phi'Phi; R of the recursion
+    _columns: Tensor  # Phi'Y; W of the recursion
+    _seen: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        gamma: float = 1e-3,
+        solver: Literal["cholesky", "recursive"] = "cholesky",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self.in_features = check_number(in_features, "in_features", low=1, integer=True)
+        self.gamma = check_number(gamma, "gamma", low=0, open_low=True)
+        check_choice(solver, "solver", ("cholesky", "recursive"))
+        self.solver = solver
+        D = self.in_features
+        matrix = torch.zeros(D, D, device=device, dtype=check_dtype(dtype))
+        if solver == "recursive":
+            matrix.fill_diagonal_(1 / self.gamma)
+        self.register_buffer("_matrix", matrix)
+        self.register_buffer("_columns", matrix.new_zeros(D, 0))
+        self.register_buffer("_seen", torch.zeros((), device=matrix.device, dtype=torch.int64))
+        self._solution: tuple[Tensor, Tensor] | None = None  # the factor and the weights, until the next change
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":  # a property that raised: NotFittedError is an AttributeError too
+            raise estimators.NotFittedError("RecursiveRidge has seen no data yet; call partial_fit first")
+        return super().__getattr__(name)
+
+    def _device(self) -> torch.device:
+        return self._matrix.device
+
+    @property
+    def n_samples_seen_(self) -> int:
+        """Rows seen."""
+        return int(self._seen)
+
+    # Learning
+
+    @eagerly()
+    @plainly
+    def partial_fit(self, X: Float[Tensor, "B D"], Y: Int[Tensor, " B"] | Float[Tensor, "B K"]) -> Self:
+        """Add rows. Any split into batches, in any order, gives the same weights.
+
+        Args:
+            X: Rows of any floating type, converted to that of the sums.
+            Y: Numbers of the classes from 0 on, or targets. More columns than before begin as zeros, which is what
+                they would have been; fewer are filled up with zeros.
+
+        Raises:
+            TypeError: X not a floating tensor, labels that are floating or boolean.
+            ValueError: empty, NaN or infinite, too large to be squared, of another width or length, negative labels.
+                A refused batch changes nothing.
+        """
+        check_tensor(X, "X", shape=(None, self.in_features))
+        check_magnitude(X, "X", self._matrix.dtype)
+        targets = as_targets(Y, len(X), self._matrix)
+        X = X.to(self._matrix)
+        width = max(self._columns.shape[1], targets.shape[1])
+        columns = spread(self._columns, torch.arange(self._columns.shape[1]), width)
+        targets = nn.functional.pad(targets, (0, width - targets.shape[1]))
+        if self.solver == "cholesky":
+            columns.addmm_(X.T, targets)
+            add_gram_(self._matrix, X)
+        else:
+            columns = self._recurse(X, targets, columns)
+        self._columns = columns
+        self._seen = self._seen + len(X)
+        self._solution = None
+        return self
+
+    def _recurse(self, X: Tensor, Y: Tensor, W: Tensor) -> Tensor:
+        """The recursion over one batch; R changes only where all of it succeeds."""
+        D = self.in_features
+        if len(X) >= D:
+            precision = self._invert(self._matrix)
+            add_gram_(precision, X)
+            R = self._invert(mirror_(precision))
+            self._matrix = R
+            return W + R @ (X.T @ (Y - X @ W))
+        rows = max(1, D // 4)
+        R = self._matrix if len(X) <= rows else self._matrix.clone()
+        for x, y in zip(X.split(rows), Y.split(rows), strict=True):
+            U = x @ R
+            S = U @ x.T
+            S.diagonal().add_(1)
+            L = self._factor(S, 0.5)
+            T = torch.linalg.solve_triangular(L, U, upper=False)
+            W.addmm_(T.T, torch.linalg.solve_triangular(L, y - x @ W, upper=False))
+            mirror_(add_gram_(R, T, alpha=-1))
+        self._matrix = R
+        return W
+
+    # What was learned
+
+    @property
+    @eagerly()
+    def weight(self) -> Float[Tensor, "D K"]:
+        """The weights of all rows seen; computed when first asked for, then kept until the next batch."""
+        if not int(self._seen):
+            raise estimators.NotFittedError("RecursiveRidge has seen no data yet; call partial_fit first")
+        return self._columns if self.solver == "recursive" else self._solved()[1]
+
+    @property
+    def covariance(self) -> Float[Tensor, "D D"]:
+        """R = (Phi'Phi + gamma I)^-1; I / gamma before the first batch."""
+        if self.solver == "recursive":
+            return self._matrix
+        with plain_region(self._device()):
+            return torch.cholesky_inverse(self._solved()[0])
+
+    def forward(self, X: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+        """The scores X W, in the type of the weights; the gradient goes to X.
+
+        Raises:
+            TypeError: X not a floating tensor.
+            ValueError: another number of features.
+            NotFittedError: before the first batch.
+        """
+        check_tensor(X, "X", shape=(None, self.in_features), finite=False, allow_empty=True)
+        with float32_region(X.device):
+            return X.to(self._matrix.dtype) @ self.weight
+
+    @plainly
+    def _solved(self) -> tuple[Tensor, Tensor]:
+        if self._solution is None:
+            diagonal = mirror_(self._matrix).diagonal()
+            before = diagonal.clone()
+            diagonal.add_(self.gamma)  # in place and put back: another copy may not fit into memory
+            try:
+                L = self._factor(self._matrix, self.gamma / 2)
+            finally:
+                diagonal.copy_(before)
+            self._solution = L, torch.cholesky_solve(self._columns, L)
+        return self._solution
+
+    def _factor(self, matrix: Tensor, floor: float) -> Tensor:
+        """The Cholesky factor. No exact pivot is below the smallest eigenvalue: one below ``floor`` is rounding."""
+        L, info = torch.linalg.cholesky_ex(matrix)
+        if int(info) or not bool((L.diagonal().square() >= floor).all()):
+            raise np.linalg.LinAlgError(
+                f"gamma={self.gamma:g} is too small for these features X in {matrix.dtype}: rounding is as large; "
+                "raise gamma or scale X down"
+            )
+        return L
+
+    def _invert(self, matrix: Tensor) -> Tensor:
+        return torch.cholesky_inverse(self._factor(matrix, 0.0))
+
+    # Several machines
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """The lower triangle of Phi'Phi (all of it from a recursion), and Phi'Y."""
+        if self.solver == "cholesky":
+            return self._matrix, self._columns
+        precision = self._invert(self._matrix)
+        cross = precision @ self._columns
+        precision.diagonal().sub_(self.gamma)
+        return precision, cross
+
+    def _replace(self, gram: Tensor, cross: Tensor, seen: Tensor) -> None:
+        """Be what has seen these sums."""
+        if self.solver == "cholesky":
+            self._matrix, self._columns = gram, cross
+        else:
+            mirror_(gram).diagonal().add_(self.gamma)
+            R = self._invert(gram)
+            self._matrix, self._columns = R, R @ cross
+        self._seen = seen
+        self._solution = None
+
+    def _absorb(self, other: RecursiveRidge, mine: Tensor, its: Tensor, width: int) -> None:
+        """Add another's sums, where columns go to these places among ``width``."""
+        (gram, cross), (its_gram, its_cross) = self._statistics(), other._statistics()
+        cross = spread(cross, mine, width) + spread(its_cross.to(cross), its, width)
+        self._replace(gram + its_gram.to(gram), cross, self._seen + other._seen.to(self._seen.device))
+
+    @plainly
+    def merge_(self, other: RecursiveRidge) -> Self:
+        """Add what another one has seen, as if its rows had come here; the prior gamma I is counted once.
+
+        Either may have seen nothing; the other is left alone, and may have the other solver.
+
+        Raises:
+            TypeError: ``other`` is not a RecursiveRidge.
+            ValueError: another number of features or another gamma.
+        """
+        if not isinstance(other, RecursiveRidge):
+            raise TypeError(f"other must be a RecursiveRidge, got {type(other).__name__}")
+        for name in ("in_features", "gamma"):
+            if getattr(other, name) != getattr(self, name):
+                raise ValueError(f"other must have {name}={getattr(self, name)}, got {getattr(other, name)}")
+        if other.n_samples_seen_:
+            mine, its = (torch.arange(one._columns.shape[1]) for one in (self, other))
+            self._absorb(other, mine, its, max(len(mine), len(its)))
+        return self
+
+    @plainly
+    def all_reduce_(self, group: Any = None) -> Self:
+        """Merge those of all processes, which may have seen nothing; all then hold the whole. Call it once.
+
+        Raises:
+            ValueError: on every process, where numbers of features, gammas or types differ.
+        """
+        if world_size(group) <= 1:
+            return self
+        mine = (self.in_features, self.gamma, str(self._matrix.dtype))
+        told = gather_in({"same": mine, "columns": self._columns.shape[1]}, group)
+        if different := {entry["same"] for entry in told} - {mine}:
+            raise ValueError(f"in_features, gamma and dtype must be the same on all processes: {different | {mine}}")
+        gram, cross = (part.clone() for part in self._statistics())
+        cross = spread(cross, torch.arange(cross.shape[1]), max(entry["columns"] for entry in told))
+        seen = self._seen.clone()
+        all_reduce_(gram, cross, seen, group=group)
+        self._replace(gram, cross, seen)
+        return self
+
+    # State
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self._solution = None
+        return super()._apply(*args, **kwargs)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What the sums mean: the penalty, and the solver."""
+        return {"gamma": self.gamma, "solver": self.solver}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take over the penalty; the solver was compared before anything was loaded."""
+        self.gamma = float(state["gamma"])
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        saved = state_dict.get(f"{prefix}_extra_state", {}).get("solver", self.solver)
+        if saved != self.solver:
+            raise ValueError(f"state must be one of solver={self.solver!r}, got one of {saved!r}")
+        columns = state_dict.get(f"{prefix}_columns")
+        if isinstance(columns, Tensor) and columns.ndim == 2:  # as many classes as were saved
+            self._columns = self._columns.new_zeros(self.in_features, columns.shape[1])
+        self._solution = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"in_features={self.in_features}, gamma={self.gamma:g}, solver={self.solver!r}"
+
+
+def ridge_solution(
+    X: Float[Tensor, "B D"], Y: Int[Tensor, " B"] | Float[Tensor, "B K"], gamma: float
+) -> Float[Tensor, "D K"]:
+    """The joint solution of all rows at once, float64: what every stream of them must arrive at.
+
+    It solves the least squares problem of the rows and sqrt(gamma) I below them by a QR factorization, without a Gram
+    matrix: an independent way to the same minimum, with half of the digits lost.
+
+    Args:
+        X: All rows.
+        Y: Numbers of the classes, or targets.
+        gamma: Weight of the penalty.
+
+    Raises:
+        TypeError: X not a floating tensor, labels that are floating or boolean.
+        ValueError: empty, NaN or infinite, of another length; gamma not positive.
+
+    Example:
+        >>> X, y = torch.eye(2), torch.tensor([1, 0])
+        >>> ridge_solution(X, y, 1.0)
+        tensor([[0.0000, 0.5000],
+                [0.5000, 0.0000]], dtype=torch.float64)
+    """
+    check_tensor(X, "X", ndim=2)
+    check_magnitude(X, "X", torch.float64)
+    gamma = check_number(gamma, "gamma", low=0, open_low=True)
+    with plain_region(X.device):
+        rows = X.to(torch.float64)
+        targets = as_targets(Y, len(X), rows)
+        D = X.shape[1]
+        Q, R = torch.linalg.qr(torch.cat([rows, gamma**0.5 * torch.eye(D, device=X.device, dtype=rows.dtype)]))
+        return torch.linalg.solve_triangular(R, Q[: len(X)].T @ targets, upper=True)
+
+
+def as_targets(Y: Any, length: int, like: Tensor) -> Tensor:
+    """Targets ``[B, K]`` in the type and on the device of ``like``; one column per class where Y holds labels."""
+    if isinstance(Y, Tensor) and Y.is_floating_point() and Y.ndim != 1:
+        check_tensor(Y, "Y", shape=(length, None))
+        check_magnitude(Y, "Y", like.dtype)
+        return Y.to(like)
+    labels = check_labels(Y, "Y", length=length)
+    if labels.ndim != 1:
+        raise ValueError(f"Y must have 1 dimension where it holds labels, got shape {tuple(labels.shape)}")
+    if (lowest := int(labels.min())) < 0:
+        raise ValueError(f"Y must hold the numbers of classes from 0 on, got {lowest}")
+    one_hot = like.new_zeros(length, int(labels.max()) + 1)
+    return one_hot.scatter_(1, labels.to(like.device).unsqueeze(1), 1.0)
+
+
+def add_gram_(matrix: Tensor, rows: Tensor, alpha: float = 1.0) -> Tensor:
+    """Add alpha rows' rows to the lower triangle, in blocks of rows of the matrix: half of the work of the whole."""
+    for start in range(0, len(matrix), BLOCK):
+        stop = min(start + BLOCK, len(matrix))
+        matrix[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop], alpha=alpha)
+    return matrix
+
+
+def mirror_(matrix: Tensor) -> Tensor:
+    """Copy the lower triangle to the upper one."""
+    for start in range(0, len(matrix), BLOCK):
+        stop = min(start + BLOCK, len(matrix))
+        matrix[:start, start:stop] = matrix[start:stop, :start].T
+        block = matrix[start:stop, start:stop]
+        block.copy_(block.tril() + block.tril(-1).T)
+    return matrix
+
+
+def spread(columns: Tensor, places: Tensor, width: int) -> Tensor:
+    """The columns at these places among ``width``; the others are those of classes not seen."""
+    wide = columns.new_zeros(len(columns), width)
+    wide[:, places.to(wide.device)] = columns
+    return wide
+
+
+def gather_in(value: Any, group: Any) -> list[Any]:
+    """Every process's value, on every process of the group."""
+    values: list[Any] = [None] * world_size(group)
+    distributed.all_gather_object(values, value, group=group)
+    return values
