@@ -181,7 +181,11 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
             self._begin(features, X)
             self._labels = found
         known = self._labels.union(found, "y")
-        places = torch.from_numpy(known.find(self._labels.values)) if "classes_" in vars(self) else torch.arange(0)
+        places = (
+            torch.from_numpy(known.find(self._labels.values))
+            if "classes_" in vars(self)
+            else torch.arange(0, device="cpu")
+        )
         features, numbers = features.to(self._device()), torch.from_numpy(known.find(labels))
         generator = copy.deepcopy(self.generator_)
         generator._spread(places, len(known))
@@ -205,7 +209,9 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
 
     def _keep(self, known: Classes) -> Self:
         self._labels = known
-        self.classes_ = known.shown(torch.arange(len(known)), self.ridge_._matrix if self._of_tensors else None)
+        self.classes_ = known.shown(
+            torch.arange(len(known), device="cpu"), self.ridge_._matrix if self._of_tensors else None
+        )
         self._balanced, self._forced = None, False
         return self
 
@@ -300,7 +306,9 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
             self._balanced = self._balanced_weights(None, None)
         return self._balanced
 
-    def rebalance(self, *, normals: Float[Tensor, "n d"] | None = None, generator: torch.Generator | None = None) -> Self:
+    def rebalance(
+        self, *, normals: Float[Tensor, "n d"] | None = None, generator: torch.Generator | None = None
+    ) -> Self:
         """Solve with every class filled up to the largest, now; in use until the next batch, merge or rebalance.
 
         Predictions do this by themselves where ``balance`` is on. The running sums stay as they are.

@@ -15,9 +15,7 @@ def joint_ridge(phi: np.ndarray, targets: np.ndarray, gamma: float) -> np.ndarra
     return np.linalg.solve(phi.T @ phi + gamma * np.eye(phi.shape[1]), phi.T @ targets)
 
 
-def recursion(
-    R: np.ndarray, W: np.ndarray, phi: np.ndarray, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def recursion(R: np.ndarray, W: np.ndarray, phi: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Step 3. One batch of the stream, without the batches before it."""
     K = np.linalg.inv(np.eye(len(phi)) + phi @ R @ phi.T)
     R = R - R @ phi.T @ K @ phi @ R

@@ -119,7 +119,7 @@ class RecursiveRidge(nn.Module):
         targets = as_targets(Y, len(X), self._matrix)
         X = X.to(self._matrix)
         width = max(self._columns.shape[1], targets.shape[1])
-        columns = spread(self._columns, torch.arange(self._columns.shape[1]), width)
+        columns = spread(self._columns, torch.arange(self._columns.shape[1], device="cpu"), width)
         targets = nn.functional.pad(targets, (0, width - targets.shape[1]))
         if self.solver == "cholesky":
             columns.addmm_(X.T, targets)
@@ -253,7 +253,7 @@ class RecursiveRidge(nn.Module):
             if getattr(other, name) != getattr(self, name):
                 raise ValueError(f"other must have {name}={getattr(self, name)}, got {getattr(other, name)}")
         if other.n_samples_seen_:
-            mine, its = (torch.arange(one._columns.shape[1]) for one in (self, other))
+            mine, its = (torch.arange(one._columns.shape[1], device="cpu") for one in (self, other))
             self._absorb(other, mine, its, max(len(mine), len(its)))
         return self
 
@@ -271,7 +271,7 @@ class RecursiveRidge(nn.Module):
         if different := {entry["same"] for entry in told} - {mine}:
             raise ValueError(f"in_features, gamma and dtype must be the same on all processes: {different | {mine}}")
         gram, cross = (part.clone() for part in self._statistics())
-        cross = spread(cross, torch.arange(cross.shape[1]), max(entry["columns"] for entry in told))
+        cross = spread(cross, torch.arange(cross.shape[1], device="cpu"), max(entry["columns"] for entry in told))
         seen = self._seen.clone()
         all_reduce_(gram, cross, seen, group=group)
         self._replace(gram, cross, seen)
