@@ -249,7 +249,7 @@ def test_state_needs_the_users_parts_again() -> None:
     loaded = AEFOCLClassifier(**parts).load_state_dict(state)
     assert torch.equal(loaded.decision_function(X.float()), model.decision_function(X.float()))
     for lacking in ({}, {"backbone": parts["backbone"]}, {"buffer": parts["buffer"]}):
-        with pytest.raises(ValueError, match="backbone|buffer"):
+        with pytest.raises(ValueError, match=r"backbone|buffer"):
             AEFOCLClassifier(**lacking).load_state_dict(state)
     with pytest.raises(ValueError, match="another buffer"):
         AEFOCLClassifier(backbone=parts["backbone"], buffer=nn.Sequential(nn.Linear(5, 9), nn.ReLU())).load_state_dict(
@@ -306,7 +306,7 @@ def test_a_backbone_that_gives_nonsense_is_refused() -> None:
     X, y = torch.rand(20, 3), torch.arange(20) % 2
     model = AEFOCLClassifier(backbone=Broken(), **SMALL).partial_fit(X, y)
     before = model.decision_function(X)
-    with pytest.raises(ValueError, match="X .as the backbone"):
+    with pytest.raises(ValueError, match=r"X \(as the backbone"):
         model.partial_fit(-X, y)
     assert torch.equal(model.decision_function(X), before)
 

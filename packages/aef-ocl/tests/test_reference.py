@@ -29,5 +29,5 @@ def test_reference() -> None:
     both = np.concatenate([phi, expand(features, matrix)])
     joint = joint_ridge(both, np.eye(3)[np.concatenate([y, labels])], 0.1)
     np.testing.assert_allclose(model.balanced(normals), joint, atol=1e-9)
-    assert (model.W == before).all()
+    assert (before == model.W).all()
     assert (model.predict(x, joint) == (phi @ joint).argmax(1)).all()

@@ -192,7 +192,7 @@ def test_rejected_batches_leave_no_trace(solver) -> None:
         lambda: ridge.partial_fit(1e200 * X[20:], y[20:]),
         lambda: ridge.merge_(RecursiveRidge(6, gamma=7.0, solver=solver).partial_fit(X, y)),
     ):
-        with pytest.raises(ValueError, match="X|Y|other"):
+        with pytest.raises(ValueError, match=r"X|Y|other"):
             call()
     for name, value in ridge.state_dict().items():
         assert torch.equal(value, before[name]) if isinstance(value, Tensor) else value == before[name]

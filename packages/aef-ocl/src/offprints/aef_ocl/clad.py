@@ -173,7 +173,7 @@ def stamp(date: str, time: str) -> datetime:
     """The moment of an image."""
     for form in ("%Y%m%d%H%M%S", "%Y-%m-%d%H:%M:%S"):
         try:
-            return datetime.strptime(date + time, form)  # noqa: DTZ007 - times of one place, compared with each other
+            return datetime.strptime(date + time, form)
         except ValueError:
             continue
     raise ValueError(f"annotations must have dates and times as 20191111 and 120000, got {date!r} and {time!r}")
