@@ -20,13 +20,17 @@ Result = TypeVar("Result")
 
 
 def all_or_nothing(method: Callable[Concatenate[Owner, P], Result]) -> Callable[Concatenate[Owner, P], Result]:
-    """A training method that leaves its object's attributes as they were where it refuses the data."""
+    """A training method that leaves its object's attributes as they were where it refuses the data.
+
+    What it makes are plain tensors, without a graph, also where inference mode is on.
+    """
 
     @functools.wraps(method)
     def train(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Result:
         before = dict(vars(self))
         try:
-            return method(self, *args, **kwargs)
+            with torch.inference_mode(False), torch.no_grad():
+                return method(self, *args, **kwargs)
         except Exception:
             vars(self).clear()
             vars(self).update(before)

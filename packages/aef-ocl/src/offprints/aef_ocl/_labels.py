@@ -95,14 +95,20 @@ class Classes:
         """
         if self.numeric != other.numeric:
             raise TypeError(f"{name} must hold labels of the same kind as before, got strings and numbers")
-        if (other.find(other.values) >= 0).all() and (self.find(other.values) >= 0).all():
+        if (self.find(other.values) >= 0).all():
             return self
         values = sorted({*self.values.tolist(), *other.values.tolist()})
         if not self.numeric:
             plain = self.values.dtype.kind == "O" or other.values.dtype.kind == "O"
             return Classes(np.array(values, dtype=object if plain else None))
         kind = np.result_type(self.values.dtype, other.values.dtype)
-        return Classes(np.array(values, dtype=kind if kind.kind in "iu" else None))
+        if kind.kind not in "iu":  # of int64 and uint64
+            kind = np.dtype(np.int64 if values[-1] < 2**63 else np.uint64)
+        if values[0] < np.iinfo(kind).min:
+            raise ValueError(
+                f"{name} must hold labels that one integer type can hold, got {values[0]} and {values[-1]}"
+            )
+        return Classes(np.array(values, dtype=kind))
 
     def shown(self, numbers: Tensor, X: Any) -> Any:
         """The labels of these numbers: a tensor on X's device where X is one and the labels are integers."""

@@ -12,12 +12,14 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
+from offprints.aef_ocl._gram import spread
 from offprints.aef_ocl._inputs import all_or_nothing, as_inputs, as_table
 from offprints.aef_ocl._labels import Classes, as_labels
-from offprints.aef_ocl._regions import check_dtype, plain_region
+from offprints.aef_ocl._regions import check_dtype, gather_in, plain_region
+from offprints.aef_ocl._state import pack, unpack
 from offprints.aef_ocl.buffer import RandomBuffer, fingerprint
 from offprints.aef_ocl.pseudo_features import PseudoFeatureGenerator
-from offprints.aef_ocl.ridge import RecursiveRidge, gather_in, spread
+from offprints.aef_ocl.ridge import RecursiveRidge
 from offprints.shared import estimators
 from offprints.shared.device import evaluating, make_generator, map_batches, resolve_device
 from offprints.shared.distributed import world_size
@@ -26,7 +28,6 @@ from offprints.shared.validation import check_bool, check_choice, check_number, 
 
 ENTRIES = 2**24  # of a block of expanded rows
 IMAGES = 256  # a backbone's batch
-SAVED = ("buffer_size", "gamma", "noise", "balance", "solver", "random_state")
 
 
 class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
@@ -339,7 +340,14 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
                     ridge = copy.deepcopy(self.ridge_) if ridge is None else ridge
                     for part, number in zip(features.split(self._rows()), labels.split(self._rows()), strict=True):
                         ridge.partial_fit(self._expand(part), number)
-            return (self.ridge_ if ridge is None else ridge).weight
+            if ridge is None:
+                return self.ridge_.weight
+            try:
+                return ridge.weight
+            except np.linalg.LinAlgError as error:
+                raise np.linalg.LinAlgError(
+                    f"with pseudo-features, noise={self.generator_.noise:g}: {error}"
+                ) from error
 
     def decision_function(self, X: Any) -> Any:
         """Scores ``[B, K]``, also of two classes; -inf for a class that is declared and not yet seen."""
@@ -470,34 +478,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
             NotFittedError: before the first batch.
         """
         check_fitted(self, "classes_")
-        own = self.buffer is None
-        auto = self.solver == "auto" and self.ridge_.solver == "cholesky"
-        names = vars(self).get("feature_names_in_")
-        values = self._labels.values
-        return {
-            "params": {
-                "buffer_size": self.ridge_.in_features if own else self.buffer_size,
-                "gamma": self.ridge_.gamma,
-                "noise": self.generator_.noise,
-                "balance": bool(self.balance),
-                "solver": "auto" if auto else self.ridge_.solver,
-                "random_state": None if self.random_state is None else int(self.random_state),
-            },
-            "dtype": str(self.ridge_._matrix.dtype).removeprefix("torch."),
-            "seed": self._seed,
-            "labels": values.tolist(),
-            "label_type": "object" if values.dtype.kind == "O" else values.dtype.str,
-            "of_tensors": self._of_tensors,
-            "features": self.generator_.in_features,
-            "size": self.ridge_.in_features,
-            "n_features_in": self.n_features_in_,
-            "feature_names": None if names is None else [str(name) for name in names],
-            "backbone": self.backbone is not None,
-            "buffer": self.buffer_.weight.cpu().clone() if own else fingerprint(self.buffer_),  # type: ignore[operator, union-attr]
-            "ridge": copied(self.ridge_.state_dict()),
-            "generator": copied(self.generator_.state_dict()),
-            "balanced": self._balanced.cpu().clone() if self._forced and self._balanced is not None else None,
-        }
+        return pack(self)
 
     @all_or_nothing
     def load_state_dict(self, state: Mapping[str, Any]) -> Self:
@@ -508,43 +489,8 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
             ValueError: it lacks something; it needs a backbone or a buffer that this object does not have, or has
                 none for the one that this object has.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping from state_dict, got {type(state).__name__}")
-        needed = ("params", "dtype", "seed", "labels", "label_type", "of_tensors", "features", "size", "n_features_in")
-        needed += ("feature_names", "backbone", "buffer", "ridge", "generator", "balanced")
-        if missing := [name for name in needed if name not in state]:
-            raise ValueError(f"state lacks {', '.join(missing)}")
-        for name, given in (("backbone", state["backbone"]), ("buffer", isinstance(state["buffer"], str))):
-            if given != (getattr(self, name) is not None):
-                needs = f"was made with a {name}: give it" if given else f"was made without a {name}: give none"
-                raise ValueError(f"state {needs} at construction")
-        self._forget()
-        for name in SAVED:
-            setattr(self, name, state["params"][name])
-        self.dtype = getattr(torch, state["dtype"])
-        self._check_parameters()
-        d, device = state["features"], self._place(None)
-        self._begin(torch.zeros(1, d, dtype=self.dtype, device=device), None, seed=state["seed"])
-        if isinstance(state["buffer"], str):
-            if fingerprint(self.buffer_) != state["buffer"]:
-                raise ValueError("state was made with another buffer than that of this object")
-        else:
-            self.buffer_.load_state_dict({"weight": state["buffer"]})
-        self._seed = state["seed"]
-        self.ridge_.load_state_dict(state["ridge"])
-        self.generator_.load_state_dict(state["generator"])
-        self.n_features_in_, self._of_tensors = state["n_features_in"], state["of_tensors"]
-        if state["feature_names"] is not None:
-            self.feature_names_in_ = np.array(state["feature_names"], dtype=object)
-        self._keep(Classes(np.array(state["labels"], dtype=np.dtype(state["label_type"]))))
-        if state["balanced"] is not None:
-            self._balanced, self._forced = state["balanced"].to(device=device, copy=True), True
+        unpack(self, state)
         return self
-
-
-def copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state whose tensors later batches do not change."""
-    return {name: value.cpu().clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 def refuse_differences(name: str, mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> None:

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from offprints.aef_ocl._regions import check_dtype, check_magnitude, plainly
-from offprints.aef_ocl.ridge import gather_in
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, gather_in, plainly
 from offprints.shared.distributed import GroupMoments, world_size
 from offprints.shared.validation import check_labels, check_number, check_tensor
 

@@ -8,15 +8,14 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from offprints.aef_ocl._regions import check_dtype, check_magnitude, plain_region, plainly
+from offprints.aef_ocl._gram import add_gram_, as_targets, mirror_, spread
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, gather_in, plain_region, plainly
 from offprints.shared import estimators
 from offprints.shared.device import eagerly, float32_region
 from offprints.shared.distributed import all_reduce_, world_size
-from offprints.shared.validation import check_choice, check_labels, check_number, check_tensor
-
-BLOCK = 256  # columns of a symmetric matrix at a time
+from offprints.shared.validation import check_choice, check_number, check_tensor
 
 
 class RecursiveRidge(nn.Module):
@@ -76,12 +75,13 @@ class RecursiveRidge(nn.Module):
         check_choice(solver, "solver", ("cholesky", "recursive"))
         self.solver = solver
         D = self.in_features
-        matrix = torch.zeros(D, D, device=device, dtype=check_dtype(dtype))
-        if solver == "recursive":
-            matrix.fill_diagonal_(1 / self.gamma)
-        self.register_buffer("_matrix", matrix)
-        self.register_buffer("_columns", matrix.new_zeros(D, 0))
-        self.register_buffer("_seen", torch.zeros((), device=matrix.device, dtype=torch.int64))
+        with torch.inference_mode(False):  # the sums change in place later
+            matrix = torch.zeros(D, D, device=device, dtype=check_dtype(dtype))
+            if solver == "recursive":
+                matrix.fill_diagonal_(1 / self.gamma)
+            self.register_buffer("_matrix", matrix)
+            self.register_buffer("_columns", matrix.new_zeros(D, 0))
+            self.register_buffer("_seen", matrix.new_zeros((), dtype=torch.int64))
         self._solution: tuple[Tensor, Tensor] | None = None  # the factor and the weights, until the next change
 
     def __getattr__(self, name: str) -> Any:
@@ -338,50 +338,3 @@ def ridge_solution(
         D = X.shape[1]
         Q, R = torch.linalg.qr(torch.cat([rows, gamma**0.5 * torch.eye(D, device=X.device, dtype=rows.dtype)]))
         return torch.linalg.solve_triangular(R, Q[: len(X)].T @ targets, upper=True)
-
-
-def as_targets(Y: Any, length: int, like: Tensor) -> Tensor:
-    """Targets ``[B, K]`` in the type and on the device of ``like``; one column per class where Y holds labels."""
-    if isinstance(Y, Tensor) and Y.is_floating_point() and Y.ndim != 1:
-        check_tensor(Y, "Y", shape=(length, None))
-        check_magnitude(Y, "Y", like.dtype)
-        return Y.to(like)
-    labels = check_labels(Y, "Y", length=length)
-    if labels.ndim != 1:
-        raise ValueError(f"Y must have 1 dimension where it holds labels, got shape {tuple(labels.shape)}")
-    if (lowest := int(labels.min())) < 0:
-        raise ValueError(f"Y must hold the numbers of classes from 0 on, got {lowest}")
-    one_hot = like.new_zeros(length, int(labels.max()) + 1)
-    return one_hot.scatter_(1, labels.to(like.device).unsqueeze(1), 1.0)
-
-
-def add_gram_(matrix: Tensor, rows: Tensor, alpha: float = 1.0) -> Tensor:
-    """Add alpha rows' rows to the lower triangle, in blocks of rows of the matrix: half of the work of the whole."""
-    for start in range(0, len(matrix), BLOCK):
-        stop = min(start + BLOCK, len(matrix))
-        matrix[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop], alpha=alpha)
-    return matrix
-
-
-def mirror_(matrix: Tensor) -> Tensor:
-    """Copy the lower triangle to the upper one."""
-    for start in range(0, len(matrix), BLOCK):
-        stop = min(start + BLOCK, len(matrix))
-        matrix[:start, start:stop] = matrix[start:stop, :start].T
-        block = matrix[start:stop, start:stop]
-        block.copy_(block.tril() + block.tril(-1).T)
-    return matrix
-
-
-def spread(columns: Tensor, places: Tensor, width: int) -> Tensor:
-    """The columns at these places among ``width``; the others are those of classes not seen."""
-    wide = columns.new_zeros(len(columns), width)
-    wide[:, places.to(wide.device)] = columns
-    return wide
-
-
-def gather_in(value: Any, group: Any) -> list[Any]:
-    """Every process's value, on every process of the group."""
-    values: list[Any] = [None] * world_size(group)
-    distributed.all_gather_object(values, value, group=group)
-    return values
