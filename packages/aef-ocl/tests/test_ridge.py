@@ -175,6 +175,10 @@ def test_the_weights_are_of_what_was_seen_last() -> None:
     second = ridge.weight
     ridge.merge_(RecursiveRidge(6).partial_fit(X[:5], y[:5]))
     assert not torch.equal(ridge.weight, second)
+    other = RecursiveRidge(6).partial_fit(X, y)
+    swapped = torch.func.functional_call(ridge, dict(other.named_buffers()), (X,))
+    assert torch.equal(swapped, other(X))
+    assert not torch.equal(swapped, ridge(X))
     assert ridge.float().weight.dtype == torch.float32
 
 

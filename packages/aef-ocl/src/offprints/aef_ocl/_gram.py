@@ -10,6 +10,7 @@ from offprints.aef_ocl._regions import check_magnitude
 from offprints.shared.validation import check_labels, check_tensor
 
 BLOCK = 256  # rows of a symmetric matrix at a time
+MOST = 2**20  # classes: what is larger is a label, not the number of a column
 
 
 def as_targets(Y: Any, length: int, like: Tensor) -> Tensor:
@@ -18,13 +19,17 @@ def as_targets(Y: Any, length: int, like: Tensor) -> Tensor:
         check_tensor(Y, "Y", shape=(length, None))
         check_magnitude(Y, "Y", like.dtype)
         return Y.to(like)
-    labels = check_labels(Y, "Y", length=length)
-    if labels.ndim != 1:
-        raise ValueError(f"Y must have 1 dimension where it holds labels, got shape {tuple(labels.shape)}")
-    if (lowest := int(labels.min())) < 0:
-        raise ValueError(f"Y must hold the numbers of classes from 0 on, got {lowest}")
+    labels = class_numbers(Y, "Y", length)
     one_hot = like.new_zeros(length, int(labels.max()) + 1)
     return one_hot.scatter_(1, labels.to(like.device).unsqueeze(1), 1.0)
+
+
+def class_numbers(y: Any, name: str, length: int) -> Tensor:
+    """Numbers of classes ``[length]``, int64, from 0 on and below `MOST`; at most as many columns are made for them."""
+    numbers = check_labels(y, name, length=length, num_classes=MOST, validate=True)
+    if numbers.ndim != 1:
+        raise ValueError(f"{name} must have 1 dimension where it holds labels, got shape {tuple(numbers.shape)}")
+    return numbers
 
 
 def add_gram_(matrix: Tensor, rows: Tensor, alpha: float = 1.0) -> Tensor:

@@ -20,7 +20,7 @@ PARAMETERS = ("buffer_size", "gamma", "noise", "balance", "solver", "random_stat
 
 def pack(model: AEFOCLClassifier) -> dict[str, Any]:
     """The state of a fitted classifier."""
-    own = model.buffer is None
+    own = model._own_buffer
     auto = model.solver == "auto" and model.ridge_.solver == "cholesky"
     names = vars(model).get("feature_names_in_")
     values = model._labels.values
@@ -43,7 +43,7 @@ def pack(model: AEFOCLClassifier) -> dict[str, Any]:
         "n_features_in": model.n_features_in_,
         "feature_names": None if names is None else [str(name) for name in names],
         "backbone": model.backbone is not None,
-        "buffer": model.buffer_.weight.cpu().clone() if own else fingerprint(model.buffer_),  # type: ignore[operator, union-attr]
+        "buffer": copied(model.buffer_.state_dict()) if own else fingerprint(model.buffer_),
         "ridge": copied(model.ridge_.state_dict()),
         "generator": copied(model.generator_.state_dict()),
         "balanced": model._balanced.cpu().clone() if model._forced and model._balanced is not None else None,
@@ -73,7 +73,7 @@ def unpack(model: AEFOCLClassifier, state: Mapping[str, Any]) -> None:
         if fingerprint(model.buffer_) != state["buffer"]:
             raise ValueError("state was made with another buffer than that of this object")
     else:
-        model.buffer_.load_state_dict({"weight": state["buffer"]})
+        model.buffer_.load_state_dict(state["buffer"])
     model._seed = state["seed"]
     model.ridge_.load_state_dict(state["ridge"])
     model.generator_.load_state_dict(state["generator"])

@@ -89,6 +89,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
     buffer_: nn.Module
     _labels: Classes
     _of_tensors: bool
+    _own_buffer: bool
     _seed: int
     _balanced: Tensor | None
     _forced: bool
@@ -246,6 +247,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
         self._seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else seed
         options: dict[str, Any] = {"device": device, "dtype": self.dtype}
         d = features.shape[1]
+        self._own_buffer = self.buffer is None
         if self.buffer is None:
             self.buffer_ = RandomBuffer(d, self.buffer_size, seed=self._seed, **options)
             D = self.buffer_.out_features

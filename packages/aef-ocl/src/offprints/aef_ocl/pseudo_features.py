@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from offprints.aef_ocl._gram import class_numbers
 from offprints.aef_ocl._regions import check_dtype, check_magnitude, gather_in, plainly
 from offprints.shared.distributed import GroupMoments, world_size
 from offprints.shared.validation import check_labels, check_number, check_tensor
@@ -99,11 +100,7 @@ class PseudoFeatureGenerator(nn.Module):
         """
         check_tensor(X, "X", shape=(None, self.in_features))
         check_magnitude(X, "X", self.mean_.dtype)
-        labels = check_labels(y, "y", length=len(X))
-        if labels.ndim != 1:
-            raise ValueError(f"y must have 1 dimension, got shape {tuple(labels.shape)}")
-        if (lowest := int(labels.min())) < 0:
-            raise ValueError(f"y must hold the numbers of classes from 0 on, got {lowest}")
+        labels = class_numbers(y, "y", len(X))
         moments = self._moments()
         moments.update(X.to(self.mean_.device), labels.to(self.mean_.device))
         return self._keep(moments)
@@ -143,9 +140,12 @@ class PseudoFeatureGenerator(nn.Module):
         wanted = self.deficits() if counts is None else self._checked(counts)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-        labels = torch.arange(len(wanted), device=wanted.device).repeat_interleave(wanted)
         if normals is not None:
-            check_tensor(normals, "normals", shape=(len(labels), self.in_features), allow_empty=True)
+            check_tensor(normals, "normals", ndim=2, allow_empty=True)
+            shape = (int(wanted.sum()), self.in_features)
+            if tuple(normals.shape) != shape:
+                raise ValueError(f"normals must have shape {shape} for these counts, got {tuple(normals.shape)}")
+        labels = torch.arange(len(wanted), device=wanted.device).repeat_interleave(wanted)
         std = self.std_
         place = torch.device("cpu") if generator is None else generator.device
         for start in range(0, max(1, len(labels)), CHUNK):

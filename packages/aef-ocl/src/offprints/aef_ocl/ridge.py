@@ -82,7 +82,8 @@ class RecursiveRidge(nn.Module):
             self.register_buffer("_matrix", matrix)
             self.register_buffer("_columns", matrix.new_zeros(D, 0))
             self.register_buffer("_seen", matrix.new_zeros((), dtype=torch.int64))
-        self._solution: tuple[Tensor, Tensor] | None = None  # the factor and the weights, until the next change
+        # The factor and the weights, of these very sums: until the next change, or until others are put in their place.
+        self._solution: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":  # a property that raised: NotFittedError is an AttributeError too
@@ -185,7 +186,8 @@ class RecursiveRidge(nn.Module):
 
     @plainly
     def _solved(self) -> tuple[Tensor, Tensor]:
-        if self._solution is None:
+        kept = self._solution
+        if kept is None or kept[0] is not self._matrix or kept[1] is not self._columns:
             diagonal = mirror_(self._matrix).diagonal()
             before = diagonal.clone()
             diagonal.add_(self.gamma)  # in place and put back: another copy may not fit into memory
@@ -193,8 +195,8 @@ class RecursiveRidge(nn.Module):
                 L = self._factor(self._matrix, self.gamma / 2)
             finally:
                 diagonal.copy_(before)
-            self._solution = L, torch.cholesky_solve(self._columns, L)
-        return self._solution
+            self._solution = kept = self._matrix, self._columns, L, torch.cholesky_solve(self._columns, L)
+        return kept[2], kept[3]
 
     def _factor(self, matrix: Tensor, floor: float) -> Tensor:
         """The Cholesky factor. No exact pivot is below the smallest eigenvalue: one below ``floor`` is rounding."""
