@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from offprints.shared.validation import check_bool, check_choice, check_number, 
 
 ENTRIES = 2**24  # of a block of expanded rows
 IMAGES = 256  # a backbone's batch
+LEARNED = ("classes_", "n_features_in_", "feature_names_in_", "ridge_", "generator_", "buffer_")
+LEARNED += ("_labels", "_of_tensors", "_own_buffer", "_seed", "_balanced", "_forced")
 
 
 class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
@@ -93,7 +95,6 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
     _seed: int
     _balanced: Tensor | None
     _forced: bool
-    _learned: ClassVar[tuple[str, ...]] = ("classes_", "coef_", "n_features_in_", "ridge_", "generator_", "buffer_")
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
         self.dtype = dtype
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._learned:
+        if name == "coef_" or name in LEARNED:
             raise estimators.NotFittedError(f"{type(self).__name__} is not fitted yet; {name} comes with fit")
         return object.__getattribute__(self, name)
 
@@ -161,8 +162,8 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
         return self._see(X, y, classes)
 
     def _forget(self) -> None:
-        for name in [name for name in vars(self) if name.endswith("_") or name.startswith("_")]:
-            del vars(self)[name]
+        for name in LEARNED:
+            vars(self).pop(name, None)
 
     def _see(self, X: Any, y: Any, classes: Any) -> Self:
         first = "ridge_" not in vars(self)
@@ -357,7 +358,8 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Any:
         """The label of the highest score ``[B]``, in the labels' own type."""
-        return self._labels.shown(self._scores(X).argmax(1), X)
+        best = self._scores(X).argmax(1)
+        return self._labels.shown(best, X)
 
     def predict_proba(self, X: Any) -> Any:
         """The softmax of the scores ``[B, K]``. Scores are regressed on 0 and 1: it is not calibrated."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from offprints.aef_ocl._labels import as_labels
 from offprints.shared.validation import check_number
@@ -51,12 +52,9 @@ def average_mean_class_accuracy(values: Sequence[float]) -> float:
         >>> average_mean_class_accuracy([0.5, 0.7])
         0.6
     """
-    if isinstance(values, (str, bytes, dict, set)) or not hasattr(values, "__len__"):
+    listed = values.tolist() if isinstance(values, (np.ndarray, Tensor)) else values
+    if isinstance(listed, (str, bytes)) or not isinstance(listed, Sequence):
         raise TypeError(f"values must be a sequence of numbers, got {type(values).__name__}")
-    if len(values) == 0:
+    if len(listed) == 0:
         raise ValueError("values must hold at least one accuracy, got none")
-    numbers = [
-        check_number(value.item() if hasattr(value, "item") else value, "values", low=0)
-        for value in np.asarray(values).tolist()  # of arrays and tensors too
-    ]
-    return math.fsum(numbers) / len(numbers)
+    return math.fsum(check_number(value, "values", low=0) for value in listed) / len(listed)
