@@ -20,6 +20,8 @@ def test_conventions() -> None:
         (X, Y),
         expected_failed_checks={
             "check_classifiers_train": "the scores of two classes have two columns",
+            "check_decision_proba_consistency": "the same",
+            "check_parameters_default_constructible": "the default of dtype is torch's",
         },
     )
 

@@ -46,7 +46,7 @@ def pack(model: AEFOCLClassifier) -> dict[str, Any]:
         "buffer": copied(model.buffer_.state_dict()) if own else fingerprint(model.buffer_),
         "ridge": copied(model.ridge_.state_dict()),
         "generator": copied(model.generator_.state_dict()),
-        "balanced": model._balanced.cpu().clone() if model._forced and model._balanced is not None else None,
+        "balanced": model._balanced["weights"].cpu().clone() if model._forced else None,
     }
 
 
@@ -82,7 +82,7 @@ def unpack(model: AEFOCLClassifier, state: Mapping[str, Any]) -> None:
         model.feature_names_in_ = np.array(state["feature_names"], dtype=object)
     model._keep(Classes(np.array(state["labels"], dtype=np.dtype(state["label_type"]))))
     if state["balanced"] is not None:
-        model._balanced, model._forced = state["balanced"].to(device=device, copy=True), True
+        model._balanced, model._forced = {"weights": state["balanced"].to(device=device, copy=True)}, True
 
 
 def copied(state: Mapping[str, Any]) -> dict[str, Any]:

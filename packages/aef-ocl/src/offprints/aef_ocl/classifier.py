@@ -93,7 +93,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
     _of_tensors: bool
     _own_buffer: bool
     _seed: int
-    _balanced: Tensor | None
+    _balanced: dict[str, Tensor]  # the weights in use; kept in a dict, for predicting must not set an attribute
     _forced: bool
 
     def __init__(
@@ -215,7 +215,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = known.shown(
             torch.arange(len(known), device="cpu"), self.ridge_._matrix if self._of_tensors else None
         )
-        self._balanced, self._forced = None, False
+        self._balanced, self._forced = {}, False
         return self
 
     def _check_parameters(self) -> None:
@@ -306,9 +306,9 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
         check_fitted(self, "classes_")
         if not self._forced and not check_bool(self.balance, "balance"):
             return self.ridge_.weight
-        if self._balanced is None:
-            self._balanced = self._balanced_weights(None, None)
-        return self._balanced
+        if "weights" not in self._balanced:
+            self._balanced["weights"] = self._balanced_weights(None, None)
+        return self._balanced["weights"]
 
     def rebalance(
         self, *, normals: Float[Tensor, "n d"] | None = None, generator: torch.Generator | None = None
@@ -327,7 +327,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
             NotFittedError: before the first batch.
         """
         check_fitted(self, "classes_")
-        self._balanced = self._balanced_weights(normals, generator)
+        self._balanced = {"weights": self._balanced_weights(normals, generator)}
         self._forced = True
         return self
 
