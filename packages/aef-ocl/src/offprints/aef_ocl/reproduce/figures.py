@@ -29,7 +29,8 @@ def draw_classes(run: Run, counts: Tensor, accuracies: Mapping[str, Tensor]) -> 
             axes.bar(places + shift, 100 * values.mean(0)[order], width=0.4, label=name)
         axes.set_xticks(places, [str(int(counts[c])) for c in order])
         axes.set(xlabel="samples of the class in the stream", ylabel="accuracy, %", title="Class by class")
-        axes.legend(loc="lower left")
+        axes.set_ylim(0, 118)
+        axes.legend(loc="upper right", ncols=2)
 
 
 def draw_exactness(run: Run, errors: Mapping[str, Tensor]) -> None:
@@ -38,4 +39,4 @@ def draw_exactness(run: Run, errors: Mapping[str, Tensor]) -> None:
         for name, values in errors.items():
             axes.semilogy(torch.arange(1, len(values) + 1), values, "o-", label=name)
         axes.set(xlabel="batches", ylabel="relative error of the weights", title="Distance to the joint solution")
-        axes.legend()
+        axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.58))
