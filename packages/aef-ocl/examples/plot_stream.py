@@ -17,7 +17,7 @@ from offprints.aef_ocl import AEFOCLClassifier, long_tailed_stream, mean_class_a
 # %%
 # The stream
 # ----------
-# Any labelled data become such a stream. The rows come one at a time; here sixteen make a batch.
+# Any labeled data become such a stream. The rows come one at a time; here sixteen make a batch.
 
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X / 16, y, test_size=600, random_state=0)

@@ -15,6 +15,23 @@ from offprints.aef_ocl.buffer import fingerprint
 if TYPE_CHECKING:
     from offprints.aef_ocl.classifier import AEFOCLClassifier
 
+PARTS = (
+    "params",
+    "dtype",
+    "seed",
+    "labels",
+    "label_type",
+    "of_tensors",
+    "features",
+    "size",
+    "n_features_in",
+    "feature_names",
+    "backbone",
+    "buffer",
+    "ridge",
+    "generator",
+    "balanced",
+)
 PARAMETERS = ("buffer_size", "gamma", "noise", "balance", "solver", "random_state")
 
 
@@ -54,9 +71,7 @@ def unpack(model: AEFOCLClassifier, state: Mapping[str, Any]) -> None:
     """Put a state into a classifier, whose own one is forgotten."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping from state_dict, got {type(state).__name__}")
-    needed = ("params", "dtype", "seed", "labels", "label_type", "of_tensors", "features", "size", "n_features_in")
-    needed += ("feature_names", "backbone", "buffer", "ridge", "generator", "balanced")
-    if missing := [name for name in needed if name not in state]:
+    if missing := [name for name in PARTS if name not in state]:
         raise ValueError(f"state lacks {', '.join(missing)}")
     for name, given in (("backbone", state["backbone"]), ("buffer", isinstance(state["buffer"], str))):
         if given != (getattr(model, name) is not None):

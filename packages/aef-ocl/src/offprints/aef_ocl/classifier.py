@@ -28,8 +28,10 @@ from offprints.shared.validation import check_bool, check_choice, check_number, 
 
 ENTRIES = 2**24  # of a block of expanded rows
 IMAGES = 256  # a backbone's batch
-LEARNED = ("classes_", "n_features_in_", "feature_names_in_", "ridge_", "generator_", "buffer_")
-LEARNED += ("_labels", "_of_tensors", "_own_buffer", "_seed", "_balanced", "_forced")
+LEARNED = (
+    *("classes_", "n_features_in_", "feature_names_in_", "ridge_", "generator_", "buffer_"),
+    *("_labels", "_of_tensors", "_own_buffer", "_seed", "_balanced", "_forced"),
+)
 
 
 class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
@@ -163,7 +165,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
 
     def _forget(self) -> None:
         for name in LEARNED:
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
 
     def _see(self, X: Any, y: Any, classes: Any) -> Self:
         first = "ridge_" not in vars(self)

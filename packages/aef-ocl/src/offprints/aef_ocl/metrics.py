@@ -52,9 +52,10 @@ def average_mean_class_accuracy(values: Sequence[float]) -> float:
         >>> average_mean_class_accuracy([0.5, 0.7])
         0.6
     """
-    listed = values.tolist() if isinstance(values, (np.ndarray, Tensor)) else values
+    given: Any = values  # an array or a tensor too
+    listed = given.tolist() if isinstance(given, (np.ndarray, Tensor)) else given
     if isinstance(listed, (str, bytes)) or not isinstance(listed, Sequence):
-        raise TypeError(f"values must be a sequence of numbers, got {type(values).__name__}")
+        raise TypeError(f"values must be a sequence of numbers, got {type(given).__name__}")
     if len(listed) == 0:
         raise ValueError("values must hold at least one accuracy, got none")
     return math.fsum(check_number(value, "values", low=0) for value in listed) / len(listed)

@@ -208,7 +208,7 @@ class PseudoFeatureGenerator(nn.Module):
         if isinstance(count, Tensor) and count.ndim == 1:  # as many classes as were saved
             self._count = self._count.new_zeros(len(count))
             self.mean_, self._m2 = (part.new_zeros(len(count), self.in_features) for part in (self.mean_, self._m2))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -283,7 +283,7 @@ class RecursiveRidge(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         self._solution = None
-        return super()._apply(*args, **kwargs)
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the sums mean: the penalty, and the solver."""
@@ -301,7 +301,7 @@ class RecursiveRidge(nn.Module):
         if isinstance(columns, Tensor) and columns.ndim == 2:  # as many classes as were saved
             self._columns = self._columns.new_zeros(self.in_features, columns.shape[1])
         self._solution = None
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """The arguments."""

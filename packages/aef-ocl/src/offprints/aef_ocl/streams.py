@@ -1,4 +1,4 @@
-"""A stream whose classes are unequally large and drift: the setting of the paper on any labelled data."""
+"""A stream whose classes are unequally large and drift: the setting of the paper on any labeled data."""
 
 from __future__ import annotations
 

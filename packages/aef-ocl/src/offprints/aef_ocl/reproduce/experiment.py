@@ -203,7 +203,7 @@ def exactness_unit(config: Config, seed: int) -> dict[str, Any]:
     first = AEFOCLClassifier(buffer_size=config.buffer_size, gamma=config.gamma, random_state=seed, device="cpu")
     phi = first.partial_fit(x[:1], y[:1]).buffer_(x)
     ridges = {solver: RecursiveRidge(config.buffer_size, gamma=config.gamma, solver=solver) for solver in SOLVERS}
-    published = Reference(first.buffer_.weight.numpy(), K, config.gamma, config.noise)
+    published = Reference(first.buffer_.state_dict()["weight"].numpy(), K, config.gamma, config.noise)
     errors: dict[str, list[float]] = {name: [] for name in (*SOLVERS, "published recursion")}
     batch = config.batch_size
     for number in range(min(config.exact_batches, math.ceil(len(x) / batch))):
