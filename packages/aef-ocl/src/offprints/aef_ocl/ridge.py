@@ -326,10 +326,9 @@ def ridge_solution(
         ValueError: empty, NaN or infinite, of another length; gamma not positive.
 
     Example:
-        >>> X, y = torch.eye(2), torch.tensor([1, 0])
+        >>> X, y = torch.tensor([[1.0], [1.0]]), torch.tensor([0, 1])
         >>> ridge_solution(X, y, 1.0)
-        tensor([[0.0000, 0.5000],
-                [0.5000, 0.0000]], dtype=torch.float64)
+        tensor([[0.3333, 0.3333]], dtype=torch.float64)
     """
     check_tensor(X, "X", ndim=2)
     check_magnitude(X, "X", torch.float64)
