@@ -2,9 +2,9 @@
 Which unlabeled samples can be trusted
 ======================================
 
-A few labels of some classes, and a pool in which half of the samples are of other classes. A representation that was learned
-without labels says which label each sample of the pool would get, and how much that is worth: the weight is small for
-samples of unknown classes, and for those between two known ones.
+A few labels of some classes, and a pool in which half of the samples are of other classes. A representation that was
+learned without labels says which label each sample of the pool would get, and how much that is worth: the weight is
+small for samples of unknown classes, and for those between two known ones.
 """
 
 import matplotlib.pyplot as plt
