@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
 from offprints.aef_ocl.buffer import RandomBuffer
@@ -11,6 +10,7 @@ from offprints.aef_ocl.metrics import average_mean_class_accuracy, mean_class_ac
 from offprints.aef_ocl.pseudo_features import PseudoFeatureGenerator
 from offprints.aef_ocl.ridge import RecursiveRidge, ridge_solution
 from offprints.aef_ocl.streams import long_tailed_stream
+from offprints.shared.lazy import attach as _attach
 
 if TYPE_CHECKING:
     from offprints.aef_ocl.classifier import AEFOCLClassifier
@@ -30,19 +30,6 @@ __all__ = [
 ]
 
 # What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
-_LAZY = {
-    "AEFOCLClassifier": "offprints.aef_ocl.classifier",
-    "NotFittedError": "offprints.shared.estimators",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        value = getattr(_importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _attach(
+    __name__, {"AEFOCLClassifier": "offprints.aef_ocl.classifier", "NotFittedError": "offprints.shared.estimators"}
+)

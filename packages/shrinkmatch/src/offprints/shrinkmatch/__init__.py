@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
+from offprints.shared.lazy import attach as _attach
 from offprints.shrinkmatch.alignment import DistributionAlignment
 from offprints.shrinkmatch.averaging import StudentEMA
 from offprints.shrinkmatch.class_space import ShrunkSpace, shrink_class_space
@@ -39,16 +39,4 @@ __all__ = [  # noqa: RUF022 - in order of importance
 ]
 
 # What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
-_LAZY = {"ShrinkMatchClassifier": "offprints.shrinkmatch.classifier"}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        value = getattr(_importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _attach(__name__, {"ShrinkMatchClassifier": "offprints.shrinkmatch.classifier"})

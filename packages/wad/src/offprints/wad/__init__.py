@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
+from offprints.shared.lazy import attach as _attach
 from offprints.wad.contrastive import nt_xent
 from offprints.wad.errors import ErrorDecomposition, error_decomposition
 from offprints.wad.knowledge import Knowledge, teacher_knowledge
@@ -35,15 +35,5 @@ __all__ = [
     "teacher_knowledge",
 ]
 
-
-def __getattr__(name: str) -> object:
-    # The classifier stands on scikit-learn, which takes as long to import as torch.
-    if name == "WADClassifier":
-        value = _importlib.import_module("offprints.wad.classifier").WADClassifier
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+# What stands on scikit-learn, which takes as long to import as torch, is loaded when it is asked for.
+__getattr__, __dir__ = _attach(__name__, {"WADClassifier": "offprints.wad.classifier"})
