@@ -1,5 +1,57 @@
-"""ProtoGCD: Unified and Unbiased Prototype Learning for Generalized Category Discovery (arXiv 2504.03755)."""
+"""ProtoGCD: unified and unbiased prototype learning for generalized category discovery (arXiv 2504.03755)."""
 
-from offprints.protogcd.losses import PseudoHuberLoss, pseudo_huber_loss
+from __future__ import annotations
 
-__all__ = ["pseudo_huber_loss", "PseudoHuberLoss"]  # noqa: RUF022 - in order of importance
+import importlib as _importlib
+from typing import TYPE_CHECKING
+
+from offprints.protogcd.accuracy import GCDAccuracy, gcd_accuracy
+from offprints.protogcd.backbone import dino_backbone
+from offprints.protogcd.class_count import ClassCountEstimate, estimate_num_classes
+from offprints.protogcd.contrastive import info_nce, supervised_contrastive
+from offprints.protogcd.head import PrototypeHead
+from offprints.protogcd.objective import ProtoGCDLoss, ProtoGCDOutput
+from offprints.protogcd.outliers import ood_measures, ood_score
+from offprints.protogcd.pseudo_labels import dapl_loss, dapl_pseudo_labels, ratio_schedule
+from offprints.protogcd.regularization import entropy_regularization, prototype_separation
+from offprints.protogcd.splits import GCDSplit, balanced_sampler, gcd_split
+
+if TYPE_CHECKING:
+    from offprints.protogcd.clusterer import ProtoGCDClusterer
+
+__all__ = [  # noqa: RUF022 - in order of importance
+    "ProtoGCDClusterer",
+    "ProtoGCDLoss",
+    "ProtoGCDOutput",
+    "PrototypeHead",
+    "dapl_loss",
+    "dapl_pseudo_labels",
+    "ratio_schedule",
+    "entropy_regularization",
+    "prototype_separation",
+    "info_nce",
+    "supervised_contrastive",
+    "gcd_accuracy",
+    "GCDAccuracy",
+    "gcd_split",
+    "GCDSplit",
+    "balanced_sampler",
+    "estimate_num_classes",
+    "ClassCountEstimate",
+    "ood_score",
+    "ood_measures",
+    "dino_backbone",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The clusterer stands on scikit-learn, which takes as long to import as torch.
+    if name == "ProtoGCDClusterer":
+        value = _importlib.import_module("offprints.protogcd.clusterer").ProtoGCDClusterer
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,371 @@
+"""Generalized category discovery on features, on scikit-learn's conventions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, ClusterMixin
+from torch import Tensor, nn
+
+from offprints.protogcd._inputs import as_labels, as_table, numbered
+from offprints.protogcd._rows import unit_rows
+from offprints.protogcd.accuracy import gcd_accuracy
+from offprints.protogcd.class_count import estimate_num_classes, pinned_kmeans
+from offprints.protogcd.head import PrototypeHead
+from offprints.protogcd.objective import ProtoGCDLoss, ProtoGCDOutput
+from offprints.protogcd.outliers import Kind, ood_score
+from offprints.protogcd.splits import balanced_sampler
+from offprints.shared.device import float32_region, local_seed, map_batches, resolve_device
+from offprints.shared.estimators import check_fitted, like_input
+from offprints.shared.validation import check_choice, check_number, check_tensor
+
+WIDTHS = (256, 128, 64)  # of the adapter
+PROJECTOR, PROJECTION = 256, 64  # small for features: wider ones are slower and less accurate on digits
+TEMPERATURE = 0.1  # of probabilities
+ROWS = 4096  # at a time, when predicting
+KMEANS_RUNS = 3
+
+
+class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
+    """Classify the old classes and cluster the new ones, from features of which some samples of old classes are labeled.
+
+    An adapter, a `PrototypeHead` on it and `ProtoGCDLoss` are trained with Adam on two noisy views of each sample.
+    Labeled and unlabeled samples are drawn equally often. With the adapters `"mlp"` and `"none"` features are centered
+    and divided by their spread first, so that neither a shift nor a factor of all of them changes anything; a module of
+    your own gets them as they are. Everything is trained in float32, whatever modes and defaults are set outside.
+
+    Args:
+        n_classes: Old and new classes together; `"estimate"`: `estimate_num_classes` of the features, centered and
+            scaled, between the number K of old classes and max(2 K, K + 10).
+        epochs: Passes over as many samples as there are; in the first half of them labels turn hard.
+        lr: Learning rate of Adam.
+        batch_size: Samples of a step, each seen twice.
+        noise: Standard deviation of the Gaussian noise of the views, relative to the spread of the features: the root of
+            their mean squared deviation from their means.
+        adapter: `"mlp"`: three layers of 256, 128 and 64; `"none"`: prototypes of the features themselves; a module,
+            copied, that maps samples to `(N, D)`.
+        supervised_weight: Weight of the labeled terms, in [0, 1].
+        entropy_weight: Of the entropy term.
+        separation_weight: Of the separation.
+        init: `"random"` prototypes, or those of `"kmeans"` in which labeled samples stay in their class.
+        views: Makes a random view of a batch of samples as they were given, in place of the noise; called twice.
+        device: Where it trains; None: where the tensor X is, for an array the best device there is.
+        random_state: Seed; None draws one from torch's global stream.
+
+    Attributes:
+        labels_: `(N,)` classes of all samples of `fit`.
+        n_classes_: K.
+        classes_: 0 to K - 1, old classes first.
+        prototypes_: `(K, D)` of unit length, in the space of the adapter's features.
+        adapter_, head_: The trained modules.
+        class_count_: The `ClassCountEstimate`, or None where K was given.
+        history_: One dict a step: `step`, from 1, `epoch`, from 0, and the fields of `ProtoGCDOutput`.
+        n_features_in_: D of X.
+        feature_names_in_: Names of the columns, where X was a data frame.
+
+    Raises:
+        TypeError, ValueError: A parameter of the wrong kind or out of range, here and in `fit`.
+
+    Example:
+        >>> X = np.repeat(4 * np.eye(4), 30, axis=0) + np.random.default_rng(0).normal(size=(120, 4))
+        >>> y = np.where(np.arange(120) % 2, np.repeat([0, 1, -1, -1], 30), -1)  # two old classes, half of them labeled
+        >>> model = ProtoGCDClusterer(4, epochs=20, random_state=0).fit(X, y)
+        >>> model.score(X, np.repeat(range(4), 30)) > 0.9
+        True
+    """
+
+    def __init__(
+        self,
+        n_classes: int | Literal["estimate"],
+        *,
+        epochs: int = 30,
+        lr: float = 2e-3,
+        batch_size: int = 128,
+        noise: float = 0.15,
+        adapter: nn.Module | Literal["mlp", "none"] = "mlp",
+        supervised_weight: float = 0.35,
+        entropy_weight: float = 2.0,
+        separation_weight: float = 0.1,
+        init: Literal["random", "kmeans"] = "random",
+        views: Callable[[Tensor], Tensor] | None = None,
+        device: str | torch.device | None = None,
+        random_state: int | None = None,
+    ) -> None:
+        self.n_classes = n_classes
+        self.epochs = epochs
+        self.lr = lr
+        self.batch_size = batch_size
+        self.noise = noise
+        self.adapter = adapter
+        self.supervised_weight = supervised_weight
+        self.entropy_weight = entropy_weight
+        self.separation_weight = separation_weight
+        self.init = init
+        self.views = views
+        self.device = device
+        self.random_state = random_state
+        self._check_parameters()
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Learn the classes.
+
+        Args:
+            X: `(N, D)` features: tensor, array, data frame or list; with a module as adapter `(N, ...)`, what it takes.
+            y: `(N,)` integers: 0 to K_old - 1 for labeled samples, -1 for the others.
+
+        Raises:
+            TypeError: X does not hold numbers, y no integers; a parameter of the wrong kind.
+            ValueError: X of another shape, empty, not finite; y of another length, without a labeled or an unlabeled
+                sample, or with gaps in its numbers; `n_classes` below the number of old classes; a parameter out of
+                range; a training that diverges. A call that fails changes nothing.
+        """
+        self._check_parameters()
+        device = resolve_device(self.device, like=X)
+        samples = as_table(X, "X", ndim=None if isinstance(self.adapter, nn.Module) else 2).to(device)
+        labels = as_labels(y, "y", length=len(samples), unlabeled=True)
+        old = numbered(labels, "y")
+        if old == 0 or (labels >= 0).all():
+            raise ValueError(f"y must hold labeled and unlabeled (-1) samples, got no {'' if old == 0 else 'un'}labeled")
+        if isinstance(self.n_classes, int | np.integer) and self.n_classes < old:
+            raise ValueError(f"n_classes must be at least the number of old classes in y, {old}, got {self.n_classes}")
+        columns = _columns_of(X)
+        with _training(self.random_state, device):
+            fitted = self._train(samples, torch.from_numpy(labels).to(device), old)
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+        self.__dict__.update({**columns, **fitted, "_old": old})
+        self.prototypes_ = like_input(self.head_.prototypes.detach(), X)
+        self.classes_ = np.arange(self.n_classes_)
+        self.labels_ = like_input(self._logits(samples).argmax(1), X)
+        return self
+
+    def fit_predict(self, X: Any, y: Any, **kwargs: Any) -> Any:
+        """`fit`, and the classes of all samples, `(N,)`."""
+        return self.fit(X, y, **kwargs).labels_
+
+    def predict(self, X: Any) -> Any:
+        """Classes of samples, `(N,)` int64; K_old and above are new ones.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            TypeError, ValueError: X as in `fit`, or of another width or other columns.
+        """
+        return like_input(self._logits(self._checked(X)).argmax(1), X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of the classes, `(N, K)`: `softmax(cosines / 0.1)`; raises as `predict`."""
+        return like_input((self._logits(self._checked(X)) / TEMPERATURE).softmax(1), X)
+
+    def ood_score(self, X: Any, *, kind: Kind = "msp") -> Any:
+        """`ood_score` of samples, `(N,)`: higher for outliers, which belong to no class; raises as `predict`."""
+        return like_input(ood_score(self._logits(self._checked(X)), kind=kind, temperature=TEMPERATURE), X)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Accuracy of all samples after matching, `gcd_accuracy(y, predict(X), y < K_old).all`.
+
+        Args:
+            X: Samples.
+            y: `(N,)` true classes of all of them, integers from 0.
+        """
+        logits = self._logits(self._checked(X))
+        true = as_labels(y, "y", length=len(logits))
+        return gcd_accuracy(true, logits.argmax(1), true < self._old).all
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+    def _check_parameters(self) -> None:
+        if isinstance(self.n_classes, str):
+            check_choice(self.n_classes, "n_classes", ("estimate",))
+        else:
+            check_number(self.n_classes, "n_classes", low=2, integer=True)
+        check_number(self.epochs, "epochs", low=1, integer=True)
+        check_number(self.lr, "lr", low=0, open_low=True)
+        check_number(self.batch_size, "batch_size", low=1, integer=True)
+        check_number(self.noise, "noise", low=0)
+        if not isinstance(self.adapter, nn.Module):
+            check_choice(self.adapter, "adapter", ("mlp", "none"))
+        check_number(self.supervised_weight, "supervised_weight", low=0, high=1)
+        check_number(self.entropy_weight, "entropy_weight", low=0)
+        check_number(self.separation_weight, "separation_weight", low=0)
+        check_choice(self.init, "init", ("random", "kmeans"))
+        if self.views is not None and not callable(self.views):
+            raise TypeError(f"views must be a function or None, got {type(self.views).__name__}")
+        if self.random_state is not None:
+            check_number(self.random_state, "random_state", low=0, high=2**32, open_high=True, integer=True)
+
+    def _train(self, samples: Tensor, labels: Tensor, old: int) -> dict[str, Any]:
+        """Adapter, head and what else is learned."""
+        own = isinstance(self.adapter, nn.Module)
+        scale = Scale.of(samples)
+        x = samples.float() if own else scale.apply(samples)
+        estimate = None
+        if self.n_classes == "estimate":
+            free = int((labels < 0).sum())
+            most = min(max(2 * old, old + 10), old + free)
+            rows = scale.apply(samples).flatten(1)
+            estimate = estimate_num_classes(rows, labels, max_classes=most, seed=int(torch.randint(2**31, ())))
+        n_classes = int(self.n_classes) if estimate is None else estimate.n_classes
+
+        adapter = self._new_adapter(x).to(x.device, torch.float32)
+        features = map_batches(adapter, x, batch_size=ROWS)
+        check_tensor(features, "features of the adapter", ndim=2)
+        head = PrototypeHead(features.shape[1], n_classes, hidden=PROJECTOR, projection_dim=PROJECTION).to(x.device)
+        if self.init == "kmeans":
+            seed = int(torch.randint(2**31, ()))
+            with torch.no_grad():
+                ((centers, _),) = pinned_kmeans(unit_rows(features), labels, [n_classes], n_init=KMEANS_RUNS, seed=seed)
+            head.set_prototypes(centers)
+        criterion = ProtoGCDLoss(
+            total_epochs=self.epochs,
+            supervised_weight=self.supervised_weight,
+            entropy_weight=self.entropy_weight,
+            separation_weight=self.separation_weight,
+        )
+        trained = [p for p in (*adapter.parameters(), *head.parameters()) if p.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=float(self.lr))
+        labeled, unlabeled = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
+        order, batch = torch.cat([labeled, unlabeled]), min(int(self.batch_size), len(x))
+        sampler = balanced_sampler(len(labeled), len(unlabeled))
+        spread = float(self.noise) * (scale.spread if own else 1.0)
+
+        def view(rows: Tensor) -> Tensor:
+            if self.views is None:
+                return x[rows] + spread * torch.randn(rows.shape + x.shape[1:], device=x.device)
+            made = self.views(samples[rows].float())
+            check_tensor(made, "the result of views", min_ndim=2)
+            if len(made) != len(rows):
+                raise ValueError(f"views must return one view for each of {len(rows)} samples, got {len(made)}")
+            return made.float() if own else scale.apply(made)
+
+        history: list[dict[str, float]] = []
+        for epoch in range(int(self.epochs)):
+            outputs = []
+            drawn = order[torch.tensor(list(sampler), device=order.device)]
+            for rows in drawn[: len(drawn) // batch * batch].split(batch):
+                projections, logits, prototypes = head(adapter(torch.cat([view(rows), view(rows)])))
+                if not self._finite(logits, projections):
+                    raise ValueError(f"lr={self.lr:g} makes the training diverge: lower lr, or scale X")
+                output = criterion(logits, projections, prototypes, labels[rows], labels[rows] >= 0, epoch=epoch)
+                optimizer.zero_grad()
+                output.loss.backward()
+                optimizer.step()
+                outputs.append(torch.stack([part.detach() for part in output[:-1]]))
+            for values in torch.stack(outputs).tolist():
+                record = dict(zip(ProtoGCDOutput._fields, [*values, output.ratio], strict=True))
+                history.append({"step": len(history) + 1, "epoch": epoch, **record})
+        optimizer.zero_grad()
+        if not bool(head.prototypes.isfinite().all()):
+            raise ValueError(f"lr={self.lr:g} makes the training diverge: lower lr, or scale X")
+        return {
+            "adapter_": adapter,
+            "head_": head,
+            "n_classes_": n_classes,
+            "class_count_": estimate,
+            "history_": history,
+            "_scale": None if own else scale,
+        }
+
+    @staticmethod
+    def _finite(*tensors: Tensor) -> bool:
+        """Looked at on the CPU alone: an accelerator is not waited for."""
+        return any(t.device.type != "cpu" for t in tensors) or all(bool(t.isfinite().all()) for t in tensors)
+
+    def _new_adapter(self, x: Tensor) -> nn.Module:
+        if isinstance(self.adapter, nn.Module):
+            return copy.deepcopy(self.adapter)
+        if self.adapter == "none":
+            return nn.Identity()
+        widths = (x.shape[1], *WIDTHS)
+        layers: list[nn.Module] = []
+        for inner, outer in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(inner, outer), nn.GELU()]
+        return nn.Sequential(*layers[:-1])
+
+    def _checked(self, X: Any) -> Tensor:
+        from sklearn.utils.validation import validate_data
+
+        check_fitted(self, "head_")
+        samples = as_table(X, "X", ndim=2 if self._scale is not None else None)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        return samples.to(self.head_.weight.device)
+
+    def _logits(self, samples: Tensor) -> Tensor:
+        x = samples.float() if self._scale is None else self._scale.apply(samples)
+        model = nn.Sequential(self.adapter_, _Cosines(self.head_))
+        with torch.inference_mode(False), float32_region(x.device):
+            return map_batches(model, x, batch_size=ROWS)
+
+
+class _Cosines(nn.Module):
+    """A head without its projections."""
+
+    def __init__(self, head: PrototypeHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head.cosines(features)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Features without place and unit: their means taken off, divided by their spread.
+
+    Attributes:
+        mean: Of each column, float64.
+        spread: Root of the mean squared deviation from it.
+    """
+
+    mean: Float[Tensor, " *features"]
+    spread: float
+
+    @classmethod
+    def of(cls, samples: Float[Tensor, "rows *features"]) -> Scale:
+        """The scale of samples."""
+        x = samples.to(torch.float64 if samples.device.type != "mps" else torch.float32)
+        unit = float(x.abs().max()) or 1.0  # squares of huge and tiny numbers leave the type
+        mean = (x / unit).mean(0)
+        spread = float((x / unit - mean).square().mean().sqrt()) * unit
+        return cls(mean * unit, spread or 1.0)
+
+    def apply(self, samples: Float[Tensor, "rows *features"]) -> Float[Tensor, "rows *features"]:
+        """Centered and scaled, in float32."""
+        return ((samples.to(self.mean) - self.mean) / self.spread).float()
+
+
+def _columns_of(X: Any) -> dict[str, Any]:
+    """Number and names of the columns of X, as scikit-learn keeps them."""
+    from sklearn.utils.validation import validate_data
+
+    keeper = BaseEstimator()
+    validate_data(keeper, X, reset=True, skip_check_array=True)
+    return vars(keeper)
+
+
+@contextmanager
+def _training(random_state: int | None, device: torch.device) -> Iterator[None]:
+    """Gradients, float32, the CPU as default device and seeded streams, whatever is set outside."""
+    before = torch.get_default_dtype()
+    seed = int(torch.randint(2**31, (), device="cpu")) if random_state is None else int(random_state)
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            float32_region(device),
+            torch.device("cpu"),
+            local_seed(seed),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(before)
