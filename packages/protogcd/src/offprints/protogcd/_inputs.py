@@ -147,5 +147,7 @@ def numbered(labels: np.ndarray, name: str) -> int:
     found = np.unique(labels[labels >= 0])
     if len(found) and found[-1] != len(found) - 1:
         missing = np.setdiff1d(np.arange(len(found)), found)[0]
-        raise ValueError(f"{name} must number the old classes 0, 1, ... without a gap, got {found[-1]} and no {missing}")
+        raise ValueError(
+            f"{name} must number the old classes 0, 1, ... without a gap, got {found[-1]} and no {missing}"
+        )
     return len(found)

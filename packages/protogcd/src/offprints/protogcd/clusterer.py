@@ -21,8 +21,8 @@ from offprints.protogcd.class_count import estimate_num_classes, pinned_kmeans
 from offprints.protogcd.head import PrototypeHead
 from offprints.protogcd.objective import ProtoGCDLoss, ProtoGCDOutput
 from offprints.protogcd.outliers import Kind, ood_score
-from offprints.protogcd.splits import balanced_sampler
-from offprints.shared.device import float32_region, local_seed, map_batches, resolve_device
+from offprints.shared.datasets import tensor_batches
+from offprints.shared.device import float32_region, local_seed, make_generator, map_batches, resolve_device
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number, check_tensor
 
@@ -31,24 +31,25 @@ PROJECTOR, PROJECTION = 256, 64  # small for features: wider ones are slower and
 TEMPERATURE = 0.1  # of probabilities
 ROWS = 4096  # at a time, when predicting
 KMEANS_RUNS = 3
+RANGE = 4.0  # spreads that features lie within, nearly all: the unit of the noise
 
 
 class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
     """Classify the old classes and cluster the new ones, from features of which some samples of old classes are labeled.
 
     An adapter, a `PrototypeHead` on it and `ProtoGCDLoss` are trained with Adam on two noisy views of each sample.
-    Labeled and unlabeled samples are drawn equally often. With the adapters `"mlp"` and `"none"` features are centered
+    Each sample is seen once an epoch, but for the rest of a batch. With the adapters `"mlp"` and `"none"` features are centered
     and divided by their spread first, so that neither a shift nor a factor of all of them changes anything; a module of
     your own gets them as they are. Everything is trained in float32, whatever modes and defaults are set outside.
 
     Args:
         n_classes: Old and new classes together; `"estimate"`: `estimate_num_classes` of the features, centered and
             scaled, between the number K of old classes and max(2 K, K + 10).
-        epochs: Passes over as many samples as there are; in the first half of them labels turn hard.
+        epochs: Passes over the samples; in the first half of them pseudo-labels turn hard.
         lr: Learning rate of Adam.
         batch_size: Samples of a step, each seen twice.
-        noise: Standard deviation of the Gaussian noise of the views, relative to the spread of the features: the root of
-            their mean squared deviation from their means.
+        noise: Standard deviation of the Gaussian noise of the views, relative to the range of the features, for which
+            four times the root of their mean squared deviation from their means is taken.
         adapter: `"mlp"`: three layers of 256, 128 and 64; `"none"`: prototypes of the features themselves; a module,
             copied, that maps samples to `(N, D)`.
         supervised_weight: Weight of the labeled terms, in [0, 1].
@@ -132,7 +133,9 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
         labels = as_labels(y, "y", length=len(samples), unlabeled=True)
         old = numbered(labels, "y")
         if old == 0 or (labels >= 0).all():
-            raise ValueError(f"y must hold labeled and unlabeled (-1) samples, got no {'' if old == 0 else 'un'}labeled")
+            raise ValueError(
+                f"y must hold labeled and unlabeled (-1) samples, got no {'' if old == 0 else 'un'}labeled"
+            )
         if isinstance(self.n_classes, int | np.integer) and self.n_classes < old:
             raise ValueError(f"n_classes must be at least the number of old classes in y, {old}, got {self.n_classes}")
         columns = _columns_of(X)
@@ -213,17 +216,19 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
             free = int((labels < 0).sum())
             most = min(max(2 * old, old + 10), old + free)
             rows = scale.apply(samples).flatten(1)
-            estimate = estimate_num_classes(rows, labels, max_classes=most, seed=int(torch.randint(2**31, ())))
+            estimate = estimate_num_classes(rows, labels, max_classes=most, seed=_drawn_seed())
         n_classes = int(self.n_classes) if estimate is None else estimate.n_classes
 
-        adapter = self._new_adapter(x).to(x.device, torch.float32)
+        with torch.device("cpu"):  # whatever the default device is
+            adapter = self._new_adapter(x).to(x.device, torch.float32)
         features = map_batches(adapter, x, batch_size=ROWS)
         check_tensor(features, "features of the adapter", ndim=2)
-        head = PrototypeHead(features.shape[1], n_classes, hidden=PROJECTOR, projection_dim=PROJECTION).to(x.device)
+        with torch.device("cpu"):
+            head = PrototypeHead(features.shape[1], n_classes, hidden=PROJECTOR, projection_dim=PROJECTION).to(x.device)
         if self.init == "kmeans":
-            seed = int(torch.randint(2**31, ()))
+            runs = {"n_init": KMEANS_RUNS, "seed": _drawn_seed()}
             with torch.no_grad():
-                ((centers, _),) = pinned_kmeans(unit_rows(features), labels, [n_classes], n_init=KMEANS_RUNS, seed=seed)
+                ((centers, _),) = pinned_kmeans(unit_rows(features), labels, [n_classes], **runs)
             head.set_prototypes(centers)
         criterion = ProtoGCDLoss(
             total_epochs=self.epochs,
@@ -232,15 +237,14 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
             separation_weight=self.separation_weight,
         )
         trained = [p for p in (*adapter.parameters(), *head.parameters()) if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=float(self.lr))
-        labeled, unlabeled = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
-        order, batch = torch.cat([labeled, unlabeled]), min(int(self.batch_size), len(x))
-        sampler = balanced_sampler(len(labeled), len(unlabeled))
-        spread = float(self.noise) * (scale.spread if own else 1.0)
+        optimizer = torch.optim.Adam(trained, lr=float(self.lr), fused=x.device.type in ("cpu", "cuda"))
+        places, batch = torch.arange(len(x), device=x.device), min(int(self.batch_size), len(x))
+        orders = make_generator(_drawn_seed())
+        deviation = float(self.noise) * RANGE * (scale.spread if own else 1.0)
 
         def view(rows: Tensor) -> Tensor:
             if self.views is None:
-                return x[rows] + spread * torch.randn(rows.shape + x.shape[1:], device=x.device)
+                return x[rows] + deviation * torch.randn(rows.shape + x.shape[1:], device=x.device)
             made = self.views(samples[rows].float())
             check_tensor(made, "the result of views", min_ndim=2)
             if len(made) != len(rows):
@@ -250,8 +254,7 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
         history: list[dict[str, float]] = []
         for epoch in range(int(self.epochs)):
             outputs = []
-            drawn = order[torch.tensor(list(sampler), device=order.device)]
-            for rows in drawn[: len(drawn) // batch * batch].split(batch):
+            for (rows,) in tensor_batches(places, batch_size=batch, generator=orders, drop_last=True):
                 projections, logits, prototypes = head(adapter(torch.cat([view(rows), view(rows)])))
                 if not self._finite(logits, projections):
                     raise ValueError(f"lr={self.lr:g} makes the training diverge: lower lr, or scale X")
@@ -352,18 +355,21 @@ def _columns_of(X: Any) -> dict[str, Any]:
     return vars(keeper)
 
 
+def _drawn_seed() -> int:
+    return int(torch.randint(2**31, (), device="cpu"))
+
+
 @contextmanager
 def _training(random_state: int | None, device: torch.device) -> Iterator[None]:
-    """Gradients, float32, the CPU as default device and seeded streams, whatever is set outside."""
+    """Gradients, float32 and seeded streams, whatever is set outside."""
     before = torch.get_default_dtype()
-    seed = int(torch.randint(2**31, (), device="cpu")) if random_state is None else int(random_state)
+    seed = _drawn_seed() if random_state is None else int(random_state)
     torch.set_default_dtype(torch.float32)
     try:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             float32_region(device),
-            torch.device("cpu"),
             local_seed(seed),
         ):
             yield

@@ -101,7 +101,10 @@ def of_views(similarity: Float[Tensor, "rows rows"], temperature: float) -> Floa
 
 
 def of_classes(
-    similarity: Float[Tensor, "rows rows"], labels: Int[Tensor, " rows"], among: Bool[Tensor, " rows"], temperature: float
+    similarity: Float[Tensor, "rows rows"],
+    labels: Int[Tensor, " rows"],
+    among: Bool[Tensor, " rows"],
+    temperature: float,
 ) -> Float[Tensor, ""]:
     """`supervised_contrastive` of cosines, of the rows in `among`: the shapes do not depend on how many these are."""
     scaled = similarity / temperature

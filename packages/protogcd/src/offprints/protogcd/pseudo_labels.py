@@ -120,7 +120,9 @@ def dapl_pseudo_labels(
     return adaptive(logits[None], float(check_number(ratio, "ratio", low=0, high=1)), temperature)[0]
 
 
-def adaptive(logits: Float[Tensor, "views batch K"], ratio: float, temperature: float) -> Float[Tensor, "views batch K"]:
+def adaptive(
+    logits: Float[Tensor, "views batch K"], ratio: float, temperature: float
+) -> Float[Tensor, "views batch K"]:
     """`dapl_pseudo_labels` of several views at once."""
     q = tempered(logits.detach(), temperature).softmax(-1)
     (first, second), places = q.topk(2, -1)[0].unbind(-1), q.argmax(-1, keepdim=True)

@@ -14,7 +14,11 @@ def ratio(epoch: int, wait: int, ramp: int, initial: float, final: float) -> flo
     """The share of a batch that gets hard labels."""
     if epoch < wait:
         return 0.0
-    return torch.linspace(initial, final, ramp, dtype=torch.float64).tolist()[epoch - wait] if epoch < wait + ramp else final
+    return (
+        torch.linspace(initial, final, ramp, dtype=torch.float64).tolist()[epoch - wait]
+        if epoch < wait + ramp
+        else final
+    )
 
 
 def pseudo_labels(logits: Tensor, share: float, temperature: float) -> Tensor:
@@ -83,7 +87,9 @@ def supervised_contrastive(projections: Tensor, labels: list[int], temperature: 
     return torch.stack(terms).mean() if terms else projections.new_zeros(())
 
 
-def total(logits: Tensor, projections: Tensor, prototypes: Tensor, labels: Tensor, labeled: Tensor, share: float) -> Tensor:
+def total(
+    logits: Tensor, projections: Tensor, prototypes: Tensor, labels: Tensor, labeled: Tensor, share: float
+) -> Tensor:
     """8. The whole objective with the paper's weights and temperatures."""
     rows = _labeled_rows(labeled)
     unsupervised = dapl(logits, share, 0.1, 0.05) + 2.0 * entropy(logits, 0.1) + 0.1 * separation(prototypes, 0.1)

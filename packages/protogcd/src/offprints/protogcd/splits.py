@@ -31,9 +31,7 @@ class GCDSplit(NamedTuple):
     unlabeled: np.ndarray
 
 
-def gcd_split(
-    labels: Any, *, old_classes: Sequence[int], labeled_fraction: float = 0.5, seed: int
-) -> GCDSplit:
+def gcd_split(labels: Any, *, old_classes: Sequence[int], labeled_fraction: float = 0.5, seed: int) -> GCDSplit:
     """Label a random part of the samples of old classes; the pool without labels mixes old and new classes.
 
     `int(labeled_fraction * n)` of the n samples of old classes are drawn, whatever their class, as in the paper.
