@@ -63,7 +63,8 @@ def estimate_num_classes(
 
     - `"silhouette"`: `mean (b - a) / b` over samples without a label, with a and b one minus the cosines to the
       nearest and the second nearest center;
-    - `"accuracy"`: how well the clusters match a seeded 2/5 of the old classes, at least one, whose labels are withheld;
+    - `"accuracy"`: how well the clusters match a seeded 2/5 of the old classes, at least one, with their labels
+      withheld;
     - `"product"`: both, with these labels withheld.
 
     Features are compared by their directions: center them where their origin means nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,12 +36,12 @@ RANGE = 4.0  # spreads that features lie within, nearly all: the unit of the noi
 
 
 class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
-    """Classify the old classes and cluster the new ones, from features of which some samples of old classes are labeled.
+    """Classify the old classes and cluster the new ones, from features and the labels of a part of the old classes.
 
     An adapter, a `PrototypeHead` on it and `ProtoGCDLoss` are trained with Adam on two noisy views of each sample.
-    Each sample is seen once an epoch, but for the rest of a batch. With the adapters `"mlp"` and `"none"` features are centered
-    and divided by their spread first, so that neither a shift nor a factor of all of them changes anything; a module of
-    your own gets them as they are. Everything is trained in float32, whatever modes and defaults are set outside.
+    Each sample is seen once an epoch, but for the rest of a batch. With the adapters `"mlp"` and `"none"` features are
+    centered and divided by their spread first, so that neither a shift nor a factor of all of them changes anything; a
+    module of your own gets them as they are. Everything is trained in float32, whatever modes and defaults are set outside.
 
     Args:
         n_classes: Old and new classes together; `"estimate"`: `estimate_num_classes` of the features, centered and
@@ -290,7 +291,7 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
             return nn.Identity()
         widths = (x.shape[1], *WIDTHS)
         layers: list[nn.Module] = []
-        for inner, outer in zip(widths[:-1], widths[1:], strict=True):
+        for inner, outer in itertools.pairwise(widths):
             layers += [nn.Linear(inner, outer), nn.GELU()]
         return nn.Sequential(*layers[:-1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -51,7 +52,7 @@ class PrototypeHead(nn.Module):
         layers = check_number(layers, "layers", low=1, high=1000, integer=True)
         widths = [self.in_features, *[hidden] * (layers - 1), projection_dim]
         parts: list[nn.Module] = []
-        for inner, outer in zip(widths[:-1], widths[1:], strict=True):
+        for inner, outer in itertools.pairwise(widths):
             linear = nn.Linear(inner, outer)
             nn.init.trunc_normal_(linear.weight, std=PROJECTOR_STD)
             nn.init.zeros_(linear.bias)

@@ -26,7 +26,7 @@ def ood_score(
 
     - `"msp"`: `-p_1`, the one to begin with.
     - `"mls"`: `-max logit`.
-    - `"energy"`: `-logsumexp(logits)`, without the temperature, as in the paper's code: nearly the same for all cosines.
+    - `"energy"`: `-logsumexp(logits)`, without the temperature, as in the paper's code: nearly one for all cosines.
       Divide the logits by the temperature before the call for a sharper one.
     - `"margin"`: `-(p_1 - p_2)`.
     - `"proto"`: `-p_1 / (p_2 + 1e-6)`, the confidence of the pseudo-labels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,7 +79,7 @@ def network(width: int, dim: int) -> nn.Sequential:
     """Four convolutions, and the mean over the positions: `(N, 1, 28, 28)` to `(N, dim)`."""
     channels = (1, width, 2 * width, 2 * width, dim)
     layers: list[nn.Module] = []
-    for place, (inner, outer) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+    for place, (inner, outer) in enumerate(itertools.pairwise(channels)):
         layers += [nn.Conv2d(inner, outer, 3, 2 if place < 2 else 1, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 

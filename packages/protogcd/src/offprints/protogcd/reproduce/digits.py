@@ -11,8 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offprints.protogcd import dapl_pseudo_labels, estimate_num_classes, gcd_split, ood_measures, ood_score
-from offprints.protogcd import prototype_separation
+from offprints.protogcd import (
+    dapl_pseudo_labels,
+    estimate_num_classes,
+    gcd_split,
+    ood_measures,
+    ood_score,
+    prototype_separation,
+)
 from offprints.protogcd.reproduce import figures
 from offprints.protogcd.reproduce.training import (
     HARD,
@@ -83,8 +89,8 @@ def reproduce_digits(settings: DigitsSettings, run: Run) -> None:
     """The method beside k-means and beside itself with parts switched off."""
     seeds = run.seeds(settings.splits)
     few = seeds[: settings.more_splits]
-    seeds_of = {name: seeds for name in (KMEANS, OURS, HARD, NO_ENTROPY)}
-    seeds_of |= {name: few for name in (SOFT, SIMGCD, NO_SEPARATION)}
+    seeds_of = dict.fromkeys((KMEANS, OURS, HARD, NO_ENTROPY), seeds)
+    seeds_of |= dict.fromkeys((SOFT, SIMGCD, NO_SEPARATION), few)
     work: dict[str, Any] = {
         f"{name} {seed}": partial(method_unit, name, settings.training, seed)
         for name, of_name in seeds_of.items()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from offprints.protogcd import PrototypeHead, ProtoGCDLoss, balanced_sampler, dino_backbone, gcd_accuracy, gcd_split
+from offprints.protogcd import ProtoGCDLoss, PrototypeHead, balanced_sampler, dino_backbone, gcd_accuracy, gcd_split
 from offprints.protogcd.backbone import trained_last
 from offprints.shared.datasets import data_root, image_folder, vision_dataset
 from offprints.shared.device import autocast, evaluating, make_generator

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from offprints.protogcd import PrototypeHead, ProtoGCDLoss, gcd_accuracy
+from offprints.protogcd import ProtoGCDLoss, PrototypeHead, gcd_accuracy
 from offprints.shared.device import evaluating
 
 OURS, HARD, SOFT = "ProtoGCD", "hard labels only", "soft labels only"
@@ -48,7 +49,7 @@ class TrainingSettings:
 def adapter(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
     """Linear layers with GELU between them."""
     layers: list[nn.Module] = []
-    for inner, outer in zip((dim, *widths[:-1]), widths, strict=True):
+    for inner, outer in itertools.pairwise((dim, *widths)):
         layers += [nn.Linear(inner, outer), nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
