@@ -41,7 +41,7 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
     An adapter, a `PrototypeHead` on it and `ProtoGCDLoss` are trained with Adam on two noisy views of each sample.
     Each sample is seen once an epoch, but for the rest of a batch. With the adapters `"mlp"` and `"none"` features are
     centered and divided by their spread first, so that neither a shift nor a factor of all of them changes anything; a
-    module of your own gets them as they are. Everything is trained in float32, whatever modes and defaults are set outside.
+    module of your own gets them as they are. Everything is trained in float32, whatever modes and defaults are set.
 
     Args:
         n_classes: Old and new classes together; `"estimate"`: `estimate_num_classes` of the features, centered and
