@@ -86,9 +86,11 @@ def test_split() -> None:
     check_split(split, LABELS, counts=[18, 42])
     found = split(LABELS, seed=0)
     assert set(LABELS[found.labeled]) <= {0, 1, 2}
-    assert (np.diff(found.labeled) > 0).all() and (np.diff(found.unlabeled) > 0).all()
+    assert (np.diff(found.labeled) > 0).all()
+    assert (np.diff(found.unlabeled) > 0).all()
     whole = split(LABELS, labeled_fraction=1.0, seed=0)
-    assert len(whole.labeled) == 36 and set(LABELS[whole.unlabeled]) == {3, 4}
+    assert len(whole.labeled) == 36
+    assert set(LABELS[whole.unlabeled]) == {3, 4}
     assert len(gcd_split([0, 0, 0], old_classes=[0], labeled_fraction=1.0, seed=0).unlabeled) == 0
     for old in (np.array([2, 0]), torch.tensor([0, 2]), (0, 2), range(0, 3, 2)):
         assert len(gcd_split(LABELS, old_classes=old, seed=0).labeled) == 12

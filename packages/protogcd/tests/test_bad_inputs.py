@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from offprints.protogcd import (
-    PrototypeHead,
     ProtoGCDClusterer,
     ProtoGCDLoss,
+    PrototypeHead,
     balanced_sampler,
     dapl_loss,
     dapl_pseudo_labels,

@@ -111,7 +111,8 @@ def test_adapters_and_views() -> None:
 
     model = small(adapter=own, views=flipped, random_state=3).fit(images, Y)
     assert model.prototypes_.shape == (4, 7)
-    assert len(seen) == 2 * 4 and seen[0].shape == (24, 1, 2, 2)
+    assert len(seen) == 2 * 4
+    assert seen[0].shape == (24, 1, 2, 2)
     for batch in seen:  # the samples as they were given
         rows = {tuple(row) for row in batch.flatten(1).tolist()}
         assert rows <= {tuple(row) for row in X.tolist()}
@@ -201,7 +202,7 @@ def test_what_fails_changes_nothing() -> None:
     model = small().fit(pd.DataFrame(X, columns=list("abcd")), Y)
     expected = model.predict_proba(pd.DataFrame(X, columns=list("abcd")))
     for bad in ((X[:, :2] * np.nan, Y), (X[:, :2], Y[:3]), (X[:, :2], np.where(Y < 0, 0, Y))):
-        with pytest.raises(ValueError, match="X|y"):
+        with pytest.raises(ValueError, match=r"X|y"):
             model.fit(*bad)
     with pytest.raises(ValueError, match="lr"):
         model.set_params(lr=1e30, epochs=9).fit(X[:, :2], Y)

@@ -9,7 +9,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from offprints.protogcd import PrototypeHead, ProtoGCDLoss, dino_backbone
+from offprints.protogcd import ProtoGCDLoss, PrototypeHead, dino_backbone
 from offprints.shared.testing import check_module
 
 
@@ -58,7 +58,8 @@ def test_set_prototypes() -> None:
     assert torch.equal(head.prototypes[2:], before[2:])
     head.set_prototypes(means.double()[:1], start=3)
     assert_close(head.prototypes[3], torch.eye(5)[0])
-    assert head.weight.requires_grad and head.weight.grad_fn is None
+    assert head.weight.requires_grad
+    assert head.weight.grad_fn is None
     with torch.inference_mode():
         inside = torch.eye(5)[:1] * 2
     head.set_prototypes(inside, start=1)

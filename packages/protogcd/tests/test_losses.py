@@ -186,7 +186,8 @@ def test_entropy_of_a_class_that_nobody_predicts() -> None:
     loss = entropy_regularization(collapsed)
     loss.backward()
     assert_close(loss, torch.tensor(math.log(3)))
-    assert collapsed.grad is not None and bool(collapsed.grad.isfinite().all())
+    assert collapsed.grad is not None
+    assert bool(collapsed.grad.isfinite().all())
 
 
 @given(st.integers(2, 6), st.integers(0, 20))
@@ -243,7 +244,9 @@ def test_no_labeled_sample() -> None:
     assert float(output.classification) == float(output.supervised_contrastive) == 0.0
     output.loss.backward()
     for x in inputs[:3]:
-        assert x.grad is not None and bool(x.grad.isfinite().all()) and bool((x.grad != 0).any())
+        assert x.grad is not None
+        assert bool(x.grad.isfinite().all())
+        assert bool((x.grad != 0).any())
     with torch.no_grad():
         expected = 0.65 * (output.dapl + 2 * output.entropy + 0.1 * output.separation + output.contrastive)
     assert_close(output.loss.detach(), expected)
