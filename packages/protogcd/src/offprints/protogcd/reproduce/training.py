@@ -39,7 +39,7 @@ class TrainingSettings:
         widths: Of the adapter.
     """
 
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 128
     lr: float = 2e-3
     noise: float = 0.6
