@@ -38,7 +38,6 @@ def test_accuracy_finds_withheld_classes() -> None:
     found = estimate_num_classes(x, given, max_classes=12, criterion="accuracy")
     scores = dict(zip(found.candidates, found.scores, strict=True))
     assert scores[8] > 0.95
-    assert scores[4] < 0.9
 
 
 def test_labeled_samples_stay_in_their_class() -> None:

@@ -33,15 +33,7 @@ def small(n_classes=4, **changes) -> ProtoGCDClusterer:
 
 
 def test_conformance() -> None:
-    check_estimator(
-        small(),
-        (X, Y),
-        skip={
-            "bad data": "integers are features; what is refused is in test_bad_inputs",
-            "arguments: parameters: n_classes: huge": "so many prototypes do not fit into memory",
-            "arguments: parameters: adapter: *": "a module, as well as the words in its place",
-        },
-    )
+    check_estimator(small(), (X, Y))
 
 
 @pytest.mark.parametrize("init", ["random", "kmeans"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -220,12 +220,10 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
             estimate = estimate_num_classes(rows, labels, max_classes=most, seed=_drawn_seed())
         n_classes = int(self.n_classes) if estimate is None else estimate.n_classes
 
-        with torch.device("cpu"):  # whatever the default device is
-            adapter = self._new_adapter(x).to(x.device, torch.float32)
+        adapter = self._new_adapter(x).to(x.device, torch.float32)
         features = map_batches(adapter, x, batch_size=ROWS)
         check_tensor(features, "features of the adapter", ndim=2)
-        with torch.device("cpu"):
-            head = PrototypeHead(features.shape[1], n_classes, hidden=PROJECTOR, projection_dim=PROJECTION).to(x.device)
+        head = PrototypeHead(features.shape[1], n_classes, hidden=PROJECTOR, projection_dim=PROJECTION).to(x.device)
         if self.init == "kmeans":
             runs = {"n_init": KMEANS_RUNS, "seed": _drawn_seed()}
             with torch.no_grad():
@@ -365,12 +363,15 @@ def _training(random_state: int | None, device: torch.device) -> Iterator[None]:
     """Gradients, float32 and seeded streams, whatever is set outside."""
     before = torch.get_default_dtype()
     seed = _drawn_seed() if random_state is None else int(random_state)
+    # As a context every call inside is slower, so that it is one only where it is needed.
+    elsewhere = torch.get_default_device().type != "cpu"
     torch.set_default_dtype(torch.float32)
     try:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             float32_region(device),
+            torch.device("cpu") if elsewhere else nullcontext(),
             local_seed(seed),
         ):
             yield
