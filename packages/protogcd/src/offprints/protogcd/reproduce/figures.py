@@ -18,13 +18,13 @@ Units = Mapping[str, Sequence[Mapping[str, Any]]]
 def draw_accuracies(run: Run, name: str, units: Units) -> None:
     """Accuracies of all, old and new samples, a group a method, a dot a split."""
     scores = {"all": BLUE, "old": ORANGE, "new": GREEN}
-    with run.figure(name, figsize=(1.25 * len(units) + 1, 4.0)) as (_, axis):
+    with run.figure(name, figsize=(1.0 * len(units) + 1.5, 4.0)) as (_, axis):
         for place, (score, color) in enumerate(scores.items()):
             at = np.arange(len(units)) + 0.26 * (place - 1)
             axis.bar(at, [np.mean([u[score] for u in of]) for of in units.values()], 0.24, color=color, label=score)
             for x, of in zip(at, units.values(), strict=True):
                 axis.plot([x] * len(of), [u[score] for u in of], "o", color=INK, markersize=2.5)
-        axis.set_xticks(range(len(units)), [method.replace(" ", "\n", 1) for method in units])
+        axis.set_xticks(range(len(units)), [method.replace(" ", "\n") for method in units], fontsize=8)
         axis.set(ylabel="accuracy, unlabeled samples", ylim=(0, 1.02))
         axis.grid(axis="x", visible=False)
         axis.legend(ncols=3, loc="lower left", frameon=True, framealpha=0.9)
