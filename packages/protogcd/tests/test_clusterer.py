@@ -183,7 +183,9 @@ def test_kinds_of_tables_and_labels() -> None:
     model = small().fit(frame, Y)
     assert list(model.feature_names_in_) == list("abcd")
     for table in (frame, frame.astype("Float32"), np.asfortranarray(X), X.astype(object), X.tolist()):
-        assert np.array_equal(small().fit(table, Y).predict_proba(frame if table is frame else X), expected)
+        assert np.array_equal(
+            small().fit(table, Y).predict_proba(frame if isinstance(table, pd.DataFrame) else X), expected
+        )
     for other in (frame[list("dcba")], frame.rename(columns={"a": "z"}), frame[["a", "b"]]):
         with pytest.raises(ValueError, match="feature names"):
             model.predict(other)
