@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from offprints.protogcd.reproduce.training import (
     SIMGCD,
     TrainingSettings,
     kmeans,
+    scaled,
     train,
 )
 from offprints.shared.datasets import vision_dataset
@@ -52,7 +53,7 @@ class MediumSettings:
         lr: Of its training, Adam.
         every: Steps between checkpoints.
         max_classes: Largest candidate of the class count.
-        training: Of every method; the noise in units of the features' spread.
+        training: Of every method.
     """
 
     splits: int = 0
@@ -65,7 +66,7 @@ class MediumSettings:
     lr: float = 2e-3
     every: int = 100
     max_classes: int = 16
-    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(noise=0.6, scaled=True))
+    training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
 def clothing(data: Path | None, download: bool) -> tuple[Tensor, Tensor]:
@@ -136,7 +137,7 @@ def draw(
     given[labeled] = true[labeled]
     body = network(settings.width, settings.dim)
     body.load_state_dict(dict(weights))
-    return {FEATURES: map_batches(body, images, batch_size=500), PIXELS: images.flatten(1)}, true, given
+    return {FEATURES: scaled(map_batches(body, images, batch_size=500)), PIXELS: scaled(images.flatten(1))}, true, given
 
 
 def method_unit(
@@ -153,9 +154,7 @@ def method_unit(
     if name == KMEANS:
         return kmeans(tables[kind], given, true, OLD, CLASSES, seed)
     torch.manual_seed(seed)
-    x = tables[kind]
-    noise = settings.training.noise * float((x - x.mean(0)).square().mean().sqrt())
-    return train(name, x, given, true, OLD, CLASSES, replace(settings.training, noise=noise))
+    return train(name, tables[kind], given, true, OLD, CLASSES, settings.training)
 
 
 def count_unit(
@@ -163,9 +162,7 @@ def count_unit(
 ) -> dict[str, Any]:
     """The curve of the class count on the features of one draw."""
     tables, _, given = draw(settings, data, download, weights, seed)
-    return estimate_num_classes(
-        tables[FEATURES] - tables[FEATURES].mean(0), given, max_classes=settings.max_classes, seed=seed
-    )._asdict()
+    return estimate_num_classes(tables[FEATURES], given, max_classes=settings.max_classes, seed=seed)._asdict()
 
 
 def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool, run: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,10 +26,12 @@ from offprints.protogcd.reproduce.training import (
     NO_ENTROPY,
     NO_SEPARATION,
     OURS,
+    PERMUTED,
     SIMGCD,
     SOFT,
     TrainingSettings,
     kmeans,
+    scaled,
     train,
 )
 from offprints.shared.datasets import digits
@@ -38,8 +40,8 @@ from offprints.shared.experiment import Run
 
 OLD, CLASSES = 5, 10
 SCORES = ("all", "old", "new")
-SCALED = {f"{name}, inputs scaled": name for name in (OURS, HARD)}
-BARS = {"kmeans": 0.0, "adaptive": 0.0}
+# Set on seeds 5 and 6.
+BARS = {"kmeans": 0.05, "labels": 0.9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +56,19 @@ class DigitsSettings:
     """
 
     splits: int = 4
-    more_splits: int = 1
+    more_splits: int = 2
     max_classes: int = 16
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
 def problem(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels `(1797, 64)` in [0, 1], classes whose numbers are drawn, and the labels that are known, -1 elsewhere."""
+    """Scaled pixels `(1797, 64)`, classes whose numbers are drawn, and the labels that are known, -1 elsewhere."""
     x, labels = digits()
     true = torch.randperm(CLASSES, generator=make_generator(seed))[labels]
     given = torch.full_like(true, -1)
     labeled = torch.from_numpy(gcd_split(true, old_classes=range(OLD), seed=seed).labeled)
     given[labeled] = true[labeled]
-    return x, true, given
+    return scaled(x), true, given
 
 
 def method_unit(name: str, settings: TrainingSettings, seed: int) -> dict[str, Any]:
@@ -76,23 +78,24 @@ def method_unit(name: str, settings: TrainingSettings, seed: int) -> dict[str, A
         return kmeans(x, given, true, OLD, CLASSES, seed)
     order = torch.randperm(x.shape[1], generator=make_generator(seed))
     torch.manual_seed(seed)
-    if name in SCALED:
-        return train(SCALED[name], x, given, true, OLD, CLASSES, replace(settings, scaled=True))
+    if name == PERMUTED:
+        known = given >= 0
+        given[known] = given[known][torch.randperm(int(known.sum()))]
     return train(name, x, given, true, OLD, CLASSES, settings, x[:, order] if name == OURS else None)
 
 
 def count_unit(max_classes: int, seed: int) -> dict[str, Any]:
     """The curve of the class count."""
     x, _, given = problem(seed)
-    return estimate_num_classes(x - x.mean(0), given, max_classes=max_classes, seed=seed)._asdict()
+    return estimate_num_classes(x, given, max_classes=max_classes, seed=seed)._asdict()
 
 
 def reproduce_digits(settings: DigitsSettings, run: Run) -> None:
     """The method beside k-means and beside itself with parts switched off."""
     seeds = run.seeds(settings.splits)
     few = seeds[: settings.more_splits]
-    seeds_of = dict.fromkeys((KMEANS, OURS, HARD, NO_ENTROPY), seeds)
-    seeds_of |= dict.fromkeys((SOFT, SIMGCD, NO_SEPARATION, *SCALED), few)
+    seeds_of = dict.fromkeys((KMEANS, OURS, NO_ENTROPY, PERMUTED), seeds)
+    seeds_of |= dict.fromkeys((HARD, SOFT, SIMGCD, NO_SEPARATION), few)
     work: dict[str, Any] = {
         f"{name} {seed}": partial(method_unit, name, settings.training, seed)
         for name, of_name in seeds_of.items()
@@ -105,7 +108,7 @@ def reproduce_digits(settings: DigitsSettings, run: Run) -> None:
 
     claims(run, units)
     checks(run)
-    for number, name in enumerate((SIMGCD, SOFT, NO_SEPARATION, *SCALED)):
+    for number, name in enumerate((HARD, SOFT, SIMGCD, NO_SEPARATION)):
         ours = mean(units[OURS][: len(few)], "all")
         run.report_value(
             f"beside-{number}",
@@ -148,22 +151,15 @@ def claims(run: Run, units: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         control_name="no entropy term",
     )
     run.claim(
-        "adaptive",
-        "accuracy of the unlabeled samples of new classes, pseudo-labels that turn hard step by step",
-        mean(units[OURS], "new"),
+        "labels",
+        "share of the unlabeled samples of old classes that are called by their own class's number, without matching",
+        mean(units[OURS], "named"),
         ">=",
-        BARS["adaptive"],
-        spread=float(np.std([unit["new"] for unit in units[OURS]])),
-        control=mean(units[HARD], "new"),
-        control_name="hard from the first epoch",
+        BARS["labels"],
+        spread=float(np.std([unit["named"] for unit in units[OURS]])),
+        control=mean(units[PERMUTED], "named"),
+        control_name=PERMUTED,
     )
-    for name, words in ((HARD, "with hard labels from the first epoch"), (NO_ENTROPY, "without entropy term")):
-        for score in ("all", "new"):
-            run.report_value(
-                f"{score}-beside-{words.split()[-1]}",
-                f"accuracy of {score} unlabeled samples, minus that {words}",
-                mean(units[OURS], score) - mean(units[name], score),
-            )
 
 
 def checks(run: Run) -> None:

@@ -14,9 +14,11 @@ from offprints.shared.device import evaluating
 
 OURS, HARD, SOFT = "ProtoGCD", "hard labels only", "soft labels only"
 NO_ENTROPY, NO_SEPARATION, SIMGCD = "no entropy term", "no separation", "SimGCD-like"
+PERMUTED = "labels permuted"
 KMEANS = "k-means"
 VARIANTS: dict[str, dict[str, float]] = {
     OURS: {},
+    PERMUTED: {},
     HARD: {"initial_ratio": 1.0},
     SOFT: {"final_ratio": 0.0},
     NO_ENTROPY: {"entropy_weight": 0.0},
@@ -35,16 +37,14 @@ class TrainingSettings:
         epochs: Passes over the samples; labels turn hard in the first half.
         batch_size: Samples a step, each seen twice.
         lr: Of Adam.
-        noise: Standard deviation of the views' noise, in units of the features.
-        scaled: Whether the network gets features, and views, centered and divided by their spread.
+        noise: Standard deviation of the views' noise, in units of the features' spread.
         widths: Of the adapter.
     """
 
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 128
     lr: float = 2e-3
-    noise: float = 0.15
-    scaled: bool = False
+    noise: float = 0.6
     widths: tuple[int, ...] = (256, 128, 64)
 
 
@@ -79,11 +79,6 @@ def train(
 
     Draws are of torch's global stream. With outliers `(M, D)`, the logits of both and the prototypes' cosines are kept.
     """
-    noise = settings.noise
-    if settings.scaled:
-        spread = float((x - x.mean(0)).square().mean().sqrt())
-        mean, noise = x.mean(0), noise / spread
-        x, outliers = (x - mean) / spread, None if outliers is None else (outliers - mean) / spread
     model = adapter(x.shape[1], settings.widths)
     head = PrototypeHead(settings.widths[-1], classes, hidden=256, projection_dim=64)
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=settings.lr, fused=True)
@@ -98,14 +93,16 @@ def train(
         loss = criterion(name, settings, epoch)
         for rows in torch.randperm(len(x))[: len(x) // batch * batch].split(batch):
             both = torch.cat([x[rows], x[rows]])
-            projections, cosines, prototypes = head(model(both + noise * torch.randn_like(both)))
+            projections, cosines, prototypes = head(model(both + settings.noise * torch.randn_like(both)))
             output = loss(cosines, projections, prototypes, given[rows], given[rows] >= 0, epoch=epoch)
             optimizer.zero_grad()
             output.loss.backward()
             optimizer.step()
-        found = gcd_accuracy(true[unlabeled], logits(x[unlabeled]).argmax(1), true[unlabeled] < old)
+        predicted = logits(x[unlabeled]).argmax(1)
+        found = gcd_accuracy(true[unlabeled], predicted, true[unlabeled] < old)
         curve.append([loss.ratio(epoch), found.all])
-    outcome = {**found._asdict(), "curve": torch.tensor(curve, dtype=torch.float64)}
+    named = (predicted == true[unlabeled])[true[unlabeled] < old].double().mean()
+    outcome = {**found._asdict(), "named": float(named), "curve": torch.tensor(curve, dtype=torch.float64)}
     if outliers is not None:
         outcome |= {
             "logits": logits(x[unlabeled]),
@@ -113,6 +110,12 @@ def train(
             "similarity": head.prototypes.detach() @ head.prototypes.detach().T,
         }
     return outcome
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Columns centered, all divided by the root of their mean square."""
+    centered = x - x.mean(0)
+    return centered / centered.square().mean().sqrt()
 
 
 def kmeans(x: Tensor, given: Tensor, true: Tensor, old: int, classes: int, seed: int) -> dict[str, Any]:
