@@ -12,24 +12,16 @@ from torch import Tensor
 
 def ratio(epoch: int, wait: int, ramp: int, initial: float, final: float) -> float:
     """The share of a batch that gets hard labels."""
-    if epoch < wait:
-        return 0.0
-    return (
-        torch.linspace(initial, final, ramp, dtype=torch.float64).tolist()[epoch - wait]
-        if epoch < wait + ramp
-        else final
-    )
+    values = [0.0] * wait + torch.linspace(initial, final, ramp, dtype=torch.float64).tolist()
+    return values[epoch] if epoch < len(values) else final
 
 
 def pseudo_labels(logits: Tensor, share: float, temperature: float) -> Tensor:
     """1. Labels of one view: sharp and soft, but one-hot for the most confident samples."""
     q = (logits.detach() / temperature).softmax(1)
     confidence = [float(row.topk(2)[0][0] / (row.topk(2)[0][1] + 1e-6)) for row in q]
-    by_confidence = sorted(range(len(q)), key=lambda i: -confidence[i])
-    for i in by_confidence[: int(len(q) * share)]:
-        best = int(q[i].argmax())
-        q[i] = 0.0
-        q[i, best] = 1.0
+    for i in sorted(range(len(q)), key=lambda i: -confidence[i])[: int(len(q) * share)]:
+        q[i] = torch.eye(q.shape[1])[q[i].argmax()]
     return q
 
 
