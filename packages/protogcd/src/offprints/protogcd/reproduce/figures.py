@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from offprints.protogcd import ood_score
+from offprints.protogcd.outliers import Kind
 from offprints.shared.experiment import Run
 from offprints.shared.show.colors import BLUE, GRAY, GREEN, INK, MUTED, ORANGE, VERMILION
 
@@ -72,7 +73,8 @@ def draw_count(run: Run, curves: Sequence[Mapping[str, Any]], true: int) -> None
 def draw_roc(run: Run, units: Sequence[Mapping[str, Any]]) -> None:
     """Outliers found against samples taken for outliers."""
     with run.figure("outliers", figsize=(4.8, 4.2)) as (_, axis):
-        for kind, color in (("msp", BLUE), ("mls", ORANGE), ("energy", VERMILION)):
+        kinds: tuple[tuple[Kind, str], ...] = (("msp", BLUE), ("mls", ORANGE), ("energy", VERMILION))
+        for kind, color in kinds:
             for number, unit in enumerate(units):
                 inside, outside = (
                     np.sort(ood_score(unit[key].cpu(), kind=kind).numpy()) for key in ("logits", "outliers")
