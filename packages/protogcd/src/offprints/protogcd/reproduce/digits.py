@@ -56,7 +56,7 @@ class DigitsSettings:
     """
 
     splits: int = 4
-    more_splits: int = 2
+    more_splits: int = 1
     max_classes: int = 16
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
