@@ -26,7 +26,7 @@ SHORT = TrainingSettings(epochs=2, batch_size=64, widths=(16, 8))
 def test_smoke(paper_run, tmp_path) -> None:
     run = paper_run("protogcd", "--preset", "smoke", out=tmp_path)
     assert run.result["preset"] == "smoke"
-    assert {"kmeans", "labels", "hard", "simplex"} <= set(run.claims)
+    assert {"kmeans", "labels", "separation", "hard", "simplex"} <= set(run.claims)
     assert run.claims["hard"]["holds"]
     assert run.claims["simplex"]["holds"]
     assert run.figures == {"accuracies", "ramp", "prototypes", "count", "outliers"}

@@ -41,6 +41,7 @@ def draw_ramp(run: Run, units: Units) -> None:
                 axis.plot(epochs, curve[:, 1], color=color, alpha=0.25, linewidth=1)
             axis.plot(epochs, curves[..., 1].mean(0), color=color, label=f"accuracy, {name}")
             axis.plot(epochs, curves[0, :, 0], color=color, linestyle=":", label=f"share of hard labels, {name}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set(xlabel="epoch", ylabel="share of samples", ylim=(-0.02, 1.04), title="Labels turn hard step by step")
         axis.legend(loc="lower right")
 

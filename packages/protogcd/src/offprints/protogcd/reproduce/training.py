@@ -102,12 +102,21 @@ def train(
         found = gcd_accuracy(true[unlabeled], predicted, true[unlabeled] < old)
         curve.append([loss.ratio(epoch), found.all])
     named = (predicted == true[unlabeled])[true[unlabeled] < old].double().mean()
-    outcome = {**found._asdict(), "named": float(named), "curve": torch.tensor(curve, dtype=torch.float64)}
+    unit = head.prototypes.detach()
+    similarity = unit @ unit.T
+    other = ~torch.eye(classes, dtype=torch.bool)
+    largest = float((similarity[other] + 1 / (classes - 1)).abs().max())
+    outcome = {
+        **found._asdict(),
+        "named": float(named),
+        "off_simplex": largest,
+        "curve": torch.tensor(curve, dtype=torch.float64),
+    }
     if outliers is not None:
         outcome |= {
             "logits": logits(x[unlabeled]),
             "outliers": logits(outliers),
-            "similarity": head.prototypes.detach() @ head.prototypes.detach().T,
+            "similarity": similarity,
         }
     return outcome
 
