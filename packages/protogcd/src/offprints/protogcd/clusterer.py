@@ -78,7 +78,7 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
     Example:
         >>> X = np.repeat(4 * np.eye(4), 30, axis=0) + np.random.default_rng(0).normal(size=(120, 4))
         >>> y = np.where(np.arange(120) % 2, np.repeat([0, 1, -1, -1], 30), -1)  # two old classes, half of them labeled
-        >>> model = ProtoGCDClusterer(4, epochs=20, random_state=0).fit(X, y)
+        >>> model = ProtoGCDClusterer(4, epochs=20, batch_size=16, random_state=0).fit(X, y)
         >>> model.score(X, np.repeat(range(4), 30)) > 0.9
         True
     """

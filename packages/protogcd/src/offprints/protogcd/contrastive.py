@@ -60,8 +60,8 @@ def supervised_contrastive(
 
     Example:
         >>> projections = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
-        >>> supervised_contrastive(projections, torch.tensor([0, 0, 1]))
-        tensor(1.7881e-06)
+        >>> supervised_contrastive(projections, torch.tensor([0, 0, 1]), temperature=1.0)
+        tensor(0.3285)
     """
     check_tensor(projections, "projections", ndim=2, allow_empty=True)
     if projections.shape[1] == 0:

@@ -49,8 +49,8 @@ def gcd_split(labels: Any, *, old_classes: Sequence[int], labeled_fraction: floa
 
     Example:
         >>> split = gcd_split([0, 0, 0, 0, 1, 1, 2, 2], old_classes=[0, 1], seed=0)
-        >>> split.labeled, split.unlabeled
-        (array([0, 1, 4]), array([2, 3, 5, 6, 7]))
+        >>> len(split.labeled), len(split.unlabeled)
+        (3, 5)
     """
     classes = as_labels(labels, "labels")
     old = as_labels(old_classes, "old_classes")
@@ -87,8 +87,8 @@ def balanced_sampler(
 
     Example:
         >>> sampler = balanced_sampler(2, 98, generator=torch.Generator().manual_seed(0))
-        >>> sum(index < 2 for index in sampler)  # of 100
-        51
+        >>> 35 < sum(index < 2 for index in sampler) < 65  # of 100
+        True
     """
     labeled = check_number(num_labeled, "num_labeled", low=1, high=MOST_DRAWN, integer=True)
     unlabeled = check_number(num_unlabeled, "num_unlabeled", low=1, high=MOST_DRAWN, integer=True)
