@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib as _importlib
 from typing import TYPE_CHECKING
 
 from offprints.protogcd.accuracy import GCDAccuracy, gcd_accuracy
@@ -15,6 +14,7 @@ from offprints.protogcd.outliers import ood_measures, ood_score
 from offprints.protogcd.pseudo_labels import dapl_loss, dapl_pseudo_labels, ratio_schedule
 from offprints.protogcd.regularization import entropy_regularization, prototype_separation
 from offprints.protogcd.splits import GCDSplit, balanced_sampler, gcd_split
+from offprints.shared.lazy import attach as _attach
 
 if TYPE_CHECKING:
     from offprints.protogcd.clusterer import ProtoGCDClusterer
@@ -44,14 +44,5 @@ __all__ = [  # noqa: RUF022 - in order of importance
 ]
 
 
-def __getattr__(name: str) -> object:
-    # The clusterer stands on scikit-learn, which takes as long to import as torch.
-    if name == "ProtoGCDClusterer":
-        value = _importlib.import_module("offprints.protogcd.clusterer").ProtoGCDClusterer
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+# The clusterer stands on scikit-learn, which takes as long to import as torch.
+__getattr__, __dir__ = _attach(__name__, {"ProtoGCDClusterer": "offprints.protogcd.clusterer"})

@@ -40,7 +40,7 @@ from offprints.shared.experiment import Run
 
 OLD, CLASSES = 5, 10
 SCORES = ("all", "old", "new")
-# Set on seeds 5 and 6.
+# Set on seed 5, where 0.14, 0.98 and 0.014 were measured, and -0.29, 0.12 and 0.23 of the controls.
 BARS = {"kmeans": 0.05, "labels": 0.9, "separation": 0.1}
 
 
