@@ -110,7 +110,7 @@ def test_buffer_ridge_and_generator() -> None:
         ({"backbone": "resnet18"}, TypeError),
         ({"buffer": torch.relu}, TypeError),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value.__name__,
 )
 def test_parameters(options, error) -> None:
     (name,) = options
