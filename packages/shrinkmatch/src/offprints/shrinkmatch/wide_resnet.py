@@ -111,7 +111,7 @@ def wide_resnet(
         >>> network(torch.randn(2, 1, 28, 28)).shape, network.out_dim
         (torch.Size([2, 64]), 64)
     """
-    depth = check_number(depth, "depth", low=10, integer=True)
+    depth = check_number(depth, "depth", low=10, high=10_000, integer=True)  # more is a slip and never ends
     if (depth - 4) % 6:
         raise ValueError(f"depth must be 6 n + 4, as 10, 16, 22 or 28, got {depth}")
     widen = check_number(widen, "widen", low=1, high=1024, integer=True)
