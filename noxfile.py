@@ -55,8 +55,7 @@ def sync(session: nox.Session, *options: str, environment: str | None = None) ->
 def run_tests(session: nox.Session, python: str, name: str, *options: str) -> None:
     """Two processes, a file of tests never in both; one torch thread each, or they would wait for one another."""
     command = (python, "-m", "pytest", str(folder(name) / "tests"), "--numprocesses=2", "--dist=loadfile")
-    # The plugin puts the longest file first; xdist would put the one with the most tests there.
-    session.run(*command, "--no-loadscope-reorder", *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run(*command, *options, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 def source_paths() -> str:

@@ -56,11 +56,6 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("offprints")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the experiment first: a few long ones, which at the end one process would run while others wait."""
-    items.sort(key=lambda item: item.path.name != "test_reproduce.py")
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine or this run cannot do, with the reason."""
     if item.get_closest_marker("slow") and not item.config.getoption("--slow"):
