@@ -316,3 +316,12 @@ def test_importing_the_decorator_does_not_load_the_compiler() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_streams_are_put_back_whatever_the_default_device_is() -> None:
+    before = torch.get_rng_state()
+    with torch.device("meta"), local_seed(3):
+        inside = torch.rand(2, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    with local_seed(3):
+        assert torch.equal(torch.rand(2), inside)

@@ -105,14 +105,15 @@ def rng_state(device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """
     _, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    state = {
-        "python": torch.tensor(words, dtype=torch.int64),
-        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy_keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-        "numpy_position": torch.tensor([position, has_gauss], dtype=torch.int64),
-        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
-        "torch": torch.get_rng_state(),
-    }
+    with torch.device("cpu"):  # states are there, whatever the default device is
+        state = {
+            "python": torch.tensor(words, dtype=torch.int64),
+            "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+            "numpy_keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            "numpy_position": torch.tensor([position, has_gauss], dtype=torch.int64),
+            "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+            "torch": torch.get_rng_state(),
+        }
     device = torch.device(device)
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)

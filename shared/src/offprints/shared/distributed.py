@@ -108,17 +108,17 @@ def share(value: T) -> T:
     return box[0]
 
 
-def gather(value: T) -> list[T]:
-    """Every rank's value, on every rank, in the order of the ranks.
+def gather(value: T, group: Any = None) -> list[T]:
+    """Every rank's value, on every rank, in the order of the ranks; of the group, if one is given.
 
     Example:
         >>> gather(len("rows"))
         [4]
     """
-    if world_size() == 1:
+    if _alone(group):
         return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    values: list[Any] = [None] * world_size(group)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import distributed
 
 from offprints.shared.device import float32_region
-from offprints.shared.distributed import world_size
 
 P = ParamSpec("P")
 Owner = TypeVar("Owner", bound=Any)
@@ -50,10 +48,3 @@ def check_magnitude(X: torch.Tensor, name: str, dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype).max ** 0.5 * 1e-5
     if X.device.type == "cpu" and float(X.abs().max()) > largest:
         raise ValueError(f"{name} must have entries of magnitude at most {largest:.3g} in {dtype}, got {X.abs().max()}")
-
-
-def gather_in(value: Any, group: Any) -> list[Any]:
-    """Every process's value, on every process of the group."""
-    values: list[Any] = [None] * world_size(group)
-    distributed.all_gather_object(values, value, group=group)
-    return values

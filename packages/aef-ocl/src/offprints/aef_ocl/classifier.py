@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from offprints.aef_ocl._gram import spread
 from offprints.aef_ocl._inputs import all_or_nothing, as_inputs, as_table
 from offprints.aef_ocl._labels import Classes, as_labels
-from offprints.aef_ocl._regions import check_dtype, gather_in, plain_region
+from offprints.aef_ocl._regions import check_dtype, plain_region
 from offprints.aef_ocl._state import pack, unpack
 from offprints.aef_ocl.buffer import RandomBuffer, fingerprint
 from offprints.aef_ocl.pseudo_features import PseudoFeatureGenerator
 from offprints.aef_ocl.ridge import RecursiveRidge
 from offprints.shared import estimators
 from offprints.shared.device import evaluating, make_generator, map_batches, resolve_device
-from offprints.shared.distributed import world_size
+from offprints.shared.distributed import gather, world_size
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_bool, check_choice, check_number, check_tensor
 
@@ -449,7 +449,7 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
         """
         if world_size(group) <= 1:
             return self
-        told = [outline for outline in gather_in(self._outline(), group) if outline is not None]
+        told = [outline for outline in gather(self._outline(), group) if outline is not None]
         if not told:
             return self
         answer: tuple[dict[str, Any] | None, str]
@@ -459,10 +459,12 @@ class AEFOCLClassifier(ClassifierMixin, BaseEstimator):
             answer = self._signature(), ""
         except Exception as error:  # told to all: none waits for one that has stopped
             answer = None, f"{type(error).__name__}: {error}"
-        answers = gather_in(answer, group)
+        answers = gather(answer, group)
         if failed := [text for _, text in answers if text]:
             raise ValueError(f"a process cannot take part: {failed[0]}")
-        refuse_differences("every process", self._signature(), [signature for signature, _ in answers])
+        refuse_differences(
+            "every process", self._signature(), [signature for signature, _ in answers if signature is not None]
+        )
         known = Classes(told[0]["labels"])
         for outline in told[1:]:
             known = known.union(Classes(outline["labels"]), "every process")

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from offprints.aef_ocl._gram import class_numbers
-from offprints.aef_ocl._regions import check_dtype, check_magnitude, gather_in, plainly
-from offprints.shared.distributed import GroupMoments, world_size
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, plainly
+from offprints.shared.distributed import GroupMoments, gather, world_size
 from offprints.shared.validation import check_labels, check_number, check_tensor
 
 CHUNK = 2048  # pseudo-features at a time
@@ -198,7 +198,7 @@ class PseudoFeatureGenerator(nn.Module):
         """
         if world_size(group) <= 1:
             return self
-        told = set(gather_in((self.in_features, str(self.mean_.dtype)), group))
+        told = set(gather((self.in_features, str(self.mean_.dtype)), group))
         if len(told) > 1:
             raise ValueError(f"in_features and dtype must be the same on all processes, got {told}")
         return self._keep(self._moments().all_reduce_(group))

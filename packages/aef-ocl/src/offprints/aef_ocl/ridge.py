@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from offprints.aef_ocl._gram import add_gram_, as_targets, mirror_, spread
-from offprints.aef_ocl._regions import check_dtype, check_magnitude, gather_in, plain_region, plainly
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, plain_region, plainly
 from offprints.shared import estimators
 from offprints.shared.device import eagerly, float32_region
-from offprints.shared.distributed import all_reduce_, world_size
+from offprints.shared.distributed import all_reduce_, gather, world_size
 from offprints.shared.validation import check_choice, check_number, check_tensor
 
 
@@ -269,11 +269,11 @@ class RecursiveRidge(nn.Module):
         if world_size(group) <= 1:
             return self
         mine = (self.in_features, self.gamma, str(self._matrix.dtype))
-        told = gather_in({"same": mine, "columns": self._columns.shape[1]}, group)
-        if different := {entry["same"] for entry in told} - {mine}:
+        told = gather((mine, self._columns.shape[1]), group)
+        if different := {same for same, _ in told} - {mine}:
             raise ValueError(f"in_features, gamma and dtype must be the same on all processes: {different | {mine}}")
         gram, cross = (part.clone() for part in self._statistics())
-        cross = spread(cross, torch.arange(cross.shape[1], device="cpu"), max(entry["columns"] for entry in told))
+        cross = spread(cross, torch.arange(cross.shape[1], device="cpu"), max(columns for _, columns in told))
         seen = self._seen.clone()
         all_reduce_(gram, cross, seen, group=group)
         self._replace(gram, cross, seen)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region, local_seed
+from offprints.shared.device import float32_region
 from offprints.shared.validation import check_number
 
 
@@ -30,19 +30,6 @@ def float32_on_cpu() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """`local_seed`, whose states of the streams are on the CPU whatever the caller's default device is."""
-    held = local_seed(seed)
-    with torch.device("cpu"):
-        held.__enter__()
-    try:
-        yield
-    finally:
-        with torch.device("cpu"):
-            held.__exit__(None, None, None)
 
 
 @contextmanager

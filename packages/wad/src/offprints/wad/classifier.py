@@ -10,12 +10,12 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region, map_batches, resolve_device, working_dtype
+from offprints.shared.device import float32_region, local_seed, map_batches, resolve_device, working_dtype
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number
 from offprints.wad._checks import as_samples, unit_rows
 from offprints.wad._labels import Classes, column_names, training_classes
-from offprints.wad._training import check_seed, float32_on_cpu, place_of, seeded, training_region
+from offprints.wad._training import check_seed, float32_on_cpu, place_of, training_region
 from offprints.wad.knowledge import knowledge_of
 from offprints.wad.networks import InputTransform, Standardize, mlp, small_encoder, wide_resnet
 from offprints.wad.teacher import SimCLRTeacher
@@ -142,7 +142,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         kind: dict[str, Any] = {"dtype": dtype, "device": device}
         x, pool = as_samples(given_labeled, "X_labeled", **kind), as_samples(given_unlabeled, "X_unlabeled", **kind)
         seed = check_seed(self.random_state, "random_state")
-        with training_region(device), seeded(seed):
+        with training_region(device), local_seed(seed):
             teacher, z_labeled, z_unlabeled = self._taught(
                 given_labeled, given_unlabeled, Z_labeled, Z_unlabeled, device
             )

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.shared.device import evaluating, float32_region, map_batches
+from offprints.shared.device import evaluating, float32_region, local_seed, map_batches
 from offprints.shared.estimators import check_fitted
 from offprints.shared.validation import check_number
 from offprints.wad._checks import as_samples, normalized
-from offprints.wad._training import check_seed, modes_kept, place_of, seeded, shuffled_batches, training_region
+from offprints.wad._training import check_seed, modes_kept, place_of, shuffled_batches, training_region
 from offprints.wad.augmentation import SimCLRAugmentation
 from offprints.wad.contrastive import contrastive_loss
 
@@ -132,7 +132,7 @@ class SimCLRTeacher(nn.Module):
         images = as_images(images, "images").to(device=place.device, dtype=place.dtype)
         epochs = check_number(epochs, "epochs", low=1, integer=True)
         seed = check_seed(seed, "seed")
-        with training_region(place.device), seeded(seed), modes_kept(self):
+        with training_region(place.device), local_seed(seed), modes_kept(self):
             training = ContrastiveTraining(
                 self,
                 images,
@@ -184,7 +184,7 @@ class SimCLRTeacher(nn.Module):
                 return self.project(scaled)
             return torch.stack([normalized(self.project(viewed(views, scaled))) for _ in range(n_views)]).mean(0)
 
-        with torch.inference_mode(False), float32_region(place.device), evaluating(self), seeded(seed):
+        with torch.inference_mode(False), float32_region(place.device), evaluating(self), local_seed(seed):
             return map_batches(embedded, samples, batch_size=EMBED_BATCH, device=place.device)
 
     @property

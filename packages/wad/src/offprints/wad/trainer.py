@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region, map_batches, resolve_device, working_dtype
+from offprints.shared.device import float32_region, local_seed, map_batches, resolve_device, working_dtype
 from offprints.shared.validation import check_bool, check_number
 from offprints.wad._checks import as_samples, unit_rows
-from offprints.wad._training import check_seed, modes_kept, place_of, seeded, shuffled_batches, training_region
+from offprints.wad._training import check_seed, modes_kept, place_of, shuffled_batches, training_region
 from offprints.wad.knowledge import Knowledge, check_anchor_labels, knowledge_of
 from offprints.wad.losses import WADOutput, weighted_distillation
 from offprints.wad.selection import polynomial_decay, select_reliable
@@ -123,7 +123,7 @@ class WADTrainer:
                 f" got {tuple(x_labeled.shape[1:])} and {tuple(x_unlabeled.shape[1:])}"
             )
         labels = as_labels(y, len(x_labeled)).to(self.device)
-        with training_region(self.device), seeded(self.seed), modes_kept(self.student):
+        with training_region(self.device), local_seed(self.seed), modes_kept(self.student):
             self.student.to(self.device)
             z_labeled, z_unlabeled = teacher_features(self.teacher, X_labeled, X_unlabeled, self.device)
             self._run(x_labeled, labels, x_unlabeled, z_labeled, z_unlabeled)
