@@ -17,6 +17,8 @@ import pytest
 
 HERE = Path(__file__).parent
 
+os.environ["OFFPRINTS_WORKERS"] = "2"  # what has several processes is tested with them
+
 
 @dataclass
 class Finished:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import struct
 from pathlib import Path
 from typing import get_args
 
@@ -23,6 +22,7 @@ from offprints.shared.datasets import (
 )
 from offprints.shared.extras import require_folder
 from offprints.shared.testing import check_split
+from offprints.shared.testing.pictures import write_clothes, write_pictures
 
 
 def test_digits() -> None:
@@ -129,19 +129,29 @@ def test_vision_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: N
     monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="download=True"):
         vision_dataset(name, "train")
-    raw = tmp_path / name / folder / "raw"
-    raw.mkdir(parents=True)
     images, labels = np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28), np.array([7, 0, 1], dtype=np.uint8)
-    for prefix, pixels in (("train", images), ("t10k", images[::-1])):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 3, 28, 28) + pixels.tobytes())
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 3) + labels.tobytes())
-        (raw / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(b""))
+    for split, pixels in (("train", images), ("test", images[::-1])):
+        write_pictures(tmp_path, name, split, pixels, labels)
+    for prefix in ("train", "t10k"):
+        (tmp_path / name / folder / "raw" / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(b""))
     for split, expected in (("train", images[0]), ("test", images[2])):
         picture, label = vision_dataset(name, split, transform=np.asarray)[0]
         np.testing.assert_array_equal(picture, expected)
         assert label == 7
     monkeypatch.delenv("OFFPRINTS_DATA")
     assert len(vision_dataset(name, "train", root=tmp_path)) == 3  # type: ignore[arg-type]
+
+
+def test_few_clothes(tmp_path: Path) -> None:
+    """As many of each class, the row that is bright tells which: a nearest mean knows all."""
+    write_clothes(tmp_path, 100, 30)
+    sets = [vision_dataset("fashion_mnist", split, root=tmp_path) for split in ("train", "test")]
+    (x, y), (other, expected) = [(found.data.flatten(1).double(), found.targets) for found in sets]  # type: ignore[attr-defined]
+    assert y.bincount().tolist() == [10] * 10
+    assert expected.bincount().tolist() == [3] * 10
+    means = torch.stack([x[y == label].mean(0) for label in range(10)])
+    assert torch.equal(torch.cdist(other, means).argmin(1), expected)
+    assert not torch.equal(x[:30], other)
 
 
 def test_vision_dataset_without_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

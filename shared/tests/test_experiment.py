@@ -32,6 +32,7 @@ from offprints.shared.show import report
 from offprints.shared.show.progress import Display, Task, duration, rate
 from offprints.shared.store.configs import decode, encode
 from offprints.shared.store.settings import Settings
+from offprints.shared.usage import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -432,6 +433,19 @@ def test_units_do_not_depend_on_workers_order_or_company(make_run: Callable[...,
     with pytest.raises(UnitError, match=r"unit 'die/.*' failed: its process ended with exit code 7"):
         for number in range(1000):  # until a unit runs in the second process
             run.units({f"die/{number}/{i}": partial(functions.die_unless, os.getpid()) for i in range(4)}, workers=2)
+
+
+def test_the_user_limits_the_processes(make_run: Callable[..., Run], functions: Any, monkeypatch: Any) -> None:
+    run = make_run()
+    run._pool.patience = 0.0
+    monkeypatch.setenv("OFFPRINTS_WORKERS", "1")
+    shares = run.units({f"{i}": partial(functions.where, i) for i in range(4)}, workers=2)
+    assert {share["process"] for share in shares.values()} == {os.getpid()}
+    assert not run._pool._workers
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("OFFPRINTS_WORKERS", wrong)
+        with pytest.raises(UsageError, match="OFFPRINTS_WORKERS"):
+            run.units({"other": partial(functions.where, 0)}, workers=2)
 
 
 def test_a_failing_unit_is_named_and_the_others_are_stored(make_run: Callable[..., Run], functions: Any) -> None:

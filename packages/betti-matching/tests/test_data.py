@@ -36,6 +36,7 @@ from offprints.betti_matching.reproduce.indistinguishable import (
     indistinguishable_pair,
 )
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_pictures
 from offprints.shared.usage import UsageError
 
 
@@ -268,14 +269,9 @@ def test_paper_dataset_refuses(tmp_path: Path) -> None:
 
 def write_mnist(root: Path, count: int) -> None:
     """The four files of MNIST, with scikit-learn's digits in them."""
-    raw = root / "mnist" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
     scans = (digit_masks(size=20, margin=4)[:count, 0] * 255).to(torch.uint8).numpy()
-    for part in ("train", "t10k"):
-        header = np.array([2051, count, 28, 28], dtype=">i4").tobytes()
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + scans.tobytes())
-        header = np.array([2049, count], dtype=">i4").tobytes()
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + bytes(count))
+    for part in ("train", "test"):
+        write_pictures(root, "mnist", part, scans, np.zeros(count))
 
 
 def test_mnist_from_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

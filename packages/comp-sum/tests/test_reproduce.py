@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from offprints.comp_sum.reproduce.networks import network
 from offprints.comp_sum.reproduce.training import Recipe, augmented, train
 from offprints.shared.device import make_generator
 from offprints.shared.experiment.launch import execute
+from offprints.shared.testing.pictures import write_clothes
 
 sets: Any = pytest.importorskip("torchvision.datasets", reason="needs the extra claims")
 
@@ -32,15 +32,7 @@ def test_smoke(paper_run, tmp_path) -> None:
 
 
 def test_medium_on_a_few_pictures(tmp_path: Path) -> None:
-    raw = tmp_path / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for seed, (split, count) in enumerate((("train", 60), ("t10k", 20))):
-        draws = np.random.default_rng(seed)
-        labels = draws.permutation(np.arange(count, dtype=np.uint8) % 10)
-        pictures = draws.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        head = struct.pack(">iiii", 0x803, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels.tobytes())
+    write_clothes(tmp_path, 60, 20)
     medium = experiment.presets["medium"]
     tiny = replace(
         medium,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from offprints.cotta.reproduce.paper import (
     source_model,
 )
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_pictures
 from offprints.shared.usage import UsageError
 
 
@@ -119,26 +119,14 @@ def test_segformer(tmp_path) -> None:
     assert np.shape(run_segmentation("cotta", 0, settings, "cpu")["iou"]) == (2, 4)
 
 
-def write_fashion_mnist(root: Path, count: int) -> np.ndarray:
-    """The data set's own format, in the layout of `OFFPRINTS_DATA`."""
-    draws = np.random.default_rng(0)
-    folder = root / "fashion_mnist" / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    pictures = draws.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-    for split in ("train", "t10k"):
-        head = struct.pack(">iiii", 0x803, count, 28, 28)
-        (folder / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        labels = draws.integers(0, 10, count, dtype=np.uint8)
-        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels.tobytes())
-    return pictures
-
-
 def test_medium_on_fashion_mnist(tmp_path, monkeypatch) -> None:
     pytest.importorskip("torchvision", reason="needs the extra vision")
     monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path))
     with pytest.raises(MissingData, match="fashion_mnist"):
         clothing()
-    pictures = write_fashion_mnist(tmp_path, 60)
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    for split in ("train", "test"):
+        write_pictures(tmp_path, "fashion_mnist", split, pictures, np.arange(60) % 10)
     images, labels = clothing()
     assert images.shape == (120, 1, 32, 32)
     torch.testing.assert_close(images[0, 0, 2:30, 2:30], torch.from_numpy(pictures[0]) / 255)

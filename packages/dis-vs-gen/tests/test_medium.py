@@ -1,10 +1,8 @@
 """The medium preset on a few images in the format of Fashion-MNIST."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from offprints.dis_vs_gen.reproduce import experiment
 from offprints.dis_vs_gen.reproduce.medium import PIXELS, clothing, half_unit, network
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 
 pytest.importorskip("torchvision", reason="needs the extra vision")
 MEDIUM = experiment.presets["medium"]
@@ -20,19 +19,7 @@ TINY = replace(MEDIUM.medium, networks=1, epochs=1, batch_size=20, width=2, repe
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes that differ in the row that is bright, under heavy noise."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for seed, (split, count) in enumerate((("train", 600), ("t10k", 200))):
-        draws = np.random.default_rng(seed)
-        labels = draws.permutation(np.arange(count, dtype=np.uint8) % 10)
-        pictures = draws.integers(0, 160, (count, 28, 28), dtype=np.uint8)
-        pictures[np.arange(count), 2 * labels + 4] += 90
-        head = struct.pack(">iiii", 0x803, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels.tobytes())
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("data"), 600, 200)
 
 
 def test_medium_on_a_few_images(few_clothes: Path, tmp_path: Path) -> None:

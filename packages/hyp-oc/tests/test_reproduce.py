@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from offprints.hyp_oc.reproduce import experiment
 from offprints.hyp_oc.reproduce.fits import float32_error
 from offprints.hyp_oc.reproduce.paper import FaceImages
 from offprints.hyp_oc.vgg import MEAN
+from offprints.shared.experiment.launch import execute
 from offprints.shared.testing import check_errors
+from offprints.shared.testing.pictures import write_clothes
 
 
 def test_smoke(paper_run, tmp_path) -> None:
@@ -29,28 +32,15 @@ def test_the_check_of_exactness_can_fail() -> None:
     assert 0 < float32_error(1e-3, 0) < 1e-6
 
 
-def write_clothing(root: Path, n: int = 400) -> None:
-    """Random images in the files of Fashion-MNIST; class k is brighter in column 2 k."""
-    rng = np.random.default_rng(0)
-    raw = root / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for split in ("train", "t10k"):
-        labels = (np.arange(n) % 10).astype(np.uint8)
-        images = rng.integers(0, 80, (n, 28, 28), dtype=np.uint8)
-        images[np.arange(n), :, 2 * labels] += 150
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + images.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + labels.tobytes())
-
-
-def test_medium_on_tiny_files(paper_run, tmp_path) -> None:
-    write_clothing(tmp_path / "data")
-    size = {"networks": "1", "width": "2", "epochs": "1", "live": "64", "test": "20", "fit.epochs": "2"}
-    small = [word for name, value in size.items() for word in (f"--medium.{name}", value)]
-    run = paper_run(
-        "hyp-oc", "--preset", "medium", *small, "--data", tmp_path / "data", out=tmp_path / "runs", status=(0, 1)
-    )
-    assert set(run.claims) == {"fashion-displaced", "fashion-compact"}
-    report = (run.folder / "report.md").read_text(encoding="utf-8")
+def test_medium_on_tiny_files(tmp_path) -> None:
+    write_clothes(tmp_path / "data", 400, 400)
+    medium = experiment.presets["medium"].medium
+    fit = replace(medium.fit, epochs=2)
+    small = replace(medium, networks=1, width=2, epochs=1, live=64, test=20, fit=fit)
+    config = replace(experiment.presets["medium"], medium=small, data=tmp_path / "data")
+    outcome = execute(experiment, config, preset="medium", device="cpu", out=tmp_path / "runs")
+    assert {claim["id"] for claim in outcome.result["claims"]} == {"fashion-displaced", "fashion-compact"}
+    report = (outcome.dir / "report.md").read_text(encoding="utf-8")
     assert sum(f"\n| {label} |" in report for label in range(10)) == 5
 
 
@@ -68,20 +58,28 @@ def write_faces(root: Path, name: str, n: int = 8) -> None:
                 table.writerow([f"{split}/{i}.png", i % 2])
 
 
-def test_paper_preset_on_tiny_images(paper_run, tmp_path) -> None:
+def test_paper_preset_on_tiny_images(tmp_path) -> None:
     """One data set left out, a development set for the threshold; what is stored is taken up again."""
     for name in ("one", "two", "left-out"):
         write_faces(tmp_path / "data", name)
-    options = {
-        "train": ("one", "two"), "test": ("left-out",), "development": ("one",), "batch-size": ("2",), "epochs": ("2",),
-        "width": ("1",), "features": ("8",), "hidden": ("6", "4"), "workers": ("0",),
-    }  # fmt: skip
-    flags = [word for name, values in options.items() for word in (f"--paper.{name}", *values)]
-    run = paper_run("hyp-oc", "--preset", "paper", *flags, "--data", tmp_path / "data", out=tmp_path / "runs")
-    values = {value["id"]: value["value"] for value in run.result["values"]}
+    small = replace(
+        experiment.presets["paper"].paper,
+        train=("one", "two"),
+        test="left-out",
+        development="one",
+        batch_size=2,
+        epochs=2,
+        width=1,
+        features=8,
+        hidden=(6, 4),
+        workers=0,
+    )
+    config = replace(experiment.presets["paper"], paper=small, data=tmp_path / "data")
+    outcome = execute(experiment, config, preset="paper", device="cpu", out=tmp_path / "runs")
+    values = {value["id"]: value["value"] for value in outcome.result["values"]}
     assert set(values) == {"hter", "auc", "eer", "apcer", "bpcer"}
     assert values["hter"] == pytest.approx((values["apcer"] + values["bpcer"]) / 2)
-    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert len((outcome.dir / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_images_and_their_normalization(tmp_path) -> None:

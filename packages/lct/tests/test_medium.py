@@ -1,10 +1,8 @@
 """The medium preset on a few images in the format of Fashion-MNIST."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,6 +11,7 @@ from offprints.lct.reproduce.medium import SmallAutoencoder, clothing, latents_o
 from offprints.lct.reproduce.recipes import RECIPES
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 
 pytest.importorskip("torchvision", reason="needs the extra vision")
 MEDIUM = experiment.presets["medium"]
@@ -28,18 +27,7 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random pictures."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for seed, (split, count) in enumerate((("train", 200), ("t10k", 50))):
-        draws = np.random.default_rng(seed)
-        pictures = draws.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        head = struct.pack(">iiii", 0x803, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        labels = bytes(range(10)) * (count // 10)
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels)
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("data"), 200, 50)
 
 
 def test_medium_on_a_few_images(few_clothes: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from offprints.lr_perceptron.reproduce.digits import few_against_all
 from offprints.lr_perceptron.reproduce.images import load_images, search_unit, two_classes
 from offprints.lr_perceptron.reproduce.setups import Setup, plausible_setups, samples_of
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_pictures
 
 GENERATOR = np.random.default_rng(0)
 CLASSES = GENERATOR.integers(0, 3, 90).astype(np.uint8)
@@ -24,12 +24,8 @@ IMAGES[np.arange(90), CLASSES] = 255  # one bright row tells the class
 
 
 def write_clothing(root: Path) -> Path:
-    """Files as torchvision lays them out."""
-    raw = root / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for split in ("train", "t10k"):
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 90, 28, 28) + IMAGES.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 90) + CLASSES.tobytes())
+    for split in ("train", "test"):
+        write_pictures(root, "fashion_mnist", split, IMAGES, CLASSES)
     return root
 
 

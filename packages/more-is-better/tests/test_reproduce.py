@@ -1,10 +1,8 @@
 """The experiment through the command line, and the loaders of the larger presets on tiny data of the same form."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from offprints.more_is_better.reproduce import experiment
 from offprints.more_is_better.reproduce.data import add_noise, load, one_hot, shrunk, signs
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 
 pytest.importorskip("torchvision", reason="needs the extra vision")
 
@@ -26,19 +25,7 @@ def test_smoke(paper_run, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes that differ in the row that is bright, under noise."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for seed, (split, count) in enumerate((("train", 60), ("t10k", 20))):
-        draws = np.random.default_rng(seed)
-        labels = draws.permutation(np.arange(count, dtype=np.uint8) % 10)
-        pictures = draws.integers(0, 160, (count, 28, 28), dtype=np.uint8)
-        pictures[np.arange(count), 2 * labels + 4] += 90
-        head = struct.pack(">iiii", 0x803, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels.tobytes())
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("data"), 60, 20)
 
 
 def test_medium_on_a_few_images(few_clothes: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from offprints.neural_collapse.reproduce.direct import largest_gradient
 from offprints.neural_collapse.reproduce.networks import Training, chosen_images, load_images, network, train_network
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 
 CLAIMS = {"sgd-gof", "minority-collapses", "deep-ce-below-etf", "network-balanced", "network-imbalanced"}
 SMALL = Training(
@@ -51,19 +51,7 @@ def test_gradients_for_another_seed() -> None:
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes that differ in the row that is bright, in the files of Fashion-MNIST."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for seed, (split, count) in enumerate((("train", 120), ("t10k", 20))):
-        draws = np.random.default_rng(seed)
-        labels = draws.permutation(np.arange(count, dtype=np.uint8) % 10)
-        pictures = draws.integers(0, 160, (count, 28, 28), dtype=np.uint8)
-        pictures[np.arange(count), 2 * labels + 4] += 90
-        head = struct.pack(">iiii", 0x803, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels.tobytes())
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("data"), 120, 20)
 
 
 def test_medium_on_a_few_images(few_clothes: Path, tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +21,7 @@ from offprints.pndm.reproduce.fashion import images
 from offprints.pndm.reproduce.paper import schedule_for
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 from offprints.shared.testing.runs import FinishedRun
 
 
@@ -104,16 +103,7 @@ def test_paper_on_small_files(files: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.fixture
 def few_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fashion-MNIST in its own format, with forty images."""
-    folder = tmp_path / "data" / "fashion_mnist" / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    for seed, split in enumerate(("train", "t10k")):
-        draws = np.random.default_rng(seed)
-        pictures = draws.integers(0, 256, (40, 28, 28), dtype=np.uint8)
-        labels = draws.integers(0, 10, 40, dtype=np.uint8)
-        head = struct.pack(">iiii", 0x803, 40, 28, 28)
-        (folder / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 40) + labels.tobytes())
+    write_clothes(tmp_path / "data", 40, 40)
     monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path / "data"))
 
 

@@ -1,15 +1,14 @@
 """The medium preset on a few images in the format of Fashion-MNIST."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 from offprints.sp2ot.reproduce import experiment
 from offprints.sp2ot.reproduce.medium import METHODS, augmented, clothing, draw_unit, network
 
@@ -23,19 +22,7 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes, told by the row that is bright."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    draws = np.random.default_rng(0)
-    labels = draws.permutation(np.arange(600, dtype=np.uint8) % 10)
-    pictures = draws.integers(0, 40, (600, 28, 28), dtype=np.uint8)
-    pictures[np.arange(600), 2 * labels + 4] += 200
-    for split in ("train", "t10k"):
-        head = struct.pack(">iiii", 0x803, 600, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 600) + labels.tobytes())
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("data"), 600, 600, noise=40)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

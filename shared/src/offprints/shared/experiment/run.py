@@ -246,11 +246,11 @@ class Run:
     def units(self, functions: Mapping[str, Function], workers: int = 2) -> dict[str, dict[str, Any]]:
         """Several `unit` calls at once; each is stored as soon as it is done.
 
-        On the CPU up to ``workers`` processes (never more than cores) share the work, this one among them: functions
-        must be picklable (from the top of a module, arguments through functools.partial). Every unit runs on one
-        thread, so that its result does not depend on the number of workers. On an accelerator they run one after
-        another in this process. Under torchrun each rank takes its share, one unit at a time, and every rank gets all
-        results; the functions must not communicate.
+        On the CPU up to ``workers`` processes share the work, this one among them: never more than there are cores, nor
+        than ``OFFPRINTS_WORKERS`` says where the user has set it. Functions must be picklable (from the top of a
+        module, arguments through functools.partial). Every unit runs on one thread, so that its result does not depend
+        on the number of workers. On an accelerator they run one after another in this process. Under torchrun each rank
+        takes its share, one unit at a time, and every rank gets all results; the functions must not communicate.
 
         Raises:
             UnitError: one failed; those finished before are stored.

@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from offprints.shared.store import states
-from offprints.shared.usage import as_usage_error
+from offprints.shared.usage import UsageError, as_usage_error
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +144,7 @@ class Pool:
             TypeError: there are to be several processes and a job cannot be pickled.
             UnitError: a job failed.
         """
-        helpers = min(workers, len(jobs), _cores()) - 1
+        helpers = min(workers, len(jobs), _allowed()) - 1
         pickled = {key: _pickle(key, function) for key, function in jobs.items()} if workers > 1 else {}
         queue, errors = deque(jobs), list[BaseException]()
         begun = time.monotonic()
@@ -206,10 +206,19 @@ class Pool:
         self._workers.clear()
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _allowed() -> int:
+    """How many processes may compute: as many as this one has cores, and no more than the user allows.
+
+    Raises:
+        UsageError: ``OFFPRINTS_WORKERS`` is no whole number of at least 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OFFPRINTS_WORKERS", "").strip()
+    if not told:
+        return cores
+    if not told.isdecimal() or int(told) < 1:
+        raise UsageError(f"OFFPRINTS_WORKERS must be a whole number of at least 1, got {told!r}")
+    return min(cores, int(told))
 
 
 def _pickle(key: str, function: Function) -> bytes:

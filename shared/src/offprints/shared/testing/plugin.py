@@ -45,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and the hypothesis profile: the same examples in every run, no deadline."""
     config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped where there is none")
     config.addinivalue_line("markers", "slow: left out of the everyday run; pytest --slow runs it")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OFFPRINTS_WORKERS", "1")  # the other cores have tests of their own to run
     try:
         from hypothesis import HealthCheck, settings
     except ImportError:
