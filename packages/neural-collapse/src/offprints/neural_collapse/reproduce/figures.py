@@ -15,14 +15,21 @@ NAMES = {"nc1": "NC1", "nc2_w": "NC2, weights", "nc2_h": "NC2, features", "nc3_w
 
 def draw_curves(run: Run, name: str, panels: Mapping[str, Mapping[str, Any]]) -> None:
     """The metrics through the training, a panel a setting."""
-    options: dict[str, Any] = {"squeeze": False, "sharey": True}
-    with run.figure(name, ncols=len(panels), figsize=(3.9 * len(panels), 3.6), **options) as (_, grid):
-        for number, (axes, (title, history)) in enumerate(zip(grid[0], panels.items(), strict=True)):
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    options: dict[str, Any] = {"squeeze": False, "sharey": True, "figsize": (3.9 * columns, 3.6 * rows)}
+    with run.figure(name, nrows=rows, ncols=columns, **options) as (_, grid):
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for number, (axes, (title, history)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
             for index, (key, label) in enumerate(NAMES.items()):
                 axes.plot(history["step"], np.maximum(history[key], 1e-16), color=f"C{index}", label=label)
-            axes.set(title=title, xlabel="step", yscale="log")
-            if number == 0:
+            axes.set(title=title, yscale="log")
+            if number >= len(panels) - columns:
+                axes.set_xlabel("step")
+            if number % columns == 0:
                 axes.set_ylabel("distance from collapse")
+            if number == 0:
                 axes.legend()
 
 
