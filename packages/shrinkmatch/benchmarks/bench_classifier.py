@@ -25,7 +25,7 @@ def main() -> None:
     labeled, _ = split_labels(truth, 3, seed=0)
     y = np.full(len(truth), -1)
     y[labeled] = truth[labeled]
-    steps = 5 if tiny else 300
+    steps = 5 if tiny else 200
     network = MLPClassifier((128, 128), max_iter=steps, random_state=0)
     ours = ShrinkMatchClassifier(max_steps=steps, random_state=0, device="cpu")
     others = {

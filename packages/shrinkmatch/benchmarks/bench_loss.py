@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tiny", action="store_true", help="small sizes, nothing is written")
     tiny = parser.parse_args().tiny
-    sizes = [(16, 5)] if tiny else [(448, 10), (448, 100), (320, 1000)]
-    step = of_step(2, 4, 10, 1, 8) if tiny else of_step(8, 56, 28, 2, 32)
+    sizes = [(16, 5)] if tiny else [(448, 10), (448, 100), (64, 1000)]
+    step = of_step(2, 4, 10, 1, 8) if tiny else of_step(4, 28, 28, 2, 32)
     cases = [of_loss(*size) for size in sizes] + [step]
     compare(cases, None if tiny else RESULTS, threads=1, rounds=1 if tiny else 3)
 

@@ -135,6 +135,10 @@ def test_bad_labels_and_samples() -> None:
             (lambda: tiny().fit(X, Y[:-1]), ValueError, "y must have length 36"),
             (lambda: tiny().fit(X, np.ma.masked_equal(Y, 2)), ValueError, "y"),
             (lambda: tiny().fit(X, [1, "a", 2.5] * 12), TypeError, "y"),
+            (lambda: tiny().fit(X, np.array([np.str_("a"), "b", 1] * 12, object)), TypeError, "y"),
+            (lambda: tiny().fit(X, ["a", "b", None] * 12), TypeError, "y"),
+            (lambda: tiny().fit(X, ["a", "b"]), ValueError, "y must have length 36"),
+            (lambda: tiny(backbone=nn.Linear(5, 3)).fit(X, Y), ValueError, "backbone must take samples of shape (4,)"),
             (lambda: tiny().fit(np.ma.masked_greater(X, 1), Y), ValueError, "X"),
             (lambda: tiny().fit(X[:, :, None], Y), ValueError, "X must have 2 dimensions (features) or 4"),
             (lambda: tiny().fit(1e35 * X.astype(float), Y), ValueError, "X must lie within"),
@@ -272,9 +276,66 @@ def test_in_a_pipeline_with_data_frames() -> None:
     assert tiny().fit(frame, Y).feature_names_in_.tolist() == list("abcd")
 
 
-def test_score_of_tensors() -> None:
+def test_score() -> None:
+    """Of arrays and tensors of every type; samples whose label is not known do not count."""
+    classifier = tiny(max_steps=9).fit(X, Y)
+    right = classifier.predict(X) == TRUTH
+    assert 0.3 < right.mean() < 1
+    assert classifier.score(X, TRUTH) == pytest.approx(right.mean())
+    assert classifier.score(X, Y) == pytest.approx(right[:9].mean())
+    assert classifier.score(torch.from_numpy(X), torch.from_numpy(TRUTH)) == pytest.approx(right.mean())
+    half = torch.from_numpy(X).bfloat16()
+    assert classifier.score(half, TRUTH) == pytest.approx((classifier.predict(half).numpy() == TRUTH).mean())
+    weights = np.arange(36)
+    assert classifier.score(X, TRUTH, weights) == pytest.approx(np.average(right, weights=weights))
+    assert classifier.score(X, Y, weights) == pytest.approx(np.average(right[:9], weights=weights[:9]))
+    assert classifier.score(X, 7 + TRUTH) == 0
+    check_errors(
+        [
+            (lambda: classifier.score(X, np.full(36, -1)), ValueError, "y must hold a label"),
+            (lambda: classifier.score(X, Y, (Y == -1).astype(float)), ValueError, "of positive weight"),
+            (lambda: classifier.score(X, TRUTH[:-1]), ValueError, "y must have length 36"),
+        ]
+    )
+
+
+def test_a_backbone_that_works_in_place() -> None:
+    """The user's samples are not its memory, in training and in prediction."""
+
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.mul_(0.5))
+
+    samples = torch.from_numpy(X.copy())
+    classifier = tiny(backbone=Halved()).fit(samples, Y)
+    first = classifier.predict_proba(samples)
+    assert torch.equal(classifier.predict_proba(samples), first)
+    assert torch.equal(samples, torch.from_numpy(X))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_backbone_of_another_type_is_trained_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    backbone = nn.Linear(4, 3).to(dtype)
+    classifier = tiny(backbone=backbone).fit(X, Y)
+    assert classifier.model_.backbone.weight.dtype == torch.float32
+    assert backbone.weight.dtype == dtype
+    wide = tiny(backbone=copy.deepcopy(backbone).float()).fit(X, Y)
+    np.testing.assert_array_equal(classifier.predict_proba(X), wide.predict_proba(X))
+
+
+def test_what_fails_changes_nothing() -> None:
     classifier = tiny().fit(X, Y)
-    assert classifier.score(torch.from_numpy(X), torch.from_numpy(TRUTH)) == classifier.score(X, TRUTH)
+    expected = classifier.predict_proba(X)
+    with pytest.raises(ValueError, match="y must"):
+        classifier.fit(IMAGES, np.full(36, -1))
+    assert np.array_equal(classifier.predict_proba(X), expected)
+    with pytest.raises(NotFittedError, match="classes_"):
+        _ = tiny().classes_
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -158,6 +159,46 @@ def test_average_is_stored() -> None:
     for ema in (one, other):
         ema.update(model)
     assert torch.equal(one.module.head.weight, other.module.head.weight)
+
+
+def test_average_is_pickled_and_copied() -> None:
+    model = small()
+    ema = StudentEMA(model, decay=0.5)
+    others = [pickle.loads(pickle.dumps(ema)), copy.deepcopy(ema)]
+    with torch.no_grad():
+        model.head.weight.add_(1.0)
+    for average in (ema, *others):
+        average.update(model)
+        assert torch.equal(average.module.head.weight, ema.module.head.weight)
+
+
+def test_average_is_evaluated_as_it_is() -> None:
+    """Batch normalization uses the stored moments and does not follow the samples; the model goes on training."""
+    model = small()
+    ema = StudentEMA(model, decay=0.0)
+    model(torch.randn(9, 6))
+    ema.update(model)
+    before = copy.deepcopy(ema.module.state_dict())
+    x = torch.randn(5, 6)
+    assert_close(ema.module(x)[:1], ema.module(x[:1]))
+    assert all(torch.equal(value, before[name]) for name, value in ema.module.state_dict().items())
+    assert model.training
+
+
+def test_average_of_integers_and_tied_weights() -> None:
+    """Integers are copied; a tensor that two layers share moves once."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    model.steps = nn.Parameter(torch.tensor(3), requires_grad=False)
+    ema = StudentEMA(model, decay=0.5)
+    before = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+        model.steps.add_(4)
+    ema.update(model)
+    assert ema.module.steps == 7
+    assert ema.module[1].weight is ema.module[0].weight
+    assert_close(ema.module[0].weight.detach(), before + 0.5)
 
 
 def test_average_of_a_wrapped_model() -> None:

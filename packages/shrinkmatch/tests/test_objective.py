@@ -258,6 +258,24 @@ def test_compiles_as_one_graph_with_its_updates() -> None:
         assert_close(a, b)
 
 
+def one_rank_alone(rank: int) -> float:
+    """Evaluation on the first process, networks of their own on both: nobody waits for the other."""
+    if rank == 0:
+        step(ShrinkMatchLoss(num_classes=5).eval(), 0)
+    own = ShrinkMatchLoss(num_classes=5, threshold=0.8, across_processes=False)
+    for seed in range(2 + rank):
+        out = step(own, seed)
+    return out.loss.item()
+
+
+def test_calls_of_one_process_alone(two_processes) -> None:
+    expected = []
+    for steps in (2, 3):
+        criterion = ShrinkMatchLoss(num_classes=5, threshold=0.8)
+        expected.append([step(criterion, seed).loss.item() for seed in range(steps)][-1])
+    assert list(two_processes(one_rank_alone)) == expected
+
+
 def of_rank(rank: int) -> tuple[list[float], list[Tensor]]:
     """Three steps; what the ratio was, and the state after them."""
     criterion = ShrinkMatchLoss(num_classes=5, threshold=0.8, ratio_momentum=0.5)

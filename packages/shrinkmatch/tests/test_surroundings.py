@@ -6,6 +6,7 @@ import pickle
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -25,6 +26,17 @@ def test_split_conformance() -> None:
     rest = dict.fromkeys(range(4), 9)
     check_split(partial(split_labels, per_class=3, include_labeled=False), LABELS, counts=[few, rest])
     check_arguments(split_labels, lambda g: {"labels": torch.tensor(LABELS), "per_class": 2, "seed": 0})
+
+
+def test_split_of_any_labels() -> None:
+    """Text, other numbers and other containers: the same samples, for the classes are in the same order."""
+    labeled, _ = split_labels(LABELS, 3, seed=0)
+    names = np.array(["ant", "bee", "cat", "dog"])[LABELS]
+    for labels in (names, names.astype(object), names.tolist(), pd.Series(names), pd.Series(LABELS, index=LABELS)):
+        assert np.array_equal(split_labels(labels, 3, seed=0)[0], labeled)
+    assert np.array_equal(split_labels((100 * LABELS + 7).astype(np.uint16), 3, seed=0)[0], labeled)
+    with pytest.raises(ValueError, match="of class cat"):
+        split_labels([*names, *["ant", "bee", "dog"]], 13, seed=0)
 
 
 def test_split_errors() -> None:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from offprints.shared.device import working_dtype
 from offprints.shared.distributed import all_reduce_
-from offprints.shared.validation import check_choice, check_number, check_probabilities, check_same_device, check_tensor
+from offprints.shared.validation import (
+    check_bool,
+    check_choice,
+    check_number,
+    check_probabilities,
+    check_same_device,
+    check_tensor,
+)
 
 Mode = Literal["queue", "ema"]
 MODES = ("queue", "ema")
@@ -41,7 +48,7 @@ class DistributionAlignment(nn.Module):
 
     ``"queue"``: the mean of the means of the last ``length`` batches (the paper's on CIFAR and ImageNet). ``"ema"``:
     ``m <- momentum m + (1 - momentum) mean(p)``, the first batch's mean as it is (the paper's on STL-10). The batch
-    itself is in the mean by which it is divided. Batches' means are averaged over processes.
+    itself is in the mean by which it is divided.
 
     The state is in buffers, kept in float32 (float64 after ``double()``) when the module is converted to a half type;
     it changes in training mode alone.
@@ -51,6 +58,8 @@ class DistributionAlignment(nn.Module):
         mode: ``"queue"`` or ``"ema"``.
         length: Batches in the queue.
         momentum: Of the running mean, in [0, 1).
+        across_processes: Whether batches' means are averaged over processes; False where each process trains a network
+            of its own.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
@@ -66,13 +75,22 @@ class DistributionAlignment(nn.Module):
     means: Tensor
     updates: Tensor
 
-    def __init__(self, num_classes: int, *, mode: Mode = "queue", length: int = 32, momentum: float = 0.999) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        mode: Mode = "queue",
+        length: int = 32,
+        momentum: float = 0.999,
+        across_processes: bool = True,
+    ) -> None:
         super().__init__()
         self.num_classes = check_number(num_classes, "num_classes", low=1, integer=True)
         check_choice(mode, "mode", MODES)
         self.mode: Mode = mode
         self.length = check_number(length, "length", low=1, integer=True)
         self.momentum = check_momentum(momentum, "momentum")
+        self.across_processes = check_bool(across_processes, "across_processes")
         rows = self.length if mode == "queue" else 1
         self.register_buffer("means", torch.zeros(rows, self.num_classes, dtype=torch.float32))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -107,7 +125,8 @@ class DistributionAlignment(nn.Module):
     def update(self, p: Float[Tensor, "batch classes"]) -> None:
         """Take the mean of a batch of predictions into the running mean; `forward` does so in training mode."""
         mean = p.detach().mean(0).to(self.means.dtype)
-        all_reduce_(mean, op="mean")
+        if self.across_processes:
+            all_reduce_(mean, op="mean")
         if self.mode == "queue":
             self.means.index_copy_(0, (self.updates % self.length).view(1), mean.unsqueeze(0))
         else:

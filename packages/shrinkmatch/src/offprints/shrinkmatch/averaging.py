@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from offprints.shrinkmatch.alignment import check_momentum
+
+
+def move(averages: list[Tensor], parameters: list[Tensor], _: object, *, decay: float) -> None:
+    """One step of the averages, in place; torch's own function of this kind cannot be pickled."""
+    if averages[0].is_floating_point() or averages[0].is_complex():
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
+    else:  # all are of one type
+        torch._foreach_copy_(averages, parameters)
 
 
 class StudentEMA(AveragedModel):
@@ -19,7 +30,7 @@ class StudentEMA(AveragedModel):
         decay: In [0, 1).
 
     Attributes:
-        module: The averaged model: ``ema.module.eval()`` is what to evaluate.
+        module: The averaged model, in evaluation mode: what to evaluate.
 
     Raises:
         TypeError: ``model`` is not a module; its parameters have a half type, in which such an average does not move:
@@ -46,9 +57,10 @@ class StudentEMA(AveragedModel):
                     f"model must have parameters of float32 or float64, got {parameter.dtype}: an average does not move"
                     " in a half type; keep the parameters in float32 and use autocast"
                 )
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(model, multi_avg_fn=partial(move, decay=decay))
         self.decay = decay
         self.n_averaged.fill_(1)  # averages from the first update on
+        self.module.eval()  # it is not trained: its batch normalization must not follow what is evaluated
 
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's parameters, and copy its buffers.

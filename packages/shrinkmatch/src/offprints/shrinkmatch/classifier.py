@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from offprints.shared.device import evaluating, float32_region, local_seed, map_batches, resolve_device
-from offprints.shared.estimators import check_fitted, like_input
+from offprints.shared.estimators import LearnedAttributes, all_or_nothing, check_fitted, like_input
+from offprints.shared.labels import Classes
+from offprints.shared.tables import as_weights
 from offprints.shared.validation import check_choice, check_number
-from offprints.shrinkmatch._inputs import as_classes, as_samples, shown
+from offprints.shrinkmatch._inputs import as_classes, as_samples, known_labels
 from offprints.shrinkmatch._networks import convolutions, moments, perceptron
 from offprints.shrinkmatch.alignment import check_momentum
 from offprints.shrinkmatch.averaging import StudentEMA
@@ -42,7 +45,7 @@ def _training(device: torch.device) -> Iterator[None]:
             torch.set_default_dtype(before)
 
 
-class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
+class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
     """Learn from a few labeled samples and many unlabeled ones: ShrinkMatch on feature tables or images.
 
     scikit-learn's convention for semi-supervised learning: y is -1 where the label is not known. Batches are drawn with
@@ -50,8 +53,8 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
     the network. Training is in float32. Parameters are checked in ``fit``, as in scikit-learn.
 
     Args:
-        backbone: Module from a batch of samples, as they are in X, to features ``(N, d)``; a copy is trained. None: X
-            standardized, then for features an MLP of two layers of 128, for images three convolutions.
+        backbone: Module from a batch of samples, as they are in X, to features ``(N, d)``; a copy is trained, in
+            float32. None: X standardized, then for features an MLP of two layers of 128, for images three convolutions.
         threshold: In (0, 1].
         max_steps: Steps of training. Useful from 100 on.
         batch_size: Labeled samples a step.
@@ -83,6 +86,8 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
         >>> ShrinkMatchClassifier(max_steps=60, random_state=0).fit(X, y).predict(X[[5, 90]])
         tensor([3, 8])
     """
+
+    _learned: ClassVar[tuple[str, ...]] = ("classes_", "model_", "history_", "n_features_in_")
 
     def __init__(
         self,
@@ -133,6 +138,7 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
         if self.random_state is not None:
             check_number(self.random_state, "random_state", low=0, high=2**32, open_high=True, integer=True)
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any) -> Self:
         """Train from new weights. What fails leaves the classifier as it was.
 
@@ -148,20 +154,12 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
         self._check_parameters()
         device = resolve_device(self.device, like=X)
         seed = int(torch.randint(2**31, (), device="cpu")) if self.random_state is None else int(self.random_state)
-        before = dict(vars(self))
-        try:
-            with _training(device), local_seed(seed):
-                samples = as_samples(self, X, device=device, reset=True)
-                classes, codes = as_classes(y, len(samples))
-                model, history = self._train(samples.clone(), codes.to(device), len(classes))
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        with _training(device), local_seed(seed):
+            samples = as_samples(self, X, device=device, reset=True)
+            classes, codes = as_classes(y, len(samples))
+            self.model_, self.history_ = self._train(samples, codes.to(device), len(classes))
         self._own_backbone = self.backbone is not None
-        self.classes_ = classes
-        self.model_ = model
-        self.history_ = history
+        self.classes_ = classes.values
         return self
 
     def _train(
@@ -173,7 +171,11 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
         strong = _checked(self.strong, "strong", defaults.strong)
         model = self._model(samples, num_classes, mean, std)
         criterion = ShrinkMatchLoss(
-            num_classes=num_classes, threshold=self.threshold, align=self.align, ratio_momentum=RATIO_MOMENTUM
+            num_classes=num_classes,
+            threshold=self.threshold,
+            align=self.align,
+            ratio_momentum=RATIO_MOMENTUM,
+            across_processes=False,  # each process may fit its own
         ).to(samples.device)
         lr = (0.1 if self.backbone is None else 0.03) if self.lr is None else float(self.lr)
         optimizer = torch.optim.SGD(decay_groups(model, WEIGHT_DECAY), lr=lr, momentum=0.9, nesterov=True)
@@ -210,12 +212,15 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
         """The network with new weights (of one's own backbone: a copy), drawn on the CPU and moved."""
         with torch.device("cpu"):
             if self.backbone is not None:
-                backbone = copy.deepcopy(self.backbone).to(samples.device)
+                backbone = copy.deepcopy(self.backbone).to(samples.device, torch.float32)
             else:
                 make = perceptron if samples.ndim == 2 else convolutions
                 backbone = make(mean.cpu(), std.cpu()).to(samples.device)
-            with evaluating(backbone):
-                features = backbone(samples[:2])
+            try:
+                with evaluating(backbone):
+                    features = backbone(samples[:2].clone())  # it may work in place
+            except RuntimeError as error:
+                raise ValueError(f"backbone must take samples of shape {tuple(samples.shape[1:])}: {error}") from error
             if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(samples[:2]):
                 told = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
                 raise ValueError(f"backbone must return features (N, d), got {told} for {len(samples[:2])} samples")
@@ -231,7 +236,7 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
             model = copy.deepcopy(model).double()
 
         def logits(rows: Tensor) -> Tensor:
-            found: Tensor = model(rows.to(model.head.weight.dtype))
+            found: Tensor = model(rows.to(model.head.weight.dtype, copy=True))  # a backbone may work in place
             return found if device.type == "mps" else found.double()
 
         with float32_region(device), evaluating(model):
@@ -253,17 +258,23 @@ class ShrinkMatchClassifier(ClassifierMixin, BaseEstimator):
             NotFittedError, TypeError, ValueError: as in `predict_proba`.
         """
         likeliest = self._logits(X).softmax(1).argmax(1)
-        return shown(self.classes_, likeliest, X)
+        return Classes(self.classes_).shown(likeliest, X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy; y has the true labels of all samples.
+        """Accuracy over the samples whose label is known: those with -1 in y do not count.
 
         Raises:
-            NotFittedError, TypeError, ValueError: as in `predict_proba`.
+            NotFittedError, TypeError, ValueError: as in `predict_proba`; y as in `fit`; no label that counts.
         """
-        truth = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
-        X = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
-        return float(super().score(X, truth, sample_weight))
+        likeliest = self._logits(X).softmax(1).argmax(1).cpu().numpy()
+        labels, known = known_labels(y, len(likeliest))
+        weights = as_weights(sample_weight, len(likeliest), torch.device("cpu"))
+        counted = known.astype(float) if weights is None else known * weights.numpy()
+        if not counted.any():
+            raise ValueError("y must hold a label beside -1, which marks unlabeled samples, of positive weight")
+        numbers, found = Classes(self.classes_).find(labels)
+        right = found & (numbers == likeliest[known])
+        return float(np.average(right, weights=counted[known]))
 
 
 def _rows(length: int, count: int, like: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class ShrinkMatchOutput(NamedTuple):
         shrink: The shrunk loss of the uncertain samples, over all unlabeled samples, before it is multiplied by
             ``certain_ratio``.
         certain_ratio: r, the running share of certain samples, this batch's included.
-        mask_ratio: The share of certain samples in this batch, over all processes.
+        mask_ratio: The share of certain samples in this batch, over all processes; in evaluation mode this process's.
         mean_removed: Classes removed, mean over the uncertain samples of this batch and process; 0 if there are none.
 
     Example:
@@ -61,8 +61,8 @@ class ShrinkMatchLoss(nn.Module):
     """The loss of a training step on logits of any network.
 
     The running ratio of certain samples and the distribution alignment are in buffers, and so in the ``state_dict``;
-    they change in training mode alone, and are averaged over processes. (The official CIFAR code begins the ratio anew
-    every epoch.)
+    they change in training mode alone, averaged over processes: training steps are made by all of them together, other
+    calls by any. (The official CIFAR code begins the ratio anew every epoch.)
 
     Principle 2 begins with the first batch's ratio, which is near 0 for random weights: with the paper's
     ``ratio_momentum`` the shrunk loss stays nearly off for a thousand steps. Take 0.95 for short trainings.
@@ -77,6 +77,7 @@ class ShrinkMatchLoss(nn.Module):
         ratio_momentum: Of the running ratio, in [0, 1).
         reweight_sample: Principle 1, the shrunk loss of a sample times its largest probability.
         reweight_ratio: Principle 2, the shrunk loss of a batch times the running ratio.
+        across_processes: False where each process trains a network of its own.
 
     Attributes:
         alignment: The `DistributionAlignment`, or None.
@@ -108,6 +109,7 @@ class ShrinkMatchLoss(nn.Module):
         ratio_momentum: float = 0.999,
         reweight_sample: bool = True,
         reweight_ratio: bool = True,
+        across_processes: bool = True,
     ) -> None:
         super().__init__()
         self.num_classes = check_number(num_classes, "num_classes", low=2, integer=True)
@@ -120,7 +122,10 @@ class ShrinkMatchLoss(nn.Module):
         self.ratio_momentum = check_momentum(ratio_momentum, "ratio_momentum")
         self.reweight_sample = check_bool(reweight_sample, "reweight_sample")
         self.reweight_ratio = check_bool(reweight_ratio, "reweight_ratio")
-        self.alignment = None if align is None else DistributionAlignment(self.num_classes, mode=align)
+        self.across_processes = check_bool(across_processes, "across_processes")
+        self.alignment = None
+        if align is not None:
+            self.alignment = DistributionAlignment(self.num_classes, mode=align, across_processes=across_processes)
         self.register_buffer("certain_ratio", torch.zeros((), dtype=torch.float32))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
@@ -182,7 +187,8 @@ class ShrinkMatchLoss(nn.Module):
             space = find_space(probs, self.threshold)
             certain = ~space.uncertain
             mask_ratio = certain.to(self.certain_ratio.dtype).mean()
-            all_reduce_(mask_ratio, op="mean")
+            if self.training and self.across_processes:
+                all_reduce_(mask_ratio, op="mean")
             ratio = self._ratio(mask_ratio).to(dtype)
             removed = torch.where(space.uncertain, space.first_kept - 1, 0).sum()
             mean_removed = removed / space.uncertain.sum().clamp(min=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from offprints.shared.datasets import class_subset
+from offprints.shared.labels import Classes, as_labels
 from offprints.shared.validation import check_bool, check_number
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -17,7 +17,7 @@ def split_labels(labels: Any, per_class: int, *, seed: int, include_labeled: boo
     """Indices of the labeled and of the unlabeled samples: of each class, shuffled, the first ``per_class``.
 
     Args:
-        labels: ``(N,)`` integers, none negative: an array, a list or a tensor.
+        labels: ``(N,)`` integers, none negative, or text: an array, a list, a column of a data frame or a tensor.
         per_class: Labeled samples of each class, at least 1.
         seed: Seed of the draw; with the same one, a smaller set lies in a larger one.
         include_labeled: Whether the unlabeled samples are all samples, as in the paper, or the others.
@@ -26,7 +26,7 @@ def split_labels(labels: Any, per_class: int, *, seed: int, include_labeled: boo
         Both sorted.
 
     Raises:
-        TypeError: labels that are not integers, a number of the wrong kind.
+        TypeError: labels that are not integers or text, a number of the wrong kind.
         ValueError: labels empty, not 1-D or negative; a class with fewer than ``per_class`` samples.
 
     Example:
@@ -37,21 +37,20 @@ def split_labels(labels: Any, per_class: int, *, seed: int, include_labeled: boo
     per_class = check_number(per_class, "per_class", low=1, integer=True)
     seed = check_number(seed, "seed", low=0, integer=True)
     include_labeled = check_bool(include_labeled, "include_labeled")
-    if np.ma.is_masked(labels):
-        raise ValueError("labels must not have masked entries")
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, got {values.dtype}")
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"labels must be one-dimensional and not empty, got shape {values.shape}")
-    if values.min() < 0:
+    values = as_labels(labels, "labels", len(labels) if hasattr(labels, "__len__") else 0)
+    if len(values) == 0:
+        raise ValueError("labels must not be empty")
+    if values.dtype.kind in "fb":
+        raise TypeError(f"labels must be integers or text, got {values.dtype}")
+    if values.dtype.kind in "iu" and values.min() < 0:
         raise ValueError(f"labels must not be negative, got {values.min()}: split labels that are all known")
-    classes, counts = np.unique(values, return_counts=True)
+    classes, numbers = Classes.of(values)
+    counts = numbers.bincount()
     if counts.min() < per_class:
-        scarce = classes[counts.argmin()]
+        scarce = classes.values[int(counts.argmin())]
         raise ValueError(
-            f"per_class must be at most {counts.min()}, what labels has of class {scarce}, got {per_class}"
+            f"per_class must be at most {int(counts.min())}, what labels has of class {scarce}, got {per_class}"
         )
-    labeled = class_subset(values, per_class, seed=seed)
+    labeled = class_subset(numbers, per_class, seed=seed)
     everything = np.arange(len(values), dtype=np.int64)
     return labeled, everything if include_labeled else np.setdiff1d(everything, labeled)
