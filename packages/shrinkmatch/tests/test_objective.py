@@ -258,38 +258,26 @@ def test_compiles_as_one_graph_with_its_updates() -> None:
         assert_close(a, b)
 
 
-def one_rank_alone(rank: int) -> float:
-    """Evaluation on the first process, networks of their own on both: nobody waits for the other."""
-    if rank == 0:
-        step(ShrinkMatchLoss(num_classes=5).eval(), 0)
-    own = ShrinkMatchLoss(num_classes=5, threshold=0.8, across_processes=False)
-    for seed in range(2 + rank):
-        out = step(own, seed)
-    return out.loss.item()
-
-
-def test_calls_of_one_process_alone(two_processes) -> None:
-    expected = []
-    for steps in (2, 3):
-        criterion = ShrinkMatchLoss(num_classes=5, threshold=0.8)
-        expected.append([step(criterion, seed).loss.item() for seed in range(steps)][-1])
-    assert list(two_processes(one_rank_alone)) == expected
-
-
-def of_rank(rank: int) -> tuple[list[float], list[Tensor]]:
-    """Three steps; what the ratio was, and the state after them."""
+def of_rank(rank: int) -> tuple[list[float], list[Tensor], float]:
+    """Three common steps: what the ratio was, and the state after them. Then what a process does alone."""
     criterion = ShrinkMatchLoss(num_classes=5, threshold=0.8, ratio_momentum=0.5)
     ratios = []
     for number in range(3):
         out = step(criterion, 10 * number + rank)
         out.loss.backward()
         ratios.append(out.mask_ratio.item())
-    return ratios, list(criterion.state_dict().values())
+    state = [value.clone() for value in criterion.state_dict().values()]
+    if rank == 0:
+        step(criterion.eval(), 0)
+    own = ShrinkMatchLoss(num_classes=5, threshold=0.8, across_processes=False)
+    for seed in range(2 + rank):
+        out = step(own, seed)
+    return ratios, state, out.loss.item()
 
 
 def test_two_processes(two_processes) -> None:
-    """Both see the mean of both: the same ratios, the same alignment."""
-    (ratios, state), (others, state_there) = two_processes(of_rank)
+    """Both see the mean of both: the same ratios, the same alignment. Evaluation, and networks of their own, do not."""
+    (ratios, state, first), (others, state_there, second) = two_processes(of_rank)
     assert ratios == others
     assert all(torch.equal(a, b) for a, b in zip(state, state_there, strict=True))
     single = ShrinkMatchLoss(num_classes=5, threshold=0.8, ratio_momentum=0.5)
@@ -299,6 +287,8 @@ def test_two_processes(two_processes) -> None:
         out = single(x.float(), labels, *(z.float() for z in logits))
         assert out.mask_ratio.item() == pytest.approx(ratios[number])
     assert_close(list(single.state_dict().values()), state)
+    own = ShrinkMatchLoss(num_classes=5, threshold=0.8)
+    assert [first, second] == [step(own, seed).loss.item() for seed in range(3)][1:]
 
 
 @pytest.mark.gpu

@@ -221,7 +221,7 @@ def reproduce_paper(settings: PaperSettings, data: Path | None, download: bool, 
                     logged - MARGIN,
                     paper_value=logged,
                     control=best["supervised"],
-                    control_name="the labeled images alone",
+                    control_name="no loss of the unlabeled images, which batch normalization sees all the same",
                 )
             run.report_value(
                 f"{name}-{labels}-fixmatch", f"{words} minus FixMatch + DA", best["ShrinkMatch"] - best["FixMatch + DA"]
