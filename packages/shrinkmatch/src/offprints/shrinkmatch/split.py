@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from offprints.shared.datasets import class_subset
 from offprints.shared.labels import Classes, as_labels
@@ -37,10 +38,13 @@ def split_labels(labels: Any, per_class: int, *, seed: int, include_labeled: boo
     per_class = check_number(per_class, "per_class", low=1, integer=True)
     seed = check_number(seed, "seed", low=0, integer=True)
     include_labeled = check_bool(include_labeled, "include_labeled")
+    fractions = labels.is_floating_point() if isinstance(labels, Tensor) else np.asarray(labels).dtype.kind == "f"
+    if fractions and np.size(labels):
+        raise TypeError("labels must be integers or text, got floating-point numbers")
     values = as_labels(labels, "labels", len(labels) if hasattr(labels, "__len__") else 0)
     if len(values) == 0:
         raise ValueError("labels must not be empty")
-    if values.dtype.kind in "fb":
+    if values.dtype.kind == "b":
         raise TypeError(f"labels must be integers or text, got {values.dtype}")
     if values.dtype.kind in "iu" and values.min() < 0:
         raise ValueError(f"labels must not be negative, got {values.min()}: split labels that are all known")

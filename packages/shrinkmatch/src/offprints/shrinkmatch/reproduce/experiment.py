@@ -69,7 +69,7 @@ def reproduce(config: Config, run: Run) -> None:
     for method in METHODS:
         for seed in seeds[: config.draws]:
             jobs[f"{method} {seed}"] = partial(train_digits, seed, method, config.per_class, config.recipe)
-    done = run.units(jobs)
+    done = run.units(jobs, workers=1 if config.recipe.steps < 100 else 2)  # seconds: less than a process takes to begin
     results: dict[str, Any] = {
         method: [done[f"{method} {seed}"] for seed in seeds[: config.draws]] for method in METHODS
     }
