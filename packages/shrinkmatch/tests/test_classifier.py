@@ -255,7 +255,9 @@ def test_modes_of_torch_change_nothing() -> None:
         double = tiny().fit(X, Y).predict_proba(X)
     finally:
         torch.set_default_dtype(torch.float32)
-    for found in (inference, autocast, double):
+    with torch.device("meta"):
+        elsewhere = tiny(device="cpu").fit(X, Y).predict_proba(X)
+    for found in (inference, autocast, double, elsewhere):
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == np.float64
 

@@ -233,6 +233,16 @@ def test_default_type_does_not_matter() -> None:
         assert a.dtype == b.dtype
 
 
+def test_default_device_does_not_matter() -> None:
+    x, labels, *others = inputs(torch.Generator().manual_seed(0))
+    expected = ShrinkMatchLoss(num_classes=5)(x, labels, *others)
+    criterion, again = ShrinkMatchLoss(num_classes=5), shrink_loss(others[2], others[0].softmax(1))
+    with torch.device("meta"):
+        found = criterion(x, labels, *others)
+        assert torch.equal(shrink_loss(others[2], others[0].softmax(1)), again)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_autocast_and_inference_mode_change_nothing() -> None:
     expected = step(ShrinkMatchLoss(num_classes=5), 0)
     with torch.autocast("cpu", torch.bfloat16):

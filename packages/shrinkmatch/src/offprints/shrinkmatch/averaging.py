@@ -57,7 +57,8 @@ class StudentEMA(AveragedModel):
                     f"model must have parameters of float32 or float64, got {parameter.dtype}: an average does not move"
                     " in a half type; keep the parameters in float32 and use autocast"
                 )
-        super().__init__(model, multi_avg_fn=partial(move, decay=decay))
+        with torch.device("cpu"):  # the counter, at which every update looks
+            super().__init__(model, multi_avg_fn=partial(move, decay=decay))
         self.decay = decay
         self.n_averaged.fill_(1)  # averages from the first update on
         self.module.eval()  # it is not trained: its batch normalization must not follow what is evaluated

@@ -170,13 +170,14 @@ class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
         weak = _checked(self.weak, "weak", defaults.weak)
         strong = _checked(self.strong, "strong", defaults.strong)
         model = self._model(samples, num_classes, mean, std)
-        criterion = ShrinkMatchLoss(
-            num_classes=num_classes,
-            threshold=self.threshold,
-            align=self.align,
-            ratio_momentum=RATIO_MOMENTUM,
-            across_processes=False,  # each process may fit its own
-        ).to(samples.device)
+        with torch.device("cpu"):
+            criterion = ShrinkMatchLoss(
+                num_classes=num_classes,
+                threshold=self.threshold,
+                align=self.align,
+                ratio_momentum=RATIO_MOMENTUM,
+                across_processes=False,  # each process may fit its own
+            ).to(samples.device)
         lr = (0.1 if self.backbone is None else 0.03) if self.lr is None else float(self.lr)
         optimizer = torch.optim.SGD(decay_groups(model, WEIGHT_DECAY), lr=lr, momentum=0.9, nesterov=True)
         ema = StudentEMA(model.train(), self.ema_decay)
@@ -204,7 +205,7 @@ class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
             )
         fields = ShrinkMatchOutput._fields
         history = [{"step": n + 1, **dict(zip(fields, row, strict=True))} for n, row in enumerate(table.tolist())]
-        averaged = cast(ShrinkMatchModel, ema.module.eval())
+        averaged = cast(ShrinkMatchModel, ema.module)
         averaged.zero_grad()
         return averaged, history
 
