@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from offprints.shared.estimators import NotFittedError
 from offprints.shared.testing import check_errors, check_estimator
@@ -94,6 +95,26 @@ def test_the_average_is_what_predicts() -> None:
     assert not np.allclose(ends[0], ends[1])
     weights = tiny(max_steps=4, ema_decay=0.999999).fit(X, Y).model_.head.weight
     torch.testing.assert_close(weights, starts.model_.head.weight, rtol=0, atol=1e-4)
+
+
+def test_optimizer_and_schedule() -> None:
+    """SGD with Nesterov momentum and weight decay; the rate falls along the cosine from that of the backbone's kind."""
+    seen: list[list[float]] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        group = optimizer.param_groups[0]
+        seen.append([group[name] for name in ("lr", "momentum", "nesterov", "weight_decay")])
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        for changes, highest in (({}, 0.1), ({"backbone": nn.Linear(4, 3)}, 0.03), ({"lr": 0.5}, 0.5)):
+            seen.clear()
+            tiny(max_steps=3, **changes).fit(X, Y)
+            rates = [highest * np.cos(7 * np.pi / 16 * step / 3) for step in range(3)]
+            assert [row[0] for row in seen] == pytest.approx(rates)
+            assert all(row[1:] == [0.9, True, 5e-4] for row in seen)
+    finally:
+        hook.remove()
 
 
 # ---- labels ----------------------------------------------------------------------------------------------------------

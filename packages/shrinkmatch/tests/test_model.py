@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from offprints.shared.testing import check_arguments, check_module
 from offprints.shrinkmatch import AuxHead, ShrinkMatchLoss, ShrinkMatchModel, StudentEMA, wide_resnet
+from offprints.shrinkmatch.model import decay_groups
 
 BACKBONE = "the backbone's own affair"
 
@@ -105,6 +106,18 @@ def test_auxiliary_head_gets_the_shrunk_loss_alone() -> None:
     assert all(p.grad is not None for p in model.aux_head.parameters())
     assert model.head.weight.grad is None
     assert model.backbone[0].weight.grad.any()
+
+
+def test_weight_decay_is_of_matrices_alone() -> None:
+    """Not of biases and batch normalization; what is frozen is not trained."""
+    model = small()
+    model.backbone[0].weight.requires_grad_(False)
+    decayed, others = decay_groups(model, 0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    names = {p: name for name, p in model.named_parameters()}
+    assert {names[p] for p in decayed["params"]} == {"head.weight", *(f"aux_head.layers.{i}.weight" for i in (0, 3, 6))}
+    rest = set(names.values()) - {names[p] for p in decayed["params"]} - {"backbone.0.weight"}
+    assert {names[p] for p in others["params"]} == rest
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,16 @@ def test_half_of_the_chosen_operations_are_applied() -> None:
     assert 0.5 + 0.5 / 14 < unchanged < 0.68
 
 
+def test_magnitudes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """v in 1..m-1, the strength v/10."""
+    seen = set()
+    for name in OPERATIONS:
+        monkeypatch.setitem(OPERATIONS, name, lambda image, s: (image, seen.add(s))[0])
+    torch.manual_seed(0)
+    RandAugment(200, 4)(None)
+    assert seen == {0.1, 0.2, 0.3}
+
+
 def test_transforms_are_stored_and_follow_the_global_stream() -> None:
     transform = pickle.loads(pickle.dumps(strong_transform(32, **RGB)))
     views = []
