@@ -38,14 +38,14 @@ def split_labels(labels: Any, per_class: int, *, seed: int, include_labeled: boo
     per_class = check_number(per_class, "per_class", low=1, integer=True)
     seed = check_number(seed, "seed", low=0, integer=True)
     include_labeled = check_bool(include_labeled, "include_labeled")
-    fractions = labels.is_floating_point() if isinstance(labels, Tensor) else np.asarray(labels).dtype.kind == "f"
-    if fractions and np.size(labels):
-        raise TypeError("labels must be integers or text, got floating-point numbers")
-    values = as_labels(labels, "labels", len(labels) if hasattr(labels, "__len__") else 0)
-    if len(values) == 0:
-        raise ValueError("labels must not be empty")
-    if values.dtype.kind == "b":
-        raise TypeError(f"labels must be integers or text, got {values.dtype}")
+    if np.ma.is_masked(labels):
+        raise ValueError("labels must not have masked entries")
+    given = labels.detach().cpu() if isinstance(labels, Tensor) else np.asarray(labels)
+    if given.ndim != 1 or len(given) == 0:
+        raise ValueError(f"labels must be one-dimensional and not empty, got shape {tuple(given.shape)}")
+    if str(given.dtype).removeprefix("torch.").startswith(("bool", "float", "bfloat", "complex")):
+        raise TypeError(f"labels must be integers or text, got {given.dtype}")
+    values = as_labels(given, "labels", len(given))
     if values.dtype.kind in "iu" and values.min() < 0:
         raise ValueError(f"labels must not be negative, got {values.min()}: split labels that are all known")
     classes, numbers = Classes.of(values)
