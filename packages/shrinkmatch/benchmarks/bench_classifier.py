@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
@@ -32,15 +34,16 @@ def main() -> None:
         "scikit-learn, self-training of an MLP": SelfTrainingClassifier(network, threshold=0.95),
         "scikit-learn, label spreading": LabelSpreading(kernel="knn", n_neighbors=7),
     }
+    warnings.simplefilter("ignore", ConvergenceWarning)  # of a network that is stopped after as many steps as ours
     fitted = {name: model.fit(x, y) for name, model in {"ours": ours, **others}.items()}
     unknown = y == -1
     right = {name: float((model.predict(x) == truth)[unknown].mean()) for name, model in fitted.items()}
     for name, value in right.items():
         print(f"{name}: {value:.3f} of the unlabeled samples right")
-    told = ", ".join(f"{name} {value:.3f}" for name, value in right.items())
+    told = ", ".join(f"{value:.2f}" for value in right.values())
     cases = [
         Case(
-            f"fit, {len(x)} digits, 3 labels a class, {steps} steps (accuracy: {told})",
+            f"fit, {len(x)} digits, 3 labels a class, {steps} steps (accuracy, in this order: {told})",
             ours=lambda: ours.fit(x, y),
             peers={name: (lambda model=model: model.fit(x, y)) for name, model in others.items()},
         ),
