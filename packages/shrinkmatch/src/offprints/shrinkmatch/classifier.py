@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -25,9 +25,8 @@ from offprints.shrinkmatch.class_space import check_threshold
 from offprints.shrinkmatch.model import ShrinkMatchModel, decay_groups
 from offprints.shrinkmatch.objective import ShrinkMatchLoss, ShrinkMatchOutput
 from offprints.shrinkmatch.schedule import cosine_factor
-from offprints.shrinkmatch.views import FeatureViews, ImageViews
+from offprints.shrinkmatch.views import FeatureViews, ImageViews, Views, checked
 
-Views = Callable[[Tensor], Tensor]
 RATIO_MOMENTUM = 0.95  # the paper's 0.999 leaves the shrunk loss nearly off for the first thousand steps
 WEIGHT_DECAY = 5e-4
 ROWS = 1024  # at a time, when predicting
@@ -167,8 +166,8 @@ class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
     ) -> tuple[ShrinkMatchModel, list[dict[str, float]]]:
         mean, std = moments(samples)
         defaults = FeatureViews(mean, std) if samples.ndim == 2 else ImageViews(std)
-        weak = _checked(self.weak, "weak", defaults.weak)
-        strong = _checked(self.strong, "strong", defaults.strong)
+        weak = checked(self.weak, "weak", defaults.weak)
+        strong = checked(self.strong, "strong", defaults.strong)
         model = self._model(samples, num_classes, mean, std)
         with torch.device("cpu"):
             criterion = ShrinkMatchLoss(
@@ -281,20 +280,3 @@ class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
 def _rows(length: int, count: int, like: Tensor) -> Tensor:
     """Rows drawn with replacement, on the CPU, so that every device draws the same."""
     return torch.randint(length, (count,), device="cpu").to(like.device)
-
-
-def _checked(views: Views | None, name: str, default: Views) -> Views:
-    """The default, or the user's views with a check of what they give."""
-    if views is None:
-        return default
-    given = views
-
-    def call(x: Tensor) -> Tensor:
-        made = given(x.clone())  # it may work in place
-        if not isinstance(made, Tensor):
-            raise TypeError(f"{name} must return a tensor, got {type(made).__name__}")
-        if made.shape != x.shape:
-            raise ValueError(f"{name} must return views of shape {tuple(x.shape)}, got {tuple(made.shape)}")
-        return made.to(x)
-
-    return call

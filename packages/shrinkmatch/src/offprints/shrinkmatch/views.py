@@ -1,12 +1,15 @@
-"""Weak and strong views of whole batches of arrays: the classifier's defaults."""
+"""Weak and strong views of whole batches of arrays: the classifier's defaults, and checks of the user's own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Views = Callable[[Tensor], Tensor]
 
 
 class FeatureViews:
@@ -94,3 +97,20 @@ class ImageViews:
             place = torch.arange(size, device=x.device)
             inside.append((place >= first) & (place < first + side))
         return (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1)
+
+
+def checked(views: Views | None, name: str, default: Views) -> Views:
+    """The default, or the user's views with a check of what they give."""
+    if views is None:
+        return default
+    given = views
+
+    def call(x: Tensor) -> Tensor:
+        made = given(x.clone())  # it may work in place
+        if not isinstance(made, Tensor):
+            raise TypeError(f"{name} must return a tensor, got {type(made).__name__}")
+        if made.shape != x.shape:
+            raise ValueError(f"{name} must return views of shape {tuple(x.shape)}, got {tuple(made.shape)}")
+        return made.to(x)
+
+    return call
