@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from offprints.shared.testing import check_arguments, check_module
 from offprints.shrinkmatch import AuxHead, ShrinkMatchLoss, ShrinkMatchModel, StudentEMA, wide_resnet
 from offprints.shrinkmatch.model import decay_groups
+from offprints.shrinkmatch.wide_resnet import WideResNet
 
 BACKBONE = "the backbone's own affair"
 
@@ -247,7 +248,7 @@ def test_average_of_another_model_is_refused() -> None:
 
 def test_wide_resnet_conformance() -> None:
     torch.manual_seed(0)
-    check_module(wide_resnet(10, 1, in_channels=1), lambda g: (torch.randn(2, 1, 8, 8, generator=g),))
+    check_module(WideResNet([4, 6], 1, in_channels=1), lambda g: (torch.randn(2, 1, 8, 8, generator=g),))
     check_arguments(
         wide_resnet,
         lambda g: {"depth": 10, "widen": 1, "slope": 0.1, "in_channels": 1, "bn_momentum": 0.1},
