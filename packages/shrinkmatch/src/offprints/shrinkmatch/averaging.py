@@ -11,7 +11,10 @@ from torch.optim.swa_utils import AveragedModel
 from offprints.shrinkmatch.alignment import check_momentum
 
 
-def move(averages: list[Tensor], parameters: list[Tensor], _: object, *, decay: float) -> None:
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+def move(averages: Tensors, parameters: Tensors, _: object, *, decay: float) -> None:
     """One step of the averages, in place; torch's own function of this kind cannot be pickled."""
     if averages[0].is_floating_point() or averages[0].is_complex():
         torch._foreach_lerp_(averages, parameters, 1 - decay)
