@@ -10,7 +10,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from offprints.shrinkmatch.alignment import check_momentum
 
-
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
