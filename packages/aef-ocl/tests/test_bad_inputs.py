@@ -62,6 +62,7 @@ def test_buffer_ridge_and_generator() -> None:
             (lambda: ridge.merge_(generator), TypeError, "other"),  # type: ignore[arg-type]
             (lambda: ridge.merge_(RecursiveRidge(4)), ValueError, "in_features"),
             (lambda: ridge.merge_(RecursiveRidge(3, gamma=1.0)), ValueError, "gamma"),
+            (lambda: ridge.merge_(RecursiveRidge(3, dtype=torch.float32).partial_fit(X, Y)), ValueError, "dtype"),
             (lambda: PseudoFeatureGenerator(0), ValueError, "in_features"),
             (lambda: PseudoFeatureGenerator(3, noise=-0.1), ValueError, "noise"),
             (lambda: PseudoFeatureGenerator(3, noise=NAN), ValueError, "noise"),
@@ -85,7 +86,9 @@ def test_buffer_ridge_and_generator() -> None:
             ),
             (lambda: generator.merge_(ridge), TypeError, "other"),  # type: ignore[arg-type]
             (lambda: generator.merge_(PseudoFeatureGenerator(4)), ValueError, "in_features"),
+            (lambda: generator.merge_(PseudoFeatureGenerator(3, dtype=torch.float32)), ValueError, "dtype"),
             (lambda: ridge_solution(X, Y, 0.0), ValueError, "gamma"),
+            (lambda: ridge_solution(X * 0 + 1e6, Y, 1e-12), np.linalg.LinAlgError, "gamma=1e-12"),
             (lambda: ridge_solution(X, Y[:5], 1.0), ValueError, "Y"),
             (lambda: ridge_solution(X.long(), Y, 1.0), TypeError, "X"),
         ]

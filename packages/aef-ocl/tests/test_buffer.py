@@ -77,3 +77,9 @@ def test_fingerprint_tells_buffers_apart() -> None:
     moved = RandomBuffer(6, 11)
     moved.weight[0, 0] += 1e-15
     assert len({fingerprint(buffer) for buffer in (one, moved, *others)}) == 7
+
+
+def test_half_types_do_not_round_the_matrix() -> None:
+    buffer = RandomBuffer(3, 8)
+    assert torch.equal(torch.nn.Sequential(RandomBuffer(3, 8)).half()[0].weight, buffer.weight)
+    assert RandomBuffer(3, 8).float().weight.dtype == torch.float32

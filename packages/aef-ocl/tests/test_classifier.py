@@ -68,6 +68,7 @@ def test_balanced_equals_the_reference() -> None:
     assert model.rebalance(normals=normals) is model
     near(model.coef_, torch.from_numpy(expected), 1e-7)
     assert model.classes_[reference.predict(X.numpy(), expected)].tolist() == model.predict(X).tolist()
+    near(model.rebalance(normals=normals.numpy()).coef_, torch.from_numpy(expected), 1e-7)  # an array too
     drawn = model.rebalance(generator=make_generator(3)).coef_
     near(drawn, torch.from_numpy(expected), 1e-7)
 
@@ -262,9 +263,77 @@ def test_state_needs_the_users_parts_again() -> None:
         AEFOCLClassifier().load_state_dict({"seed": 1})
     before = plain.decision_function(X)
     broken = plain.state_dict() | {"ridge": {}}
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="undamaged"):
         plain.load_state_dict(broken)
     assert torch.equal(plain.decision_function(X), before)
+
+
+def test_a_damaged_state_is_refused() -> None:
+    """By name, whatever is wrong with it, and what was there before stays."""
+    X, y = data()
+    model = fed(AEFOCLClassifier(**SMALL), X, y, 9)
+    scores, good = model.decision_function(X), model.rebalance().state_dict()
+    ridge, generator = good["ridge"], good["generator"]
+    K = torch.zeros(24, 2, dtype=torch.float64)
+    damages = [
+        {"params": None},
+        {"params": good["params"] | {"gamma": -1.0}},
+        {"dtype": "float99"},
+        {"dtype": None},
+        {"labels": None},
+        {"labels": [-2, 7]},
+        {"labels": [-2, 7, 7]},
+        {"label_type": "zz"},
+        {"features": -3},
+        {"size": 25},
+        {"n_features_in": None},
+        {"buffer": {}},
+        {"ridge": None},
+        {"ridge": ridge | {"_matrix": ridge["_matrix"] * torch.nan}},
+        {"ridge": ridge | {"_matrix": ridge["_matrix"][:5]}},
+        {"ridge": ridge | {"_columns": K}},
+        {"ridge": ridge | {"_seen": torch.tensor(59)}},
+        {"ridge": ridge | {"_extra_state": {"gamma": 0.1, "solver": "recursive"}}},
+        {"generator": {}},
+        {"generator": generator | {"_count": torch.tensor([70, -20, 10])}},
+        {"generator": generator | {"mean_": generator["mean_"] / 0}},
+        {"balanced": 3},
+        {"balanced": K},
+        {"balanced": good["balanced"] * torch.nan},
+    ]
+    for damage in damages:
+        with pytest.raises(ValueError, match="state must be one of state_dict, undamaged"):
+            model.load_state_dict(good | damage)
+        assert torch.equal(model.decision_function(X), scores), damage
+    assert torch.equal(AEFOCLClassifier().load_state_dict(good).decision_function(X), scores)
+
+
+def test_parameters_hold_from_the_first_batch_on() -> None:
+    """A later change is refused by the next batch; what was learned stays in use; fit begins anew."""
+    X, y = data()
+    model = fed(AEFOCLClassifier(**SMALL), X[:48], y[:48], 9)
+    scores = model.decision_function(X)
+    for name, value in {
+        "gamma": 1.0,
+        "noise": 0.5,
+        "solver": "recursive",
+        "dtype": torch.float32,
+        "buffer_size": 25,
+        "random_state": 1,
+    }.items():
+        old = getattr(model, name)
+        model.set_params(**{name: value})
+        assert torch.equal(model.decision_function(X), scores)
+        with pytest.raises(ValueError, match=f"{name} must stay what it was at the first batch"):
+            model.partial_fit(X[48:], y[48:])
+        model.set_params(**{name: old})
+    for name, value in (("gamma", 0.0), ("balance", "no")):
+        with pytest.raises((TypeError, ValueError), match=name):
+            copy.deepcopy(model).set_params(**{name: value}).partial_fit(X[48:], y[48:])
+    fed(model, X[48:], y[48:], 9)
+    assert model.ridge_.n_samples_seen_ == 60
+    fitted = model.set_params(gamma=1.0, balance=False).fit(X, y)
+    near(fitted.coef_, ridge_solution(fitted.buffer_(X), torch.searchsorted(fitted.classes_, y), 1.0))
 
 
 # Backbones and buffers of the user
@@ -296,6 +365,67 @@ def test_backbone() -> None:
     tokens = torch.randint(50, (40, 7))
     embedded = AEFOCLClassifier(backbone=nn.EmbeddingBag(50, 5), **SMALL).fit(tokens, y)
     assert embedded.predict(tokens).shape == (40,)
+
+
+class Writing(nn.Module):
+    """Writes to its input."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mul_(2.0))
+
+
+def test_a_network_that_writes_to_its_input() -> None:
+    """The user's rows stay as they are, and so do the features that the moments are of."""
+    torch.manual_seed(0)
+    X, y = data()
+    layer = nn.Linear(4, 5).double()
+    with torch.no_grad():
+        features = layer(2 * X)
+    expected = AEFOCLClassifier(**SMALL).fit(features, y)
+    for rows in (X.clone(), X.numpy().copy()):
+        model = AEFOCLClassifier(backbone=Writing(layer), **SMALL).fit(rows, y)
+        near(torch.as_tensor(model.decision_function(rows)), expected.decision_function(features))
+        assert torch.equal(torch.as_tensor(rows), X)
+    rows = X.clone()
+    model = AEFOCLClassifier(buffer=Writing(layer), balance=False, device="cpu").fit(rows, y)
+    assert torch.equal(rows, X)
+    near(model.coef_, ridge_solution(features, torch.searchsorted(model.classes_, y), 1e-3))
+    near(model.generator_.mean_[1], X[y == 7].mean(0))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("given", [np.float32, np.float64])
+def test_the_backbone_gets_its_own_type(kind, given) -> None:
+    torch.manual_seed(0)
+    X, y = data()
+    backbone = nn.Linear(4, 5).to(kind)
+    rows = X.numpy().astype(given)
+    with torch.no_grad():
+        features = backbone(torch.from_numpy(rows).to(kind)).double()
+    model = AEFOCLClassifier(backbone=backbone, **SMALL).fit(rows, y)
+    near(
+        torch.from_numpy(model.decision_function(rows)),
+        AEFOCLClassifier(**SMALL).fit(features, y).decision_function(features),
+    )
+
+
+def test_a_backbone_that_gives_no_tensor_is_refused() -> None:
+    class Tuple(nn.Module):
+        def __init__(self, given: object) -> None:
+            super().__init__()
+            self.given = given
+
+        def forward(self, x: Tensor) -> object:
+            return self.given
+
+    X, y = data()
+    for given in ((X,), {"features": X}, None, X.numpy()):
+        with pytest.raises(TypeError, match=r"backbone must return a tensor \[B, d\], got"):
+            AEFOCLClassifier(backbone=Tuple(given), **SMALL).fit(X, y)
 
 
 def test_a_backbone_that_gives_nonsense_is_refused() -> None:
@@ -369,6 +499,26 @@ def test_labels_of_any_kind() -> None:
     with pytest.raises(TypeError, match="strings and numbers"):
         expected.partial_fit(X, text)
     assert expected.score(X, y + 1000) == 0.0
+
+
+def test_rows_of_any_kind() -> None:
+    """Integers that float32 would round, and objects that scikit-learn takes for arrays."""
+    large = np.array([[2**24 + 1, 3], [2**24, 5], [2**24 + 3, 5]], dtype=np.int32)
+    for rows in (large, torch.from_numpy(large), large.astype(np.uint32)):
+        model = AEFOCLClassifier(**SMALL).fit(rows, [0, 1, 2])
+        assert model.generator_.mean_.tolist() == large.tolist()
+
+    class Wrapped:
+        def __init__(self, rows: np.ndarray) -> None:
+            self.rows = rows
+
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            return self.rows
+
+    X, y = data()
+    expected = AEFOCLClassifier(**SMALL).fit(X, y)
+    model = AEFOCLClassifier(**SMALL).fit(Wrapped(X.numpy()), Wrapped(y.numpy()))
+    near(torch.from_numpy(model.decision_function(Wrapped(X.numpy()))), expected.decision_function(X))
 
 
 def test_surroundings_change_nothing() -> None:

@@ -158,3 +158,18 @@ def test_arguments() -> None:
         fitted.sample,
         lambda g: {"counts": torch.tensor([1, 2, 1]), "normals": torch.randn(4, 3, generator=g, dtype=torch.float64)},
     )
+
+
+def test_float32_counts_on() -> None:
+    """Beyond 2^24, where float32 has no odd numbers."""
+    generator = PseudoFeatureGenerator(1, dtype=torch.float32)
+    generator.partial_fit(torch.ones(2, 1), torch.tensor([0, 1]))
+    generator._count = torch.tensor([2**24, 1])
+    for _ in range(3):
+        generator.partial_fit(torch.ones(1, 1), torch.tensor([0]))
+    assert generator.count_.tolist() == [2**24 + 3, 1]
+    assert generator.deficits().tolist() == [0, 2**24 + 2]
+    other = PseudoFeatureGenerator(1, dtype=torch.float32).partial_fit(torch.ones(1, 1), torch.tensor([2]))
+    assert generator.merge_(other).count_.tolist() == [2**24 + 3, 1, 1]
+    assert torch.equal(generator.half().mean_, torch.ones(3, 1))
+    assert generator.mean_.dtype == torch.float32

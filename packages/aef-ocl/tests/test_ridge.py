@@ -252,3 +252,29 @@ def test_arguments(solver) -> None:
     check_arguments(weights, inputs)
     check_arguments(RecursiveRidge, lambda g: {"in_features": 4, "gamma": 0.1})
     check_arguments(ridge_solution, lambda g: (*inputs(g), 0.1))
+
+
+def test_what_was_taken_stays_as_it_was() -> None:
+    """The covariance and the state of an earlier moment, while the sums change in place."""
+    X, y = data(30, 6, 3)
+    for solver in SOLVERS:
+        ridge = RecursiveRidge(6, solver=solver).partial_fit(X[:10], y[:10])
+        R, W, state = ridge.covariance, ridge.weight, ridge.state_dict()
+        ridge.partial_fit(X[10:13], y[10:13]).partial_fit(X[13:], y[13:])
+        whole = ridge.weight.clone()
+        near(R, torch.linalg.inv(X[:10].T @ X[:10] + 1e-3 * torch.eye(6).double()), 1e-8)
+        near(W, ridge_solution(X[:10], y[:10], 1e-3), 1e-8)
+        resumed = RecursiveRidge(6, solver=solver)
+        resumed.load_state_dict(state)
+        near(resumed.weight, W)
+        assert torch.equal(resumed.partial_fit(X[10:13], y[10:13]).partial_fit(X[13:], y[13:]).weight, whole)
+
+
+def test_half_types_do_not_reach_the_sums() -> None:
+    """A model of which this is a part may be rounded to a half type; the sums may not."""
+    X, y = data(30, 6, 3)
+    ridge = RecursiveRidge(6).partial_fit(X, y)
+    weight = ridge.weight
+    for rounded in (copy.deepcopy(ridge).half(), torch.nn.Sequential(copy.deepcopy(ridge)).to(torch.bfloat16)[0]):
+        assert torch.equal(rounded.weight, weight)
+    assert copy.deepcopy(ridge).float().weight.dtype == torch.float32

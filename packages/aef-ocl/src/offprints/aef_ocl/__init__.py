@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from offprints.aef_ocl.buffer import RandomBuffer
 from offprints.aef_ocl.clad import CladC
+from offprints.aef_ocl.joint import ridge_solution
 from offprints.aef_ocl.metrics import average_mean_class_accuracy, mean_class_accuracy
 from offprints.aef_ocl.pseudo_features import PseudoFeatureGenerator
-from offprints.aef_ocl.ridge import RecursiveRidge, ridge_solution
+from offprints.aef_ocl.ridge import RecursiveRidge
 from offprints.aef_ocl.streams import long_tailed_stream
 from offprints.shared.lazy import attach as _attach
 

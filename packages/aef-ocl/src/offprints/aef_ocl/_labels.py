@@ -1,4 +1,4 @@
-"""Class labels, integers or strings, as numbers 0..K-1, and back in the kind and type in which they came."""
+"""Class labels of a stream: integers or strings, of which new ones may come at any time and keep the others' type."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offprints.shared import labels as shared
+from offprints.shared.tables import is_sparse
+
 
 def as_labels(y: Any, name: str, length: int | None = None) -> np.ndarray:
     """Labels as a one-dimensional array of integers of any type, or of strings.
@@ -16,103 +19,78 @@ def as_labels(y: Any, name: str, length: int | None = None) -> np.ndarray:
         TypeError: something else; floating and boolean labels too.
         ValueError: None, empty, another length, more than one axis, masked entries.
     """
-    if y is None:
-        raise ValueError(f"{name} must be given: the estimator requires y to be passed, but the target y is None")
-    if hasattr(y, "toarray") or (isinstance(y, Tensor) and y.layout != torch.strided):
-        raise TypeError(f"{name} must be dense, sparse labels are not supported")
-    if isinstance(y, (str, bytes, dict, set)) or not (hasattr(y, "__len__") or hasattr(y, "__array__")):
+    if isinstance(y, (str, bytes, dict, set)) or not (
+        y is None or hasattr(y, "__len__") or hasattr(y, "__array__") or is_sparse(y)
+    ):
         raise TypeError(f"{name} must be an array or a tensor of labels, got {type(y).__name__}")
     if isinstance(y, Tensor):
-        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            raise TypeError(f"{name} must hold integers or strings, got {y.dtype}")
-        array = y.detach().cpu().numpy()
+        if y.layout != torch.strided:
+            raise TypeError(f"{name} must be dense, sparse labels are not supported")
+        shape, kind = tuple(y.shape), "f" if y.is_floating_point() else "b" if y.dtype == torch.bool else ""
+    elif y is None or is_sparse(y):
+        shape, kind = (1,), ""  # refused below
     else:
-        if np.ma.is_masked(y):
-            raise ValueError(f"{name} must not have masked entries")
         try:
-            array = _plain(np.asarray(y), name)
+            array = np.asarray(y)
         except ValueError:
             raise ValueError(f"{name} must have 1 dimension, got rows of different lengths") from None
-    if array.size == 0:
-        raise ValueError(f"{name} must not be empty, got shape {array.shape}")
-    if array.dtype.kind not in "iuUO":
-        raise TypeError(f"{name} must hold integers or strings, got {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have 1 dimension, got shape {array.shape}")
-    if length is not None and len(array) != length:
-        raise ValueError(f"{name} must have length {length}, got {len(array)}")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+        shape, kind = array.shape, array.dtype.kind
+    if 0 in shape:
+        raise ValueError(f"{name} must not be empty, got shape {shape}")
+    if kind not in ("f", "b"):
+        if len(shape) != 1:
+            raise ValueError(f"{name} must have 1 dimension, got shape {shape}")
+        labels = shared.as_labels(y, name, shape[0] if length is None else length)
+        kind = labels.dtype.kind
+    if kind in ("f", "b", "S"):
+        raise TypeError(f"{name} must hold integers or strings, got {getattr(y, 'dtype', type(y).__name__)}")
+    return labels
 
 
-def _plain(array: np.ndarray, name: str) -> np.ndarray:
-    """Arrays of objects with a type of their own: nullable columns of data frames, lists of strings."""
-    if array.dtype.kind == "T":  # strings of varying width
-        return array.astype(object)
-    if array.dtype.kind != "O":
-        return array
-    kinds = {type(value) for value in array.ravel().tolist()}
-    if kinds and kinds <= {str, np.str_}:
-        return array
-    if not kinds or any(kind is bool or not issubclass(kind, (int, np.integer)) for kind in kinds):
-        told = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"{name} must hold labels of one kind (argument must be a string or a number), got {told}")
-    return np.array(array.tolist())
+def found_labels(labels: np.ndarray, classes: Any) -> np.ndarray:
+    """The sorted labels of a batch; where classes are declared, theirs, which must hold those of the batch."""
+    found = np.unique(labels)
+    if classes is None:
+        return found
+    given = list(classes) if isinstance(classes, (set, frozenset, range)) else classes
+    declared = np.unique(as_labels(given, "classes"))
+    absent = (Classes(declared).places(found) < 0).numpy()
+    if absent.any():
+        raise ValueError(f"classes must hold all labels of y, they lack {found[absent].tolist()}")
+    return declared
 
 
-class Classes:
-    """The sorted labels of K classes, in their own type."""
+class Classes(shared.Classes):
+    """The sorted labels of the K classes so far."""
 
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = values
-
-    @staticmethod
-    def of(labels: np.ndarray) -> Classes:
-        """The classes among the labels."""
-        return Classes(np.unique(labels))
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def numeric(self) -> bool:
-        """Whether labels are integers."""
-        return self.values.dtype.kind in "iu"
-
-    def find(self, labels: np.ndarray) -> np.ndarray:
+    def places(self, labels: np.ndarray) -> Tensor:
         """The number of each label, int64; -1 for a label that is none of the classes."""
-        if self.numeric != (labels.dtype.kind in "iu"):
-            return np.full(len(labels), -1, np.int64)
-        lookup = {value: number for number, value in enumerate(self.values.tolist())}  # uint64 beside int64 too
-        present, inverse = np.unique(labels, return_inverse=True)
-        numbers = np.array([lookup.get(value, -1) for value in present.tolist()], np.int64)
-        return numbers[inverse.reshape(-1)]
+        if not len(self):
+            return torch.full((len(labels),), -1, device="cpu")
+        numbers, known = self.find(labels)
+        return torch.from_numpy(np.where(known, numbers, -1))
 
-    def union(self, other: Classes, name: str) -> Classes:
-        """The classes of both, in the type of the first where it holds them all.
+    def joined(self, values: np.ndarray, name: str) -> Classes:
+        """The classes with these sorted labels too, in their own type where it holds them all.
 
         Raises:
             TypeError: strings and numbers.
+            ValueError: integers that no single type holds.
         """
-        if self.numeric != other.numeric:
+        if not len(self):
+            return Classes(values)
+        numeric = self.values.dtype.kind in "iu"
+        if numeric != (values.dtype.kind in "iu"):
             raise TypeError(f"{name} must hold labels of the same kind as before, got strings and numbers")
-        if (self.find(other.values) >= 0).all():
+        if bool((self.places(values) >= 0).all()):
             return self
-        values = sorted({*self.values.tolist(), *other.values.tolist()})
-        if not self.numeric:
-            plain = self.values.dtype.kind == "O" or other.values.dtype.kind == "O"
-            return Classes(np.array(values, dtype=object if plain else None))
-        kind = np.result_type(self.values.dtype, other.values.dtype)
+        every = sorted({*self.values.tolist(), *values.tolist()})
+        if not numeric:
+            plain = self.values.dtype.kind == "O" or values.dtype.kind == "O"
+            return Classes(np.array(every, dtype=object if plain else None))
+        kind = np.result_type(self.values.dtype, values.dtype)
         if kind.kind not in "iu":  # of int64 and uint64
-            kind = np.dtype(np.int64 if values[-1] < 2**63 else np.uint64)
-        if values[0] < np.iinfo(kind).min:
-            raise ValueError(
-                f"{name} must hold labels that one integer type can hold, got {values[0]} and {values[-1]}"
-            )
-        return Classes(np.array(values, dtype=kind))
-
-    def shown(self, numbers: Tensor, X: Any) -> Any:
-        """The labels of these numbers: a tensor on X's device where X is one and the labels are integers."""
-        labels = self.values[numbers.cpu().numpy()]
-        if isinstance(X, Tensor) and self.numeric:
-            return torch.from_numpy(labels).to(X.device)
-        return labels
+            kind = np.dtype(np.int64 if every[-1] < 2**63 else np.uint64)
+        if every[0] < np.iinfo(kind).min:
+            raise ValueError(f"{name} must hold labels that one integer type can hold, got {every[0]} and {every[-1]}")
+        return Classes(np.array(every, dtype=kind))

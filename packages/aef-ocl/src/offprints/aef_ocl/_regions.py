@@ -23,6 +23,17 @@ def plain_region(device: torch.device | str) -> Iterator[None]:
         yield
 
 
+def without_graph(method: Callable[Concatenate[Owner, P], Result]) -> Callable[Concatenate[Owner, P], Result]:
+    """Run a method without a graph; what it makes are plain tensors, also where inference mode is on."""
+
+    @functools.wraps(method)
+    def call(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        with torch.inference_mode(False), torch.no_grad():
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 def plainly(method: Callable[Concatenate[Owner, P], Result]) -> Callable[Concatenate[Owner, P], Result]:
     """Run a method in `plain_region` of its object's device."""
 
@@ -32,6 +43,17 @@ def plainly(method: Callable[Concatenate[Owner, P], Result]) -> Callable[Concate
             return method(self, *args, **kwargs)
 
     return call
+
+
+def in_full(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a module does to its tensors, but for half types: ``model.half()`` must not round sums inside of it."""
+
+    def apply(tensor: torch.Tensor) -> torch.Tensor:
+        made = fn(tensor)
+        narrow = tensor.is_floating_point() and made.dtype not in (torch.float64, torch.float32)
+        return tensor.to(made.device) if narrow else made
+
+    return apply
 
 
 def check_dtype(dtype: Any, name: str = "dtype") -> torch.dtype:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from offprints.aef_ocl._regions import check_dtype
+from offprints.aef_ocl._regions import check_dtype, in_full
 from offprints.shared.device import float32_region, make_generator
 from offprints.shared.validation import check_number, check_tensor
 
@@ -33,7 +33,7 @@ class RandomBuffer(nn.Module):
         activation: "relu", "gelu", "tanh", a function of a tensor, or None for a linear expansion.
         seed: Of the matrix.
         device: Where the matrix lies.
-        dtype: float64 or float32.
+        dtype: float64 or float32; `half` and the like leave it.
 
     Attributes:
         weight: A, ``[out, in]``, a buffer: it is stored with the state and never trained.
@@ -91,6 +91,9 @@ class RandomBuffer(nn.Module):
             got = tuple(phi.shape) if isinstance(phi, Tensor) else type(phi).__name__
             raise ValueError(f"activation must keep the shape {tuple(expanded.shape)}, got {got}")
         return phi
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(in_full(fn), recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """Sizes and activation: what the matrix does not say."""

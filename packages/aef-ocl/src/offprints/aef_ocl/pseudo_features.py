@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from offprints.aef_ocl._gram import class_numbers
-from offprints.aef_ocl._regions import check_dtype, check_magnitude, plainly
-from offprints.shared.distributed import GroupMoments, gather, world_size
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, in_full, plainly
+from offprints.shared.distributed import GroupMoments, all_reduce_, gather, world_size
 from offprints.shared.validation import check_labels, check_number, check_tensor
 
 CHUNK = 2048  # pseudo-features at a time
@@ -27,7 +27,7 @@ class PseudoFeatureGenerator(nn.Module):
         in_features: d, the size of a feature vector, before the random buffer.
         noise: Factor of the deviations; 0 repeats the means.
         device: Where the moments lie.
-        dtype: Their type, float64 or float32.
+        dtype: Their type, float64 or float32, which rounds what a batch adds to the means of a long stream.
 
     Attributes:
         count_: Samples per class ``[K]``, int64.
@@ -63,7 +63,7 @@ class PseudoFeatureGenerator(nn.Module):
         self.in_features = check_number(in_features, "in_features", low=1, integer=True)
         self.noise = check_number(noise, "noise", low=0)
         mean = torch.zeros(0, self.in_features, device=device, dtype=check_dtype(dtype))
-        self.register_buffer("_count", mean.new_zeros(0))
+        self.register_buffer("_count", mean.new_zeros(0, dtype=torch.int64))
         self.register_buffer("mean_", mean)
         self.register_buffer("_m2", mean.clone())
 
@@ -72,17 +72,20 @@ class PseudoFeatureGenerator(nn.Module):
 
     def _moments(self) -> GroupMoments:
         moments = GroupMoments(None, (self.in_features,), dtype=self.mean_.dtype, device=self.mean_.device)
-        moments.count, moments.mean, moments.m2 = self._count, self.mean_, self._m2
+        moments.count, moments.mean, moments.m2 = self._count.to(self.mean_), self.mean_, self._m2
         return moments
 
-    def _keep(self, moments: GroupMoments) -> Self:
-        self._count, self.mean_, self._m2 = moments.count, moments.mean, moments.m2
+    def _keep(self, moments: GroupMoments, *counts: Tensor) -> Self:
+        """The moments, and the sum of counts, which are integers: a float32 one would end at 2^24."""
+        K = len(moments.count)
+        padded = [nn.functional.pad(count.to(self._count.device), (0, K - len(count))) for count in counts]
+        self._count, self.mean_, self._m2 = torch.stack(padded).sum(0), moments.mean, moments.m2
         return self
 
     @property
     def count_(self) -> Int[Tensor, " K"]:
         """Samples per class."""
-        return self._count.to(torch.int64)
+        return self._count
 
     @property
     def std_(self) -> Float[Tensor, "K d"]:
@@ -103,11 +106,11 @@ class PseudoFeatureGenerator(nn.Module):
         labels = class_numbers(y, "y", len(X))
         moments = self._moments()
         moments.update(X.to(self.mean_.device), labels.to(self.mean_.device))
-        return self._keep(moments)
+        return self._keep(moments, self._count, labels.bincount())
 
     def deficits(self) -> Int[Tensor, " K"]:
         """What each class lacks to be as large as the largest; 0 for classes never seen."""
-        count = self.count_
+        count = self._count
         return torch.where(count > 0, count.max() - count, 0) if len(count) else count
 
     @plainly
@@ -173,7 +176,7 @@ class PseudoFeatureGenerator(nn.Module):
         wide = GroupMoments(width, moments.shape, dtype=self.mean_.dtype, device=self.mean_.device)
         rows = rows.to(self.mean_.device)
         wide.count[rows], wide.mean[rows], wide.m2[rows] = moments.count, moments.mean, moments.m2
-        self._keep(wide)
+        self._keep(wide, self._count.new_zeros(width).index_copy(0, rows, self._count))
 
     @plainly
     def merge_(self, other: PseudoFeatureGenerator) -> Self:
@@ -181,13 +184,15 @@ class PseudoFeatureGenerator(nn.Module):
 
         Raises:
             TypeError: ``other`` is not a PseudoFeatureGenerator.
-            ValueError: another number of features.
+            ValueError: another number of features or another type.
         """
         if not isinstance(other, PseudoFeatureGenerator):
             raise TypeError(f"other must be a PseudoFeatureGenerator, got {type(other).__name__}")
         if other.in_features != self.in_features:
             raise ValueError(f"other must have in_features={self.in_features}, got {other.in_features}")
-        return self._keep(self._moments().merge_(other._moments()))
+        if other.mean_.dtype != self.mean_.dtype:
+            raise ValueError(f"other must have dtype={self.mean_.dtype}, got {other.mean_.dtype}")
+        return self._keep(self._moments().merge_(other._moments()), self._count, other._count)
 
     @plainly
     def all_reduce_(self, group: Any = None) -> Self:
@@ -201,7 +206,13 @@ class PseudoFeatureGenerator(nn.Module):
         told = set(gather((self.in_features, str(self.mean_.dtype)), group))
         if len(told) > 1:
             raise ValueError(f"in_features and dtype must be the same on all processes, got {told}")
-        return self._keep(self._moments().all_reduce_(group))
+        moments = self._moments().all_reduce_(group)
+        count = nn.functional.pad(self._count, (0, len(moments.count) - len(self._count)))
+        all_reduce_(count, group=group)
+        return self._keep(moments, count)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(in_full(fn), recurse)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         count = state_dict.get(f"{prefix}_count")

@@ -1,17 +1,18 @@
-"""Steps 2 and 3: ridge regression over a stream that equals the one on all data jointly."""
+"""Step 3: ridge regression over a stream that equals the one on all data jointly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from offprints.aef_ocl._gram import add_gram_, as_targets, mirror_, spread
-from offprints.aef_ocl._regions import check_dtype, check_magnitude, plain_region, plainly
+from offprints.aef_ocl._recursion import factor, inverse, recursion_
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, in_full, plain_region, plainly
 from offprints.shared import estimators
 from offprints.shared.device import eagerly, float32_region
 from offprints.shared.distributed import all_reduce_, gather, world_size
@@ -126,33 +127,11 @@ class RecursiveRidge(nn.Module):
             columns.addmm_(X.T, targets)
             add_gram_(self._matrix, X)
         else:
-            columns = self._recurse(X, targets, columns)
+            self._matrix, columns = recursion_(self._matrix, columns, X, targets, self.gamma)
         self._columns = columns
         self._seen = self._seen + len(X)
         self._solution = None
         return self
-
-    def _recurse(self, X: Tensor, Y: Tensor, W: Tensor) -> Tensor:
-        """The recursion over one batch; R changes only where all of it succeeds."""
-        D = self.in_features
-        if len(X) >= D:
-            precision = self._invert(self._matrix)
-            add_gram_(precision, X)
-            R = self._invert(mirror_(precision))
-            self._matrix = R
-            return W + R @ (X.T @ (Y - X @ W))
-        rows = max(1, D // 4)
-        R = self._matrix if len(X) <= rows else self._matrix.clone()
-        for x, y in zip(X.split(rows), Y.split(rows), strict=True):
-            U = x @ R
-            S = U @ x.T
-            S.diagonal().add_(1)
-            L = self._factor(S, 0.5)
-            T = torch.linalg.solve_triangular(L, U, upper=False)
-            W.addmm_(T.T, torch.linalg.solve_triangular(L, y - x @ W, upper=False))
-            mirror_(add_gram_(R, T, alpha=-1))
-        self._matrix = R
-        return W
 
     # What was learned
 
@@ -168,7 +147,7 @@ class RecursiveRidge(nn.Module):
     def covariance(self) -> Float[Tensor, "D D"]:
         """R = (Phi'Phi + gamma I)^-1; I / gamma before the first batch."""
         if self.solver == "recursive":
-            return self._matrix
+            return self._matrix.clone()  # which changes in place
         with plain_region(self._device()):
             return torch.cholesky_inverse(self._solved()[0])
 
@@ -192,32 +171,31 @@ class RecursiveRidge(nn.Module):
             before = diagonal.clone()
             diagonal.add_(self.gamma)  # in place and put back: another copy may not fit into memory
             try:
-                L = self._factor(self._matrix, self.gamma / 2)
+                L = factor(self._matrix, self.gamma, self.gamma / 2)
             finally:
                 diagonal.copy_(before)
             self._solution = kept = self._matrix, self._columns, L, torch.cholesky_solve(self._columns, L)
         return kept[2], kept[3]
 
-    def _factor(self, matrix: Tensor, floor: float) -> Tensor:
-        """The Cholesky factor. No exact pivot is below the smallest eigenvalue: one below ``floor`` is rounding."""
-        L, info = torch.linalg.cholesky_ex(matrix)
-        if int(info) or not bool((L.diagonal().square() >= floor).all()):
-            raise np.linalg.LinAlgError(
-                f"gamma={self.gamma:g} is too small for these features X in {matrix.dtype}: rounding is as large; "
-                "raise gamma or scale X down"
-            )
-        return L
-
-    def _invert(self, matrix: Tensor) -> Tensor:
-        return torch.cholesky_inverse(self._factor(matrix, 0.0))
-
     # Several machines
+
+    def _kind(self) -> dict[str, Any]:
+        """What sums must have in common to be added."""
+        return {"in_features": self.in_features, "gamma": self.gamma, "dtype": self._matrix.dtype}
+
+    def _twin(self, *, grows: bool = True) -> RecursiveRidge:
+        """One that goes on from here, while this one stays as it is: by batches, or by other tensors alone."""
+        twin = copy.copy(self)
+        twin._buffers, twin._solution = dict(self._buffers), None
+        if grows:
+            twin._matrix = self._matrix.clone()  # a batch changes it in place, and none of the others
+        return twin
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """The lower triangle of Phi'Phi (all of it from a recursion), and Phi'Y."""
         if self.solver == "cholesky":
             return self._matrix, self._columns
-        precision = self._invert(self._matrix)
+        precision = inverse(self._matrix, self.gamma)
         cross = precision @ self._columns
         precision.diagonal().sub_(self.gamma)
         return precision, cross
@@ -228,7 +206,7 @@ class RecursiveRidge(nn.Module):
             self._matrix, self._columns = gram, cross
         else:
             mirror_(gram).diagonal().add_(self.gamma)
-            R = self._invert(gram)
+            R = inverse(gram, self.gamma)
             self._matrix, self._columns = R, R @ cross
         self._seen = seen
         self._solution = None
@@ -247,13 +225,14 @@ class RecursiveRidge(nn.Module):
 
         Raises:
             TypeError: ``other`` is not a RecursiveRidge.
-            ValueError: another number of features or another gamma.
+            ValueError: another number of features, another gamma or another type.
         """
         if not isinstance(other, RecursiveRidge):
             raise TypeError(f"other must be a RecursiveRidge, got {type(other).__name__}")
-        for name in ("in_features", "gamma"):
-            if getattr(other, name) != getattr(self, name):
-                raise ValueError(f"other must have {name}={getattr(self, name)}, got {getattr(other, name)}")
+        ours, theirs = self._kind(), other._kind()
+        for name, value in ours.items():
+            if theirs[name] != value:
+                raise ValueError(f"other must have {name}={value}, got {theirs[name]}")
         if other.n_samples_seen_:
             mine, its = (torch.arange(one._columns.shape[1], device="cpu") for one in (self, other))
             self._absorb(other, mine, its, max(len(mine), len(its)))
@@ -268,10 +247,10 @@ class RecursiveRidge(nn.Module):
         """
         if world_size(group) <= 1:
             return self
-        mine = (self.in_features, self.gamma, str(self._matrix.dtype))
-        told = gather((mine, self._columns.shape[1]), group)
-        if different := {same for same, _ in told} - {mine}:
-            raise ValueError(f"in_features, gamma and dtype must be the same on all processes: {different | {mine}}")
+        told = gather((self._kind(), self._columns.shape[1]), group)
+        if any(kind != told[0][0] for kind, _ in told):
+            kinds = [kind for kind, _ in told]
+            raise ValueError(f"in_features, gamma and dtype must be the same on all processes: {kinds}")
         gram, cross = (part.clone() for part in self._statistics())
         cross = spread(cross, torch.arange(cross.shape[1], device="cpu"), max(columns for _, columns in told))
         seen = self._seen.clone()
@@ -281,9 +260,13 @@ class RecursiveRidge(nn.Module):
 
     # State
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._solution = None
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return super()._apply(in_full(fn), recurse)  # type: ignore[no-untyped-call]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}_matrix"] = self._matrix.clone()  # the next batch changes it in place
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the sums mean: the penalty, and the solver."""
@@ -306,36 +289,3 @@ class RecursiveRidge(nn.Module):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"in_features={self.in_features}, gamma={self.gamma:g}, solver={self.solver!r}"
-
-
-def ridge_solution(
-    X: Float[Tensor, "B D"], Y: Int[Tensor, " B"] | Float[Tensor, "B K"], gamma: float
-) -> Float[Tensor, "D K"]:
-    """The joint solution of all rows at once, float64: what every stream of them must arrive at.
-
-    It solves the least squares problem of the rows and sqrt(gamma) I below them by a QR factorization, without a Gram
-    matrix: an independent way to the same minimum, with half of the digits lost.
-
-    Args:
-        X: All rows.
-        Y: Numbers of the classes, or targets.
-        gamma: Weight of the penalty.
-
-    Raises:
-        TypeError: X not a floating tensor, labels that are floating or boolean.
-        ValueError: empty, NaN or infinite, of another length; gamma not positive.
-
-    Example:
-        >>> X, y = torch.tensor([[1.0], [1.0]]), torch.tensor([0, 1])
-        >>> ridge_solution(X, y, 1.0)
-        tensor([[0.3333, 0.3333]], dtype=torch.float64)
-    """
-    check_tensor(X, "X", ndim=2)
-    check_magnitude(X, "X", torch.float64)
-    gamma = check_number(gamma, "gamma", low=0, open_low=True)
-    with plain_region(X.device):
-        rows = X.to(torch.float64)
-        targets = as_targets(Y, len(X), rows)
-        D = X.shape[1]
-        Q, R = torch.linalg.qr(torch.cat([rows, gamma**0.5 * torch.eye(D, device=X.device, dtype=rows.dtype)]))
-        return torch.linalg.solve_triangular(R, Q[: len(X)].T @ targets, upper=True)

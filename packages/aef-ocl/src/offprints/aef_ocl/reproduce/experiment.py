@@ -244,7 +244,8 @@ def reproduce_streams(config: Config, run: Run) -> None:
     if config.exact_batches:
         errors = run.unit("exactness", partial(exactness_unit, config, seeds[0]))
         errors = {name: errors[name] for name in (*SOLVERS, "published recursion")}
-        run.check("recursive", "the same for the recursive solver", float(errors["recursive"].max()), "<=", 1e-8)
+        statement = "weights of the recursive solver against the joint solution, relative"
+        run.check("recursive", statement, float(errors["recursive"].max()), "<=", 1e-8)
         last = float(errors["published recursion"].max())
         run.report_value("published", "distance of the published recursion from the joint solution, largest", last)
         draw_exactness(run, errors)
@@ -254,11 +255,13 @@ def reproduce_streams(config: Config, run: Run) -> None:
         run.report_value(name.replace(" ", "-"), f"{where}: mean class accuracy of {name}, %", end[name])
     run.report_value("ours", f"{where}: mean class accuracy of AEF-OCL, %", end[OURS])
     strong = 100 * float(np.mean([one["strong"] for one in found]))
-    run.report_value("strong", f"{where}: the same with gamma = {100 * config.gamma:g}, %", strong)
+    run.report_value(
+        "strong", f"{where}: mean class accuracy of AEF-OCL with gamma = {100 * config.gamma:g}, %", strong
+    )
     run.report_value("rate", f"{where}: learning rate of the tuned SGD head", rate)
     rows = [
         {
-            "method": name,
+            "method": f"{name} (joint ridge regression)" if name == PLAIN else name,
             "mean class accuracy, %": end[name],
             "average over the stream, %": 100 * average_mean_class_accuracy(curves[name].mean(0).tolist()),
             "reference": name in (RECENT,),

@@ -29,8 +29,8 @@ def draw_classes(run: Run, counts: Tensor, accuracies: Mapping[str, Tensor]) -> 
             axes.bar(places + shift, 100 * values.mean(0)[order].numpy(), width=0.4, label=name)
         axes.set_xticks(places, [str(int(counts[c])) for c in order])
         axes.set(xlabel="samples of the class in the stream", ylabel="accuracy, %", title="Class by class")
-        axes.set_ylim(0, 118)
-        axes.legend(loc="upper right", ncols=2)
+        axes.set_ylim(0, 100)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)  # below: bars leave no room
 
 
 def draw_exactness(run: Run, errors: Mapping[str, Tensor]) -> None:
