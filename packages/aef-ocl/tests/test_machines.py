@@ -157,7 +157,8 @@ def one_of_three(rank: int, folder: str, fault: Any, answers: Any) -> None:
     except (ValueError, RuntimeError) as raised:
         error = f"{type(raised).__name__}: {raised}"
     same = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(before, learned(model), strict=True))
-    answers.put((rank, error, same, learned(model.partial_fit(X, Y))))
+    after = [] if rank == 2 and fault != "late" else learned(model.partial_fit(X, Y))
+    answers.put((rank, error, same, [torch.as_tensor(value).numpy() for value in after]))
     answers.close()
     answers.join_thread()
     os._exit(0)
@@ -173,7 +174,7 @@ def three(fault: Any) -> dict[int, Any]:
         found = [answers.get(timeout=60) for _ in range(2 if isinstance(fault, int) else 3)]
         for process in processes:
             process.join(60)
-    return {rank: rest for rank, *rest in found}
+    return {rank: (error, same, [torch.from_numpy(value) for value in after]) for rank, error, same, after in found}
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes are forked")
@@ -199,11 +200,11 @@ def test_a_late_and_a_lying_process() -> None:
         close(after, learned(whole))
     for found, word in zip(lies, ("finite", "buffer", "same samples"), strict=True):
         for rank in (0, 1, 2):
-            error, same, _ = found[rank] if rank < 2 else (found[2][0], True, None)
+            error, same, _ = found[rank]
             assert error.startswith("ValueError"), (word, rank)
             assert "process 2" in error, (word, rank)
             assert word in error, (word, rank)
-            assert same, (word, rank)
+            assert same or rank == 2, (word, rank)
     liar = make().fit(X, Y)
     liar.generator_.mean_[0] = torch.inf
     model = make().fit(X, Y)

@@ -45,8 +45,8 @@ def factor(matrix: Tensor, gamma: float, floor: float) -> Tensor:
 
 
 def inverse(matrix: Tensor, gamma: float) -> Tensor:
-    """The inverse of a symmetric positive definite matrix."""
-    return torch.cholesky_inverse(factor(matrix, gamma, 0.0))
+    """The inverse of a symmetric positive definite matrix, laid out as a stored state is: it goes on bit for bit."""
+    return torch.cholesky_inverse(factor(matrix, gamma, 0.0)).contiguous()
 
 
 def too_small(gamma: float, dtype: torch.dtype) -> np.linalg.LinAlgError:
