@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ import torch
 from offprints.aef_ocl._gram import spread
 from offprints.aef_ocl._labels import Classes
 from offprints.aef_ocl._parameters import check_parameters, place
-from offprints.aef_ocl._regions import without_graph
+from offprints.aef_ocl._regions import twin, without_graph
 from offprints.aef_ocl.buffer import fingerprint
 from offprints.aef_ocl.pseudo_features import PseudoFeatureGenerator
 from offprints.aef_ocl.ridge import RecursiveRidge
@@ -49,7 +48,7 @@ class Mergeable:
         refuse_differences([signature(self), signature(other)], ["this one", "other"])
         known = self._labels.joined(other._labels.values, "other")
         mine, its = (known.places(one._labels.values) for one in (self, other))
-        generator, added = copy.deepcopy(self.generator_), copy.deepcopy(other.generator_)
+        generator, added = twin(self.generator_), twin(other.generator_)
         generator._spread(mine, len(known))
         added._spread(its, len(known))
         generator.merge_(added)
@@ -71,7 +70,7 @@ class Mergeable:
         if world_size(group) <= 1 or (known := meet(self, group)) is None:
             return self
         places = known.places(self._labels.values)
-        ridge, generator = self.ridge_._twin(grows=False), copy.deepcopy(self.generator_)
+        ridge, generator = twin(self.ridge_), twin(self.generator_)
         ridge._columns = spread(ridge._columns, places, len(known))
         generator._spread(places, len(known))
         ridge.all_reduce_(group)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+from torch import nn
 
 from offprints.shared.device import float32_region
 
 P = ParamSpec("P")
 Owner = TypeVar("Owner", bound=Any)
 Result = TypeVar("Result")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @contextmanager
@@ -43,6 +46,13 @@ def plainly(method: Callable[Concatenate[Owner, P], Result]) -> Callable[Concate
             return method(self, *args, **kwargs)
 
     return call
+
+
+def twin(module: Module) -> Module:
+    """A module of the same tensors; this one keeps its own where the other one gets new ones."""
+    other = copy.copy(module)
+    other._buffers = dict(module._buffers)
+    return other
 
 
 def in_full(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

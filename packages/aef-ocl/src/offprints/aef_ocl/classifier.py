@@ -18,7 +18,7 @@ from offprints.aef_ocl._inputs import as_inputs, expanded, features_of
 from offprints.aef_ocl._labels import Classes, as_labels, found_labels
 from offprints.aef_ocl._machines import Mergeable
 from offprints.aef_ocl._parameters import check_kept, check_parameters, place
-from offprints.aef_ocl._regions import plain_region, without_graph
+from offprints.aef_ocl._regions import plain_region, twin, without_graph
 from offprints.aef_ocl._state import Resumable
 from offprints.aef_ocl.buffer import RandomBuffer
 from offprints.aef_ocl.pseudo_features import PseudoFeatureGenerator
@@ -179,8 +179,7 @@ class AEFOCLClassifier(Mergeable, Resumable, LearnedAttributes, ClassifierMixin,
         old = vars(self).get("_labels", Classes(found[:0]))
         known = old.joined(found, "y")
         places, numbers = known.places(old.values), known.places(labels)
-        features = features.to(self._device())
-        generator = copy.deepcopy(self.generator_)
+        features, generator = features.to(self._device()), twin(self.generator_)
         generator._spread(places, len(known))
         generator.partial_fit(features, numbers)
         self.ridge_, self.generator_ = self._extended(features, numbers, places, len(known)), generator
@@ -192,7 +191,8 @@ class AEFOCLClassifier(Mergeable, Resumable, LearnedAttributes, ClassifierMixin,
         ridge = self.ridge_ if len(features) <= rows else self.ridge_._twin()
         columns = ridge._columns
         try:
-            ridge._columns = spread(columns, places, width)
+            if len(places) < width:
+                ridge._columns = spread(columns, places, width)
             for block, number in zip(features.split(rows), numbers.split(rows), strict=True):
                 ridge.partial_fit(self._expand(block), number)
         except BaseException:

@@ -171,7 +171,9 @@ class PseudoFeatureGenerator(nn.Module):
         return wanted
 
     def _spread(self, rows: Tensor, width: int) -> None:
-        """Move the classes to these places among ``width``."""
+        """Move the classes to these places among ``width``, which ascend."""
+        if len(rows) == width:
+            return
         moments = self._moments()
         wide = GroupMoments(width, moments.shape, dtype=self.mean_.dtype, device=self.mean_.device)
         rows = rows.to(self.mean_.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from offprints.aef_ocl._gram import add_gram_, as_targets, mirror_, spread
 from offprints.aef_ocl._recursion import factor, inverse, recursion_
-from offprints.aef_ocl._regions import check_dtype, check_magnitude, in_full, plain_region, plainly
+from offprints.aef_ocl._regions import check_dtype, check_magnitude, in_full, plain_region, plainly, twin
 from offprints.shared import estimators
 from offprints.shared.device import eagerly, float32_region
 from offprints.shared.distributed import all_reduce_, gather, world_size
@@ -183,13 +182,11 @@ class RecursiveRidge(nn.Module):
         """What sums must have in common to be added."""
         return {"in_features": self.in_features, "gamma": self.gamma, "dtype": self._matrix.dtype}
 
-    def _twin(self, *, grows: bool = True) -> RecursiveRidge:
-        """One that goes on from here, while this one stays as it is: by batches, or by other tensors alone."""
-        twin = copy.copy(self)
-        twin._buffers, twin._solution = dict(self._buffers), None
-        if grows:
-            twin._matrix = self._matrix.clone()  # a batch changes it in place, and none of the others
-        return twin
+    def _twin(self) -> RecursiveRidge:
+        """One that goes on from here by batches, while this one stays as it is."""
+        other = twin(self)
+        other._matrix, other._solution = self._matrix.clone(), None  # none of the others is changed in place
+        return other
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """The lower triangle of Phi'Phi (all of it from a recursion), and Phi'Y."""
