@@ -92,6 +92,16 @@ def test_pseudo_features_leave_no_trace() -> None:
     assert torch.equal(asked.decision_function(X), quiet.decision_function(X))
 
 
+def test_draws_depend_on_the_seed_and_on_the_number_of_samples() -> None:
+    X, y = data()
+    model = AEFOCLClassifier(**SMALL, random_state=3)
+    for start, seen in ((0, 20), (20, 60)):
+        model.partial_fit(X[start:seen], y[start:seen])
+        entropy = np.random.SeedSequence([3, seen]).generate_state(1, np.uint64)[0] >> 1
+        drawn = model.coef_.clone()
+        assert torch.equal(model.rebalance(generator=make_generator(int(entropy))).coef_, drawn)
+
+
 def test_which_weights_are_in_use() -> None:
     X, y = data()
     model = fed(AEFOCLClassifier(**SMALL, balance=False), X[:50], y[:50], 13)

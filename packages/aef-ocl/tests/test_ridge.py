@@ -278,3 +278,16 @@ def test_half_types_do_not_reach_the_sums() -> None:
     for rounded in (copy.deepcopy(ridge).half(), torch.nn.Sequential(copy.deepcopy(ridge)).to(torch.bfloat16)[0]):
         assert torch.equal(rounded.weight, weight)
     assert copy.deepcopy(ridge).float().weight.dtype == torch.float32
+
+
+def test_other_tensors_in_the_place_of_the_sums() -> None:
+    X, y = data(30, 6, 3)
+    ridge = RecursiveRidge(6).partial_fit(X, y)
+    scores = ridge(X)
+    for name, factor in (("_columns", 3.0), ("_matrix", 2.0)):
+        put = {name: factor * getattr(ridge, name)}
+        other = torch.func.functional_call(ridge, put, (X,))
+        gram = X.T @ X * (2.0 if name == "_matrix" else 1.0) + 1e-3 * torch.eye(6).double()
+        targets = torch.nn.functional.one_hot(y, 3).double() * (3.0 if name == "_columns" else 1.0)
+        near(other, X @ torch.linalg.solve(gram, X.T @ targets), 1e-8)
+        assert torch.equal(ridge(X), scores)
