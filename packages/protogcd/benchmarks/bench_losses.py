@@ -2,7 +2,8 @@
 
 The official code is a research repository: what stands beside ours is its formulas, written for this benchmark: boolean
 masks that gather positives and negatives, a loop over the views, and a loop over samples in the accuracy. SimGCD's
-objective is the same without separation and hard labels.
+objective is the same without separation and hard labels. The contrastive terms also stand beside those of
+pytorch-metric-learning.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss, SupConLoss
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from offprints.protogcd import ProtoGCDLoss, gcd_accuracy, info_nce, prototype_separation
+from offprints.protogcd import ProtoGCDLoss, gcd_accuracy, info_nce, prototype_separation, supervised_contrastive
 from offprints.shared.benchmark import Case, compare
 
 RESULTS = Path(__file__).parent / "results" / "losses.json"
-EPOCH, RATIO = 25, 0.5
+EPOCH = 25
+LIBRARY = "pytorch-metric-learning"
 
 
 def masked_info_nce(projections: Tensor, temperature: float) -> Tensor:
@@ -100,6 +103,13 @@ def loop_accuracy(true: np.ndarray, pred: np.ndarray, old: np.ndarray) -> tuple[
     return tuple(sum(right[k] for k in of) / sum(counts[:, k].sum() for k in of) for of in classes)
 
 
+def metric_learning_info_nce(projections: Tensor) -> Tensor:
+    """The same of pytorch-metric-learning, the views apart."""
+    first, second = projections.chunk(2)
+    value: Tensor = SelfSupervisedLoss(NTXentLoss(1.0))(first, second)
+    return value
+
+
 def gradients(loss: Callable[..., Any], *inputs: Tensor) -> list[Tensor]:
     value = loss(*inputs)
     leaves = [x for x in inputs if x.requires_grad]
@@ -119,6 +129,8 @@ def cases(batch: int, classes: int, projection: int, dim: int, samples: int) -> 
     labels = torch.randint(classes // 2, (batch,), generator=generator)
     labeled = torch.rand(batch, generator=generator) < 0.5
     inputs = (logits, projections, prototypes, labels, labeled)
+    rows = labeled.repeat(2)
+    own, target = projections.detach()[rows].requires_grad_(), labels.repeat(2)[rows]
     criterion = ProtoGCDLoss(total_epochs=100, ramp_epochs=51)
     plain = "official formulas, plainly"
     true = np.random.default_rng(0).integers(0, classes, samples)
@@ -135,7 +147,19 @@ def cases(batch: int, classes: int, projection: int, dim: int, samples: int) -> 
         Case(
             f"InfoNCE, {2 * batch} rows, forward and backward",
             ours=partial(gradients, info_nce, projections),
-            peers={plain: partial(gradients, partial(masked_info_nce, temperature=1.0), projections)},
+            peers={
+                plain: partial(gradients, partial(masked_info_nce, temperature=1.0), projections),
+                LIBRARY: partial(gradients, metric_learning_info_nce, projections),
+            },
+            agree=close,
+        ),
+        Case(
+            f"SupCon, {int(rows.sum())} rows, forward and backward",
+            ours=partial(gradients, partial(supervised_contrastive, labels=target), own),
+            peers={
+                plain: partial(gradients, partial(masked_supcon, labels=target, temperature=0.07), own),
+                LIBRARY: partial(gradients, lambda x: SupConLoss(0.07)(x, target), own),
+            },
             agree=close,
         ),
         Case(

@@ -119,6 +119,68 @@ def test_adapters_and_views() -> None:
     assert torch.equal(kept.adapter_.weight, frozen.weight)
 
 
+class Hostile(torch.nn.Module):
+    """Writes into what it gets, and returns what `change` makes of its features."""
+
+    def __init__(self, change=lambda features: features) -> None:
+        super().__init__()
+        self.linear, self.change = torch.nn.Linear(4, 5), change
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.arange(20).view(5, 4) / 10)
+            self.linear.bias.zero_()
+
+    def forward(self, samples: torch.Tensor) -> object:
+        return self.change(self.linear(samples.mul_(2)))
+
+
+def test_adapters_and_views_that_write_into_their_input() -> None:
+    expected = small(adapter=Hostile()).fit(X, Y).predict_proba(X)
+    given = torch.from_numpy(X.copy())
+    model = small(adapter=Hostile()).fit(given, Y)
+    assert np.array_equal(model.predict_proba(given).numpy(), expected)
+    assert np.array_equal(model.labels_.numpy(), expected.argmax(1))
+    small(views=lambda batch: batch.add_(1)).fit(given, Y)
+    assert np.array_equal(given.numpy(), X)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda features: {"features": features}, TypeError),
+        (lambda features: (features,), TypeError),
+        (lambda features: features.long(), TypeError),
+        (lambda features: features[:1], ValueError),
+        (lambda features: features[:, None], ValueError),
+        (lambda features: features.sum(), ValueError),
+        (lambda features: features * torch.nan, ValueError),
+    ],
+    ids=["dict", "tuple", "integers", "one row", "three axes", "a number", "nan"],
+)
+def test_adapters_that_return_something_else(change, error) -> None:
+    with pytest.raises(error, match="adapter"):
+        small(adapter=Hostile(change)).fit(X, Y)
+
+
+def test_views_that_return_something_else() -> None:
+    for views, error in (
+        (lambda batch: batch[:1], ValueError), (lambda batch: batch[:, :3], ValueError),
+        (lambda batch: None, TypeError), (lambda batch: batch.numpy(), TypeError),
+        (lambda batch: batch * torch.nan, ValueError),
+    ):  # fmt: skip
+        with pytest.raises(error, match="views"):
+            small(views=views).fit(X, Y)
+
+
+def test_images_of_every_kind() -> None:
+    whole = np.round(10 * X.reshape(48, 1, 2, 2)).astype(np.int8)
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 5))
+    expected = small(adapter=flat).fit(whole.astype(np.float32), Y).predict_proba(whole)
+    for images in (whole, whole.tolist(), torch.from_numpy(whole), whole.astype(np.float64), whole.astype(">i4")):
+        found = small(adapter=flat).fit(images, Y).predict_proba(images)
+        assert isinstance(found, torch.Tensor) == isinstance(images, torch.Tensor)
+        assert np.array_equal(np.asarray(found), expected)
+
+
 def test_options_reach_the_training() -> None:
     base = small().fit(X, Y).predict_proba(X)
     for change in (

@@ -14,6 +14,7 @@ from offprints.protogcd.reproduce import experiment
 from offprints.protogcd.reproduce.clothing import view
 from offprints.protogcd.reproduce.digits import problem
 from offprints.protogcd.reproduce.paper import PaperSettings, load_images
+from offprints.protogcd.reproduce.photos import pixels
 from offprints.protogcd.reproduce.training import HARD, OURS, SIMGCD, TrainingSettings, criterion, train
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
@@ -82,14 +83,17 @@ def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head = struct.pack(">iiii", 0x803, 160, 28, 28)
         (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 160) + labels.tobytes())
+    photos = rng.integers(0, 40, (160, 32, 32, 3), dtype=np.uint8)
+    photos[np.arange(160), 2 * labels + 4] += 200
+    np.savez(folder / "cifar10_subset.npz", x_train=photos, y_train=labels)
     return folder
 
 
 def test_medium_on_a_few_images(few_clothes: Path, tmp_path: Path) -> None:
     preset = experiment.presets["medium"]
     tiny = replace(
-        preset.medium, splits=1, images=60, network_images=100, network_steps=4, batch_size=8, width=4, dim=8, every=2,
-        max_classes=6, training=replace(SHORT, batch_size=30),
+        preset.medium, splits=1, images=60, photos=50, network_images=100, network_steps=4, batch_size=8, width=4,
+        dim=8, every=2, max_classes=6, training=replace(SHORT, batch_size=30),
     )  # fmt: skip
     config = replace(preset, medium=tiny, data=few_clothes)
     outcome = execute(experiment, config, preset="medium", device="cpu", out=tmp_path)
@@ -98,7 +102,22 @@ def test_medium_on_a_few_images(few_clothes: Path, tmp_path: Path) -> None:
     assert claims["fashion-kmeans"]["control_name"] == "no entropy term"
     assert {Path(figure).stem for figure in outcome.result["figures"]} == {"accuracies_fashion", "count"}
     report = (outcome.dir / "report.md").read_text()
-    assert all(name in report for name in ("k-means", "SimGCD-like", "pixels"))
+    assert all(name in report for name in ("k-means", "SimGCD-like", "pixels", "CIFAR-10"))
+    shown = {value["id"] for value in outcome.result["values"]}
+    assert {"photos-0", "photos-1", "fashion-pixels", "fashion-count"} <= shown
+
+
+def test_photos(few_clothes: Path, tmp_path: Path) -> None:
+    x, true, given = pixels(40, few_clothes, False, 0)
+    assert x.shape == (40, 3072)
+    assert float(x.square().mean()) == pytest.approx(1.0, rel=1e-5)
+    known = given >= 0
+    assert torch.equal(true[known], given[known])
+    assert int(known.sum()) == int((true < 5).sum()) // 2
+    brightest = x.view(40, 32, 96).mean(2).argmax(1)  # the row that tells the class
+    assert len(set(zip(brightest.tolist(), true.tolist(), strict=True))) == len(set(true.tolist()))
+    with pytest.raises(MissingData, match="cifar10"):
+        pixels(40, tmp_path, False, 0)
 
 
 def test_views_are_crops_of_the_image() -> None:

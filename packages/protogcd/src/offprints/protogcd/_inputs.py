@@ -1,8 +1,7 @@
-"""What users bring as data: tables of numbers and vectors of labels, in any of their kinds."""
+"""What users bring beside tables of numbers: images, vectors of class numbers, of booleans and of scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,58 +9,50 @@ import torch
 from torch import Tensor
 
 from offprints.shared.estimators import as_features
+from offprints.shared.labels import as_labels
+from offprints.shared.tables import as_table, shared_memory
 
-NOT_DATA = (str, bytes, set, frozenset, Mapping, bool, int, float, complex, np.generic)
+NO_VECTOR = (str, bytes, set, frozenset, dict, bool, int, float, complex, np.generic)
 
 
-def as_table(X: Any, name: str, *, ndim: int | None = 2) -> Tensor:
-    """Numbers as a finite float32 or float64 tensor without a graph, `(N, ...)`; whole numbers become float64.
-
-    Args:
-        X: Tensor, array, data frame or list of rows.
-        name: Name of the argument.
-        ndim: Number of axes; None: at least two.
+def as_samples(X: Any, *, estimator: Any, reset: bool) -> Tensor:
+    """X of two axes as `as_table` takes it, of more axes, as images, as a floating tensor `(N, ...)`.
 
     Raises:
         TypeError: Not numbers, or sparse.
-        ValueError: Another number of axes, empty, masked, missing, NaN or infinite.
+        ValueError: One axis, empty, masked, NaN or infinite; in `predict` another width or other columns.
     """
-    if hasattr(X, "toarray"):
-        raise TypeError(f"{name} must be dense, sparse input is not supported: convert it with toarray()")
-    if isinstance(X, Tensor):
-        table = X.detach()
-        if table.layout == torch.strided and not table.is_floating_point() and not table.is_complex():
-            table = table.double()
-    else:
-        table = torch.from_numpy(_array(X, name))
-    if ndim is None:
-        ndim = max(table.ndim, 2)
-    table = as_features(table, name, ndim=ndim)
-    return table if table.dtype == torch.float64 else table.float()
-
-
-def _array(X: Any, name: str) -> np.ndarray:
-    if X is None or isinstance(X, NOT_DATA):
-        raise TypeError(f"{name} must be a table of numbers, got {type(X).__name__}")
-    if np.ma.is_masked(X):
-        raise ValueError(f"{name} must not have masked entries: fill them in first")
-    try:
-        array = np.asarray(X)
-    except ValueError:
-        raise ValueError(f"{name} must be a table, got rows of different lengths") from None
-    if array.dtype.kind == "O":
+    if isinstance(X, list | tuple):
         try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must hold numbers and none missing: {error}") from None
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold numbers, got {array.dtype}")
-    kind = np.float32 if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else np.float64
-    return np.array(array, dtype=kind)
+            X = np.asarray(X)
+        except ValueError:
+            raise ValueError("X must have rows of equal length") from None
+    ndim = getattr(X, "ndim", 2)
+    if ndim <= 2 or not isinstance(X, np.ndarray | Tensor):
+        table: Tensor = as_table(X, "X", estimator=estimator, reset=reset)
+        return table
+    if isinstance(X, Tensor):
+        images = X.detach()
+        if not images.is_floating_point() and not images.is_complex():
+            images = images.float() if images.element_size() <= 2 else images.double()
+    elif np.ma.is_masked(X):
+        raise ValueError("X must not have masked entries: fill them in first")
+    else:
+        narrow = X.dtype.itemsize <= (4 if X.dtype.kind == "f" else 2)
+        if X.dtype.kind not in "biuf":
+            raise TypeError(f"X must hold numbers, got {X.dtype}")
+        images = shared_memory(X.astype(np.float32 if narrow else np.float64, copy=False))
+    images = as_features(images, "X", ndim=ndim)
+    if reset:
+        estimator.n_features_in_ = images.shape[1]
+        vars(estimator).pop("feature_names_in_", None)
+    elif images.shape[1] != estimator.n_features_in_:
+        raise ValueError(f"X must have {estimator.n_features_in_} as its second size, got shape {tuple(images.shape)}")
+    return images
 
 
-def as_labels(y: Any, name: str, *, length: int | None = None, unlabeled: bool = False) -> np.ndarray:
-    """A vector of integer labels as int64.
+def as_ids(y: Any, name: str, *, length: int | None = None, unlabeled: bool = False) -> np.ndarray:
+    """A vector of class numbers as int64.
 
     Args:
         y: Tensor, array, column or list of integers, from 0.
@@ -73,30 +64,22 @@ def as_labels(y: Any, name: str, *, length: int | None = None, unlabeled: bool =
         TypeError: Not integers.
         ValueError: Not one axis, empty, masked, of another length, negative or beyond int64.
     """
-    if isinstance(y, Tensor):
-        array = y.detach().cpu().numpy()
-    elif y is None or isinstance(y, NOT_DATA):
+    if y is None or isinstance(y, NO_VECTOR):
         raise TypeError(f"{name} must be a vector of integers, got {type(y).__name__}")
-    elif np.ma.is_masked(y):
-        raise ValueError(f"{name} must not have masked entries: leave them out first")
-    else:
-        try:
-            array = np.asarray(y)
-        except ValueError:
-            raise ValueError(f"{name} must have 1 dimensions, got lists of different lengths") from None
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have 1 dimensions, got shape {array.shape}")
+    try:
+        held = y.detach() if isinstance(y, Tensor) else np.asanyarray(y)
+    except ValueError:
+        raise ValueError(f"{name} must have 1 dimension, got lists of different lengths") from None
+    if held.is_floating_point() if isinstance(held, Tensor) else held.dtype.kind == "f":
+        raise TypeError(f"{name} must have an integer type, got {held.dtype}")
+    array = as_labels(held, name, length if length is not None or held.ndim == 0 else len(held))
     if len(array) == 0:
         raise ValueError(f"{name} must not be empty")
-    if array.dtype.kind == "O" and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in array):
-        array = np.array([int(v) for v in array], dtype=np.int64)  # a nullable column without missing values
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must have an integer type, got {array.dtype}")
-    if length is not None and len(array) != length:
-        raise ValueError(f"{name} must have length {length}, got {len(array)}")
     lowest = -1 if unlabeled else 0
-    if int(array.min()) < lowest or int(array.max()) > np.iinfo(np.int64).max:
-        worst = int(array.min()) if int(array.min()) < lowest else int(array.max())
+    worst = int(array.min()) if int(array.min()) < lowest else int(array.max())
+    if not lowest <= worst <= np.iinfo(np.int64).max:
         raise ValueError(f"{name} must be at least {lowest} and fit int64, got {worst}")
     return array.astype(np.int64)
 
@@ -127,19 +110,23 @@ def as_scores(scores: Any, name: str) -> np.ndarray:
         TypeError: Not numbers.
         ValueError: Not one axis, empty, masked, NaN or infinite.
     """
+    if np.ma.is_masked(scores):
+        raise ValueError(f"{name} must not have masked entries: leave them out first")
     if isinstance(scores, Tensor):
-        if scores.is_complex():
-            raise TypeError(f"{name} must hold numbers, got {scores.dtype}")
-        array = scores.detach().cpu().double().numpy()
+        array = scores.detach().cpu().to(torch.complex128 if scores.is_complex() else torch.float64).numpy()
     else:
-        array = _array(scores, name).astype(np.float64)
+        array = np.asarray(scores)
+    if array.dtype.kind == "O":
+        array = np.array(array.tolist())
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold numbers, got {array.dtype}")
     if array.ndim != 1:
         raise ValueError(f"{name} must have 1 dimensions, got shape {array.shape}")
     if len(array) == 0:
         raise ValueError(f"{name} must not be empty")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
-    return array
+    return array.astype(np.float64)
 
 
 def numbered(labels: np.ndarray, name: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from offprints.protogcd._inputs import as_labels, as_mask
+from offprints.protogcd._inputs import as_ids, as_mask
 from offprints.shared.validation import check_same_length
 
 DENSE = 1024  # ids up to here are tabulated as they are
@@ -50,7 +50,7 @@ def gcd_accuracy(labels_true: Any, labels_pred: Any, old_mask: Any) -> GCDAccura
         >>> gcd_accuracy([0, 0, 1, 2], [2, 2, 0, 1], [True, True, False, False])
         GCDAccuracy(all=1.0, old=1.0, new=1.0)
     """
-    true, pred = as_labels(labels_true, "labels_true"), as_labels(labels_pred, "labels_pred")
+    true, pred = as_ids(labels_true, "labels_true"), as_ids(labels_pred, "labels_pred")
     check_same_length(true, pred, ("labels_true", "labels_pred"))
     old = as_mask(old_mask, "old_mask", length=len(true))
     right = matched(true, pred)

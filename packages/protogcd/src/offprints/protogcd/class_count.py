@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offprints.protogcd._inputs import as_labels, as_table
+from offprints.protogcd._inputs import as_ids
 from offprints.protogcd._rows import products, unit_rows
 from offprints.protogcd.accuracy import matched
 from offprints.shared.device import make_generator
+from offprints.shared.tables import as_table
 from offprints.shared.validation import check_choice, check_number
 
 Criterion = Literal["silhouette", "accuracy", "product"]
@@ -29,7 +30,7 @@ class ClassCountEstimate(NamedTuple):
     """The estimate, and the whole curve it is the maximum of.
 
     Attributes:
-        n_classes: The candidate of the highest score, the smallest of equal ones.
+        n_classes: The candidate of the highest score, the smallest of equal ones; the largest one by "accuracy".
         candidates: Numbers of classes that were tried.
         scores: Their scores. A flat curve says that the data do not tell the number.
 
@@ -64,7 +65,8 @@ def estimate_num_classes(
     - `"silhouette"`: `mean (b - a) / b` over samples without a label, with a and b one minus the cosines to the
       nearest and the second nearest center;
     - `"accuracy"`: how well the clusters match a seeded 2/5 of the old classes, at least one, with their labels
-      withheld;
+      withheld. This falls where a class is split, not where it is merged with a new one: of equal scores the largest
+      candidate is taken;
     - `"product"`: both, with these labels withheld.
 
     Features are compared by their directions: center them where their origin means nothing.
@@ -91,7 +93,7 @@ def estimate_num_classes(
         4
     """
     table = as_table(features, "features")
-    given = as_labels(labels, "labels", length=len(table), unlabeled=True)
+    given = as_ids(labels, "labels", length=len(table), unlabeled=True)
     check_choice(criterion, "criterion", CRITERIA)
     n_init = check_number(n_init, "n_init", low=1, integer=True)
     seed = check_number(seed, "seed", low=0, integer=True)
@@ -125,7 +127,10 @@ def estimate_num_classes(
         if criterion != "silhouette":
             score *= float(matched(given[probes], assigned.cpu().numpy()[probes]).mean())
         scores.append(score)
-    return ClassCountEstimate(candidates[int(np.argmax(scores))], candidates, scores)
+    best = int(np.argmax(scores))
+    if criterion == "accuracy":
+        best = len(scores) - 1 - int(np.argmax(scores[::-1]))
+    return ClassCountEstimate(candidates[best], candidates, scores)
 
 
 def silhouette(x: Float[Tensor, "rows dim"], centers: Float[Tensor, "K dim"]) -> float:

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClusterMixin
 from torch import Tensor, nn
 
-from offprints.protogcd._inputs import as_labels, as_table, numbered
+from offprints.protogcd._inputs import as_ids, as_samples, numbered
 from offprints.protogcd._rows import unit_rows
 from offprints.protogcd.accuracy import gcd_accuracy
 from offprints.protogcd.class_count import estimate_num_classes, pinned_kmeans
 from offprints.protogcd.head import PrototypeHead
-from offprints.protogcd.objective import ProtoGCDLoss, ProtoGCDOutput
+from offprints.protogcd.objective import ProtoGCDLoss
 from offprints.protogcd.outliers import Kind, ood_score
-from offprints.shared.datasets import tensor_batches
-from offprints.shared.device import float32_region, local_seed, make_generator, map_batches, resolve_device
-from offprints.shared.estimators import check_fitted, like_input
+from offprints.protogcd.scale import Scale
+from offprints.protogcd.training import drawn_seed, features_of, layers, logits_of, train, undisturbed
+from offprints.shared.device import resolve_device
+from offprints.shared.estimators import all_or_nothing, check_fitted, like_input
+from offprints.shared.tables import as_table
 from offprints.shared.validation import check_choice, check_number, check_tensor
 
 WIDTHS = (256, 128, 64)  # of the adapter
 PROJECTOR, PROJECTION = 256, 64  # small for features: wider ones are slower and less accurate on digits
 TEMPERATURE = 0.1  # of probabilities
-ROWS = 4096  # at a time, when predicting
 KMEANS_RUNS = 3
 RANGE = 4.0  # spreads that features lie within, nearly all: the unit of the noise
 
@@ -115,6 +112,7 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
         self.random_state = random_state
         self._check_parameters()
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any) -> Self:
         """Learn the classes.
 
@@ -130,8 +128,8 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
         """
         self._check_parameters()
         device = resolve_device(self.device, like=X)
-        samples = as_table(X, "X", ndim=None if isinstance(self.adapter, nn.Module) else 2).to(device)
-        labels = as_labels(y, "y", length=len(samples), unlabeled=True)
+        samples = self._samples(X, reset=True).to(device)
+        labels = as_ids(y, "y", length=len(samples), unlabeled=True)
         old = numbered(labels, "y")
         if old == 0 or (labels >= 0).all():
             raise ValueError(
@@ -139,12 +137,9 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
             )
         if isinstance(self.n_classes, int | np.integer) and self.n_classes < old:
             raise ValueError(f"n_classes must be at least the number of old classes in y, {old}, got {self.n_classes}")
-        columns = _columns_of(X)
-        with _training(self.random_state, device):
-            fitted = self._train(samples, torch.from_numpy(labels).to(device), old)
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-        self.__dict__.update({**columns, **fitted, "_old": old})
+        with undisturbed(self.random_state, device):
+            self._train(samples, torch.from_numpy(labels).to(device), old)
+        self._old = old
         self.prototypes_ = like_input(self.head_.prototypes.detach(), X)
         self.classes_ = np.arange(self.n_classes_)
         self.labels_ = like_input(self._logits(samples).argmax(1), X)
@@ -161,15 +156,15 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
             NotFittedError: Before `fit`.
             TypeError, ValueError: X as in `fit`, or of another width or other columns.
         """
-        return like_input(self._logits(self._checked(X)).argmax(1), X)
+        return like_input(self._logits_of(X).argmax(1), X)
 
     def predict_proba(self, X: Any) -> Any:
         """Probabilities of the classes, `(N, K)`: `softmax(cosines / 0.1)`; raises as `predict`."""
-        return like_input((self._logits(self._checked(X)) / TEMPERATURE).softmax(1), X)
+        return like_input((self._logits_of(X) / TEMPERATURE).softmax(1), X)
 
     def ood_score(self, X: Any, *, kind: Kind = "msp") -> Any:
         """`ood_score` of samples, `(N,)`: higher for outliers, which belong to no class; raises as `predict`."""
-        return like_input(ood_score(self._logits(self._checked(X)), kind=kind, temperature=TEMPERATURE), X)
+        return like_input(ood_score(self._logits_of(X), kind=kind, temperature=TEMPERATURE), X)
 
     def score(self, X: Any, y: Any) -> float:
         """Accuracy of all samples after matching, `gcd_accuracy(y, predict(X), y < K_old).all`.
@@ -178,8 +173,8 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
             X: Samples.
             y: `(N,)` true classes of all of them, integers from 0.
         """
-        logits = self._logits(self._checked(X))
-        true = as_labels(y, "y", length=len(logits))
+        logits = self._logits_of(X)
+        true = as_ids(y, "y", length=len(logits))
         return gcd_accuracy(true, logits.argmax(1), true < self._old).all
 
     def __sklearn_tags__(self) -> Any:
@@ -207,173 +202,69 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
         if self.random_state is not None:
             check_number(self.random_state, "random_state", low=0, high=2**32, open_high=True, integer=True)
 
-    def _train(self, samples: Tensor, labels: Tensor, old: int) -> dict[str, Any]:
+    def _train(self, samples: Tensor, labels: Tensor, old: int) -> None:
         """Adapter, head and what else is learned."""
-        own = isinstance(self.adapter, nn.Module)
         scale = Scale.of(samples)
-        x = samples.float() if own else scale.apply(samples)
-        estimate = None
+        own = isinstance(self.adapter, nn.Module)
+        self._scale = None if own else scale
+        x = self._scaled(samples)
+        self.class_count_ = None
         if self.n_classes == "estimate":
-            free = int((labels < 0).sum())
-            most = min(max(2 * old, old + 10), old + free)
+            most = min(max(2 * old, old + 10), old + int((labels < 0).sum()))
             rows = scale.apply(samples).flatten(1)
-            estimate = estimate_num_classes(rows, labels, max_classes=most, seed=_drawn_seed())
-        n_classes = int(self.n_classes) if estimate is None else estimate.n_classes
+            self.class_count_ = estimate_num_classes(rows, labels, max_classes=most, seed=drawn_seed())
+        self.n_classes_ = int(self.n_classes) if self.class_count_ is None else self.class_count_.n_classes
 
-        adapter = self._new_adapter(x).to(x.device, torch.float32)
-        features = map_batches(adapter, x, batch_size=ROWS)
-        check_tensor(features, "features of the adapter", ndim=2)
-        head = PrototypeHead(features.shape[1], n_classes, hidden=PROJECTOR, projection_dim=PROJECTION).to(x.device)
+        self.adapter_ = self._new_adapter(x).to(x.device, torch.float32)
+        features = features_of(self.adapter_, x)
+        width = features.shape[1]
+        self.head_ = PrototypeHead(width, self.n_classes_, hidden=PROJECTOR, projection_dim=PROJECTION).to(x.device)
         if self.init == "kmeans":
-            runs = {"n_init": KMEANS_RUNS, "seed": _drawn_seed()}
+            runs = {"n_init": KMEANS_RUNS, "seed": drawn_seed()}
             with torch.no_grad():
-                ((centers, _),) = pinned_kmeans(unit_rows(features), labels, [n_classes], **runs)
-            head.set_prototypes(centers)
+                ((centers, _),) = pinned_kmeans(unit_rows(features), labels, [self.n_classes_], **runs)
+            self.head_.set_prototypes(centers)
         criterion = ProtoGCDLoss(
             total_epochs=self.epochs,
             supervised_weight=self.supervised_weight,
             entropy_weight=self.entropy_weight,
             separation_weight=self.separation_weight,
         )
-        trained = [p for p in (*adapter.parameters(), *head.parameters()) if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=float(self.lr), fused=x.device.type in ("cpu", "cuda"))
-        places, batch = torch.arange(len(x), device=x.device), min(int(self.batch_size), len(x))
-        orders = make_generator(_drawn_seed())
         deviation = float(self.noise) * RANGE * (scale.spread if own else 1.0)
 
         def view(rows: Tensor) -> Tensor:
             if self.views is None:
                 return x[rows] + deviation * torch.randn(rows.shape + x.shape[1:], device=x.device)
-            made = self.views(samples[rows].float())
-            check_tensor(made, "the result of views", min_ndim=2)
-            if len(made) != len(rows):
-                raise ValueError(f"views must return one view for each of {len(rows)} samples, got {len(made)}")
-            return made.float() if own else scale.apply(made)
+            made = check_tensor(self.views(samples[rows].float()), "what views returns", min_ndim=2).detach()
+            if len(made) != len(rows) or (made.shape[1:] != samples.shape[1:] and not own):
+                raise ValueError(
+                    f"views must return a view of each sample, here {(len(rows), *samples.shape[1:])}, "
+                    f"got shape {tuple(made.shape)}"
+                )
+            return self._scaled(made)
 
-        history: list[dict[str, float]] = []
-        for epoch in range(int(self.epochs)):
-            outputs = []
-            for (rows,) in tensor_batches(places, batch_size=batch, generator=orders, drop_last=True):
-                projections, logits, prototypes = head(adapter(torch.cat([view(rows), view(rows)])))
-                if not self._finite(logits, projections):
-                    raise ValueError(f"lr={self.lr:g} makes the training diverge: lower lr, or scale X")
-                output = criterion(logits, projections, prototypes, labels[rows], labels[rows] >= 0, epoch=epoch)
-                optimizer.zero_grad()
-                output.loss.backward()
-                optimizer.step()
-                outputs.append(torch.stack([part.detach() for part in output[:-1]]))
-            for values in torch.stack(outputs).tolist():
-                record = dict(zip(ProtoGCDOutput._fields, [*values, output.ratio], strict=True))
-                history.append({"step": len(history) + 1, "epoch": epoch, **record})
-        optimizer.zero_grad()
-        if not bool(head.prototypes.isfinite().all()):
-            raise ValueError(f"lr={self.lr:g} makes the training diverge: lower lr, or scale X")
-        return {
-            "adapter_": adapter,
-            "head_": head,
-            "n_classes_": n_classes,
-            "class_count_": estimate,
-            "history_": history,
-            "_scale": None if own else scale,
-        }
-
-    @staticmethod
-    def _finite(*tensors: Tensor) -> bool:
-        """Looked at on the CPU alone: an accelerator is not waited for."""
-        return any(t.device.type != "cpu" for t in tensors) or all(bool(t.isfinite().all()) for t in tensors)
+        self.history_ = train(
+            self.adapter_, self.head_, criterion, labels, view, lr=float(self.lr), batch_size=int(self.batch_size)
+        )
 
     def _new_adapter(self, x: Tensor) -> nn.Module:
         if isinstance(self.adapter, nn.Module):
             return copy.deepcopy(self.adapter)
-        if self.adapter == "none":
-            return nn.Identity()
-        widths = (x.shape[1], *WIDTHS)
-        layers: list[nn.Module] = []
-        for inner, outer in itertools.pairwise(widths):
-            layers += [nn.Linear(inner, outer), nn.GELU()]
-        return nn.Sequential(*layers[:-1])
+        return nn.Identity() if self.adapter == "none" else layers(x.shape[1], *WIDTHS)
 
-    def _checked(self, X: Any) -> Tensor:
-        from sklearn.utils.validation import validate_data
+    def _samples(self, X: Any, *, reset: bool) -> Tensor:
+        """X as a tensor: a table, or what a module of the user's own takes."""
+        own = isinstance(self.adapter, nn.Module) if reset else self._scale is None
+        samples: Tensor = (as_samples if own else as_table)(X, estimator=self, reset=reset)
+        return samples
 
+    def _scaled(self, samples: Tensor) -> Tensor:
+        """What the adapter gets, in float32."""
+        return samples.float() if self._scale is None else self._scale.apply(samples)
+
+    def _logits_of(self, X: Any) -> Tensor:
         check_fitted(self, "head_")
-        samples = as_table(X, "X", ndim=2 if self._scale is not None else None)
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return samples.to(self.head_.weight.device)
+        return self._logits(self._samples(X, reset=False).to(self.head_.weight.device))
 
     def _logits(self, samples: Tensor) -> Tensor:
-        x = samples.float() if self._scale is None else self._scale.apply(samples)
-        model = nn.Sequential(self.adapter_, _Cosines(self.head_))
-        with torch.inference_mode(False), float32_region(x.device):
-            return map_batches(model, x, batch_size=ROWS)
-
-
-class _Cosines(nn.Module):
-    """A head without its projections."""
-
-    def __init__(self, head: PrototypeHead) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.head.cosines(features)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Features without place and unit: their means taken off, divided by their spread.
-
-    Attributes:
-        mean: Of each column, float64.
-        spread: Root of the mean squared deviation from it.
-    """
-
-    mean: Float[Tensor, " *features"]
-    spread: float
-
-    @classmethod
-    def of(cls, samples: Float[Tensor, "rows *features"]) -> Scale:
-        """The scale of samples."""
-        x = samples.to(torch.float64 if samples.device.type != "mps" else torch.float32)
-        unit = float(x.abs().max()) or 1.0  # squares of huge and tiny numbers leave the type
-        mean = (x / unit).mean(0)
-        spread = float((x / unit - mean).square().mean().sqrt()) * unit
-        return cls(mean * unit, spread or 1.0)
-
-    def apply(self, samples: Float[Tensor, "rows *features"]) -> Float[Tensor, "rows *features"]:
-        """Centered and scaled, in float32."""
-        return ((samples.to(self.mean) - self.mean) / self.spread).float()
-
-
-def _columns_of(X: Any) -> dict[str, Any]:
-    """Number and names of the columns of X, as scikit-learn keeps them."""
-    from sklearn.utils.validation import validate_data
-
-    keeper = BaseEstimator()
-    validate_data(keeper, X, reset=True, skip_check_array=True)
-    return vars(keeper)
-
-
-def _drawn_seed() -> int:
-    return int(torch.randint(2**31, (), device="cpu"))
-
-
-@contextmanager
-def _training(random_state: int | None, device: torch.device) -> Iterator[None]:
-    """Gradients, float32 and seeded streams, whatever is set outside."""
-    before = torch.get_default_dtype()
-    seed = _drawn_seed() if random_state is None else int(random_state)
-    # As a context every call inside is slower, so that it is one only where it is needed.
-    elsewhere = torch.get_default_device().type != "cpu"
-    torch.set_default_dtype(torch.float32)
-    try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            float32_region(device),
-            torch.device("cpu") if elsewhere else nullcontext(),
-            local_seed(seed),
-        ):
-            yield
-    finally:
-        torch.set_default_dtype(before)
+        return logits_of(self.adapter_, self.head_, self._scaled(samples))

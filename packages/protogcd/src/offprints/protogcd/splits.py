@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import WeightedRandomSampler
 
-from offprints.protogcd._inputs import as_labels
+from offprints.protogcd._inputs import as_ids
 from offprints.shared.validation import check_number
 
 MOST_DRAWN = 2**24  # categories that torch draws from
@@ -52,8 +52,8 @@ def gcd_split(labels: Any, *, old_classes: Sequence[int], labeled_fraction: floa
         >>> len(split.labeled), len(split.unlabeled)
         (3, 5)
     """
-    classes = as_labels(labels, "labels")
-    old = as_labels(old_classes, "old_classes")
+    classes = as_ids(labels, "labels")
+    old = as_ids(old_classes, "old_classes")
     fraction = check_number(labeled_fraction, "labeled_fraction", low=0, high=1, open_low=True)
     seed = check_number(seed, "seed", low=0, integer=True)
     if len(np.unique(old)) < len(old):

@@ -1,4 +1,7 @@
-"""The medium preset: Fashion-MNIST, features of a network trained without labels on the spot, and raw pixels."""
+"""The medium preset: Fashion-MNIST, features of a network trained without labels on the spot, and raw pixels.
+
+The raw pixels of CIFAR-10 stand beside them.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from offprints.protogcd import estimate_num_classes, gcd_split, info_nce
-from offprints.protogcd.reproduce import figures
+from offprints.protogcd import estimate_num_classes, info_nce
+from offprints.protogcd.reproduce import figures, photos
 from offprints.protogcd.reproduce.training import (
     HARD,
     KMEANS,
@@ -24,6 +27,7 @@ from offprints.protogcd.reproduce.training import (
     SIMGCD,
     TrainingSettings,
     kmeans,
+    partly_labeled,
     scaled,
     train,
 )
@@ -32,19 +36,21 @@ from offprints.shared.device import make_generator, map_batches
 from offprints.shared.experiment import Part, Run
 
 OLD, CLASSES = 5, 10
-FEATURES, PIXELS = "features", "pixels"
-METHODS = ((FEATURES, (KMEANS, OURS, HARD, NO_ENTROPY, SIMGCD)), (PIXELS, (KMEANS, OURS)))
+FEATURES, PIXELS, PHOTOS = "features", "pixels", "CIFAR-10, pixels"
+CLOTHES = ((FEATURES, (KMEANS, OURS, HARD, NO_ENTROPY, SIMGCD)), (PIXELS, (KMEANS, OURS)))
+METHODS = (*CLOTHES, (PHOTOS, photos.METHODS))
 # Set before any run: half of what the quick preset shows.
 BAR = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediumSettings:
-    """Fashion-MNIST.
+    """Fashion-MNIST and CIFAR-10.
 
     Attributes:
         splits: Draws of images, old classes and labels; 0 leaves this preset out.
         images: Images of a draw, that the network has not seen.
+        photos: Images of CIFAR-10 of a draw.
         network_images: The network is trained on the first so many images.
         network_steps: Steps of its training.
         batch_size: Images of such a step, each seen twice.
@@ -58,6 +64,7 @@ class MediumSettings:
 
     splits: int = 0
     images: int = 5000
+    photos: int = 3000
     network_images: int = 30_000
     network_steps: int = 600
     batch_size: int = 128
@@ -132,9 +139,7 @@ def draw(
     generator = make_generator(seed)
     chosen = torch.randperm(len(images), generator=generator)[: settings.images]
     images, true = images[chosen], torch.randperm(CLASSES, generator=generator)[labels[chosen]]
-    given = torch.full_like(true, -1)
-    labeled = torch.from_numpy(gcd_split(true, old_classes=range(OLD), seed=seed).labeled)
-    given[labeled] = true[labeled]
+    given = partly_labeled(true, OLD, seed)
     body = network(settings.width, settings.dim)
     body.load_state_dict(dict(weights))
     return {FEATURES: scaled(map_batches(body, images, batch_size=500)), PIXELS: scaled(images.flatten(1))}, true, given
@@ -172,8 +177,14 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
     seeds = run.seeds(settings.splits)
     work: dict[str, Any] = {
         f"{kind} {name} {seed}": partial(method_unit, kind, name, *source, seed)
-        for kind, names in METHODS
+        for kind, names in CLOTHES
         for name in names
+        for seed in seeds
+    }
+    shown = (settings.training, settings.photos, data, download)
+    work |= {
+        f"{PHOTOS} {name} {seed}": partial(photos.method_unit, name, *shown, seed)
+        for name in photos.METHODS
         for seed in seeds
     }
     work |= {f"count {seed}": partial(count_unit, *source, seed) for seed in seeds}
@@ -201,12 +212,15 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
         run.report_value(f"fashion-{number}", f"the same features, {score} images: ProtoGCD minus {name}", value)
     pixels = mean(PIXELS, OURS) - mean(PIXELS, KMEANS)
     run.report_value("fashion-pixels", "the same images, raw pixels: ProtoGCD minus k-means, all images", pixels)
+    for number, name in enumerate((KMEANS, SIMGCD)):
+        value = mean(PHOTOS, OURS) - mean(PHOTOS, name)
+        run.report_value(f"photos-{number}", f"CIFAR-10, raw pixels: ProtoGCD minus {name}, all images", value)
     curves = [found[f"count {seed}"] for seed in seeds]
     counts = float(np.mean([curve["n_classes"] for curve in curves]))
     run.report_value("fashion-count", "estimated number of classes on these features (10 are there), mean", counts)
     run.report_value("fashion-loss", "contrastive loss at the end of the network's training", trained["loss"])
     run.table(
-        "Fashion-MNIST, unlabeled images: means over the draws",
+        "Fashion-MNIST and CIFAR-10, unlabeled images: means over the draws",
         [
             {"of": kind, "method": name, **{score: mean(kind, name, score) for score in ("all", "old", "new")}}
             | {"reference": name == KMEANS}

@@ -14,7 +14,6 @@ from torch import Tensor
 from offprints.protogcd import (
     dapl_pseudo_labels,
     estimate_num_classes,
-    gcd_split,
     ood_measures,
     ood_score,
     prototype_separation,
@@ -31,6 +30,7 @@ from offprints.protogcd.reproduce.training import (
     SOFT,
     TrainingSettings,
     kmeans,
+    partly_labeled,
     scaled,
     train,
 )
@@ -65,10 +65,7 @@ def problem(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled pixels `(1797, 64)`, classes whose numbers are drawn, and the labels that are known, -1 elsewhere."""
     x, labels = digits()
     true = torch.randperm(CLASSES, generator=make_generator(seed))[labels]
-    given = torch.full_like(true, -1)
-    labeled = torch.from_numpy(gcd_split(true, old_classes=range(OLD), seed=seed).labeled)
-    given[labeled] = true[labeled]
-    return scaled(x), true, given
+    return scaled(x), true, partly_labeled(true, OLD, seed)
 
 
 def method_unit(name: str, settings: TrainingSettings, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The experiment: digits; Fashion-MNIST on features made on the spot; the paper's data sets."""
+"""The experiment: digits; Fashion-MNIST on features made on the spot and CIFAR-10; the paper's data sets."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Config:
 
     Attributes:
         digits: Handwritten digits.
-        medium: Fashion-MNIST. With any split, this is all that is run.
+        medium: Fashion-MNIST and CIFAR-10. With any split, this is all that is run.
         paper: The paper's data sets. With the name of one, this is all that is run.
-        data: Folder of Fashion-MNIST's folder, or of the paper's data sets; default: ``OFFPRINTS_DATA``.
+        data: Folder of the folders of Fashion-MNIST and CIFAR-10, or of the paper's data sets; default:
+            ``OFFPRINTS_DATA``.
         download: Fetch data and weights where they are missing.
     """
 

@@ -28,7 +28,7 @@ def draw_accuracies(run: Run, name: str, units: Units) -> None:
         axis.set_xticks(range(len(units)), [method.replace(" ", "\n") for method in units], fontsize=8)
         axis.set(ylabel="accuracy, unlabeled samples", ylim=(0, 1.02))
         axis.grid(axis="x", visible=False)
-        axis.legend(ncols=3, loc="lower left", frameon=True, framealpha=0.9)
+        axis.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # above: bars fill the axes
 
 
 def draw_ramp(run: Run, units: Units) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from offprints.protogcd import ProtoGCDLoss, PrototypeHead, gcd_accuracy
+from offprints.protogcd import ProtoGCDLoss, PrototypeHead, gcd_accuracy, gcd_split
+from offprints.protogcd.training import layers
 from offprints.shared.device import evaluating
 
 OURS, HARD, SOFT = "ProtoGCD", "hard labels only", "soft labels only"
@@ -48,14 +48,6 @@ class TrainingSettings:
     widths: tuple[int, ...] = (256, 128, 64)
 
 
-def adapter(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers with GELU between them."""
-    layers: list[nn.Module] = []
-    for inner, outer in itertools.pairwise((dim, *widths)):
-        layers += [nn.Linear(inner, outer), nn.GELU()]
-    return nn.Sequential(*layers[:-1])
-
-
 def criterion(name: str, settings: TrainingSettings, epoch: int) -> ProtoGCDLoss:
     """The loss of one epoch: SimGCD's teacher gets sharper as it goes on."""
     options: dict[str, Any] = dict(VARIANTS[name])
@@ -79,7 +71,7 @@ def train(
 
     Draws are of torch's global stream. With outliers `(M, D)`, the logits of both and the prototypes' cosines are kept.
     """
-    model = adapter(x.shape[1], settings.widths)
+    model = layers(x.shape[1], *settings.widths)
     head = PrototypeHead(settings.widths[-1], classes, hidden=256, projection_dim=64)
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=settings.lr, fused=True)
     unlabeled, batch = given < 0, min(settings.batch_size, len(x))
@@ -119,6 +111,14 @@ def train(
             "similarity": similarity,
         }
     return outcome
+
+
+def partly_labeled(true: Tensor, old: int, seed: int) -> Tensor:
+    """The labels that are known: of half of the samples of the first `old` classes, -1 elsewhere."""
+    given = torch.full_like(true, -1)
+    labeled = torch.from_numpy(gcd_split(true, old_classes=range(old), seed=seed).labeled)
+    given[labeled] = true[labeled]
+    return given
 
 
 def scaled(x: Tensor) -> Tensor:
