@@ -99,8 +99,11 @@ def loop_accuracy(true: np.ndarray, pred: np.ndarray, old: np.ndarray) -> tuple[
     rows, columns = linear_sum_assignment(counts.max() - counts)
     place = dict(zip(columns, rows, strict=True))
     right = {k: counts[place[k], k] for k in range(size)}
-    classes = [set(true[mask]) for mask in (np.ones_like(old), old, ~old)]
-    return tuple(sum(right[k] for k in of) / sum(counts[:, k].sum() for k in of) for of in classes)
+    shares = [
+        sum(right[k] for k in classes) / sum(sum(counts[:, k]) for k in classes)
+        for classes in (set(true[old]), set(true[~old]))
+    ]
+    return (sum(right.values()) / pred.size, *shares)
 
 
 def metric_learning_info_nce(projections: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ def close(ours: Any, theirs: Any) -> None:
         torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-6, check_dtype=False)
 
 
-def cases(batch: int, classes: int, projection: int, dim: int, samples: int) -> list[Case]:
+def cases(batch: int, classes: int, projection: int, dim: int, samples: int, ids: int) -> list[Case]:
     generator = torch.Generator().manual_seed(0)
     logits = (2 * torch.rand(2 * batch, classes, generator=generator) - 1).requires_grad_()
     projections = torch.randn(2 * batch, projection, generator=generator).requires_grad_()
@@ -133,9 +136,9 @@ def cases(batch: int, classes: int, projection: int, dim: int, samples: int) -> 
     own, target = projections.detach()[rows].requires_grad_(), labels.repeat(2)[rows]
     criterion = ProtoGCDLoss(total_epochs=100, ramp_epochs=51)
     plain = "official formulas, plainly"
-    true = np.random.default_rng(0).integers(0, classes, samples)
-    pred = np.where(np.random.default_rng(1).random(samples) < 0.6, true, (true * 7 + 1) % classes)
-    old = true < classes // 2
+    true = np.random.default_rng(0).integers(0, ids, samples)
+    pred = np.where(np.random.default_rng(1).random(samples) < 0.6, true, (true * 7 + 1) % ids)
+    old = true < ids // 2
     size = f"B {batch}, K {classes}"
     return [
         Case(
@@ -169,7 +172,7 @@ def cases(batch: int, classes: int, projection: int, dim: int, samples: int) -> 
             agree=close,
         ),
         Case(
-            f"accuracy, {samples} samples, {classes} classes",
+            f"accuracy, {samples} samples, {ids} classes",
             ours=partial(gcd_accuracy, true, pred, old),
             peers={plain: partial(loop_accuracy, true, pred, old)},
             agree=close,
@@ -183,9 +186,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.small:
-        compare(cases(6, 4, 5, 7, 50), rounds=1, seconds=0.01, threads=1)
+        compare(cases(6, 4, 5, 7, 50, 4), rounds=1, seconds=0.01, threads=1)
     else:
-        compare(cases(128, 200, 256, 768, 50_000), RESULTS, rounds=5, threads=1)
+        compare(cases(128, 200, 256, 768, 50_000, 100), RESULTS, rounds=5, threads=1)
 
 
 if __name__ == "__main__":

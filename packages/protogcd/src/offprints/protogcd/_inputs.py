@@ -70,18 +70,18 @@ def as_ids(y: Any, name: str, *, length: int | None = None, unlabeled: bool = Fa
         held = y.detach() if isinstance(y, Tensor) else np.asanyarray(y)
     except ValueError:
         raise ValueError(f"{name} must have 1 dimension, got lists of different lengths") from None
+    if 0 in held.shape:
+        raise ValueError(f"{name} must not be empty")
     if held.is_floating_point() if isinstance(held, Tensor) else held.dtype.kind == "f":
         raise TypeError(f"{name} must have an integer type, got {held.dtype}")
     array = as_labels(held, name, length if length is not None or held.ndim == 0 else len(held))
-    if len(array) == 0:
-        raise ValueError(f"{name} must not be empty")
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must have an integer type, got {array.dtype}")
-    lowest = -1 if unlabeled else 0
-    worst = int(array.min()) if int(array.min()) < lowest else int(array.max())
-    if not lowest <= worst <= np.iinfo(np.int64).max:
+    lowest, smallest, largest = -1 if unlabeled else 0, int(array.min()), int(array.max())
+    if smallest < lowest or largest > np.iinfo(np.int64).max:
+        worst = smallest if smallest < lowest else largest
         raise ValueError(f"{name} must be at least {lowest} and fit int64, got {worst}")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def as_mask(mask: Any, name: str, *, length: int) -> np.ndarray:

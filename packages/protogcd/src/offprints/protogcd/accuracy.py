@@ -54,9 +54,13 @@ def gcd_accuracy(labels_true: Any, labels_pred: Any, old_mask: Any) -> GCDAccura
     check_same_length(true, pred, ("labels_true", "labels_pred"))
     old = as_mask(old_mask, "old_mask", length=len(true))
     right = matched(true, pred)
-    hits, count = np.bincount(old, weights=right, minlength=2), np.bincount(old, minlength=2)
-    new_share, old_share = (float(h / c) if c else float("nan") for h, c in zip(hits, count, strict=True))
-    return GCDAccuracy(float(right.mean()), old_share, new_share)
+    hits, count = np.count_nonzero(right), len(right)
+    old_hits, old_count = np.count_nonzero(right & old), np.count_nonzero(old)
+    return GCDAccuracy(
+        hits / count,
+        old_hits / old_count if old_count else float("nan"),
+        (hits - old_hits) / (count - old_count) if old_count < count else float("nan"),
+    )
 
 
 def matched(true: np.ndarray, pred: np.ndarray) -> np.ndarray:

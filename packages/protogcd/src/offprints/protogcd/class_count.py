@@ -30,7 +30,7 @@ class ClassCountEstimate(NamedTuple):
     """The estimate, and the whole curve it is the maximum of.
 
     Attributes:
-        n_classes: The candidate of the highest score, the smallest of equal ones; the largest one by "accuracy".
+        n_classes: The candidate of the highest score, the smallest of equal ones.
         candidates: Numbers of classes that were tried.
         scores: Their scores. A flat curve says that the data do not tell the number.
 
@@ -65,8 +65,8 @@ def estimate_num_classes(
     - `"silhouette"`: `mean (b - a) / b` over samples without a label, with a and b one minus the cosines to the
       nearest and the second nearest center;
     - `"accuracy"`: how well the clusters match a seeded 2/5 of the old classes, at least one, with their labels
-      withheld. This falls where a class is split, not where it is merged with a new one: of equal scores the largest
-      candidate is taken;
+      withheld. It falls where one of these is split, and does not see one that is merged with a new class: often the
+      curve is flat up to the number there is, and the estimate, the smallest of equal ones, too small;
     - `"product"`: both, with these labels withheld.
 
     Features are compared by their directions: center them where their origin means nothing.
@@ -127,10 +127,7 @@ def estimate_num_classes(
         if criterion != "silhouette":
             score *= float(matched(given[probes], assigned.cpu().numpy()[probes]).mean())
         scores.append(score)
-    best = int(np.argmax(scores))
-    if criterion == "accuracy":
-        best = len(scores) - 1 - int(np.argmax(scores[::-1]))
-    return ClassCountEstimate(candidates[best], candidates, scores)
+    return ClassCountEstimate(candidates[int(np.argmax(scores))], candidates, scores)
 
 
 def silhouette(x: Float[Tensor, "rows dim"], centers: Float[Tensor, "K dim"]) -> float:

@@ -22,7 +22,7 @@ from offprints.protogcd.scale import Scale
 from offprints.protogcd.training import drawn_seed, features_of, layers, logits_of, train, undisturbed
 from offprints.shared.device import resolve_device
 from offprints.shared.estimators import all_or_nothing, check_fitted, like_input
-from offprints.shared.tables import as_table
+from offprints.shared.tables import as_table, shared_memory
 from offprints.shared.validation import check_choice, check_number, check_tensor
 
 WIDTHS = (256, 128, 64)  # of the adapter
@@ -138,7 +138,7 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
         if isinstance(self.n_classes, int | np.integer) and self.n_classes < old:
             raise ValueError(f"n_classes must be at least the number of old classes in y, {old}, got {self.n_classes}")
         with undisturbed(self.random_state, device):
-            self._train(samples, torch.from_numpy(labels).to(device), old)
+            self._train(samples, shared_memory(labels).to(device), old)
         self._old = old
         self.prototypes_ = like_input(self.head_.prototypes.detach(), X)
         self.classes_ = np.arange(self.n_classes_)

@@ -96,7 +96,9 @@ def separation(prototypes: Float[Tensor, "K dim"], temperature: float) -> Float[
     """`prototype_separation` without its checks."""
     wide = prototypes.to(working_dtype(prototypes))
     is_unit = (torch.linalg.vector_norm(wide.detach(), dim=1, keepdim=True) - 1).abs() <= UNIT
-    rows = torch.where(is_unit, wide, unit_rows(wide))
+    # A head's prototypes are unit ones; whether all are is looked at where nothing is waited for.
+    ready = should_check(wide) and bool(is_unit.all())
+    rows = wide if ready else torch.where(is_unit, wide, unit_rows(wide))
     # A difference from the cosine 1 is what the temperature divides: none of its exponentials overflows.
     itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     closeness = (products(rows, rows) / temperature).masked_fill(itself, -math.inf)

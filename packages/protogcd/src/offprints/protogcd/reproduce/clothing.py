@@ -64,7 +64,7 @@ class MediumSettings:
 
     splits: int = 0
     images: int = 5000
-    photos: int = 3000
+    photos: int = 2000
     network_images: int = 30_000
     network_steps: int = 600
     batch_size: int = 128
