@@ -266,6 +266,13 @@ def test_what_fails_changes_nothing() -> None:
     assert np.array_equal(model.predict_proba(pd.DataFrame(X, columns=list("abcd"))), expected)
 
 
+def test_numbers_that_are_not_finite_any_more() -> None:
+    with pytest.raises(ValueError, match="lr"):  # the only step is the last one
+        small(epochs=1, batch_size=48, lr=1e30).fit(X, Y)
+    with pytest.raises(ValueError, match="X"):
+        small().fit(X, Y).predict(X.astype(np.float64) * 1e300)
+
+
 def test_stored_in_one_process_and_used_in_another(tmp_path) -> None:
     model = small().fit(X, Y)
     (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))

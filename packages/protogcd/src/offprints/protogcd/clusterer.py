@@ -19,7 +19,7 @@ from offprints.protogcd.head import PrototypeHead
 from offprints.protogcd.objective import ProtoGCDLoss
 from offprints.protogcd.outliers import Kind, ood_score
 from offprints.protogcd.scale import Scale
-from offprints.protogcd.training import drawn_seed, features_of, layers, logits_of, train, undisturbed
+from offprints.protogcd.training import diverged, drawn_seed, features_of, layers, logits_of, train, undisturbed
 from offprints.shared.device import resolve_device
 from offprints.shared.estimators import all_or_nothing, check_fitted, like_input
 from offprints.shared.tables import as_table, shared_memory
@@ -142,7 +142,7 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
         self._old = old
         self.prototypes_ = like_input(self.head_.prototypes.detach(), X)
         self.classes_ = np.arange(self.n_classes_)
-        self.labels_ = like_input(self._logits(samples).argmax(1), X)
+        self.labels_ = like_input(self._logits(samples, diverged(self.lr)).argmax(1), X)
         return self
 
     def fit_predict(self, X: Any, y: Any, **kwargs: Any) -> Any:
@@ -264,7 +264,11 @@ class ProtoGCDClusterer(ClusterMixin, BaseEstimator):
 
     def _logits_of(self, X: Any) -> Tensor:
         check_fitted(self, "head_")
-        return self._logits(self._samples(X, reset=False).to(self.head_.weight.device))
+        samples = self._samples(X, reset=False).to(self.head_.weight.device)
+        return self._logits(samples, "X must be nearer to the data of fit: its features are not finite in float32")
 
-    def _logits(self, samples: Tensor) -> Tensor:
-        return logits_of(self.adapter_, self.head_, self._scaled(samples))
+    def _logits(self, samples: Tensor, problem: str) -> Tensor:
+        logits = logits_of(self.adapter_, self.head_, self._scaled(samples))
+        if not bool(logits.isfinite().all()):
+            raise ValueError(problem)
+        return logits

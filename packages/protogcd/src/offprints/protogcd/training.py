@@ -94,14 +94,13 @@ def train(
         One record a step.
 
     Raises:
-        ValueError: It diverges.
+        ValueError: It diverges before the last step.
     """
     device = labels.device
     trained = [p for p in (*adapter.parameters(), *head.parameters()) if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=lr, fused=device.type in ("cpu", "cuda"))
     places, batch = torch.arange(len(labels), device=device), min(batch_size, len(labels))
     orders, adapted = make_generator(drawn_seed()), Adapter(adapter)
-    diverged = f"lr={lr:g} makes the training diverge: lower lr, or scale X"
     history: list[dict[str, float]] = []
     for epoch in range(criterion.total_epochs):
         outputs = []
@@ -109,7 +108,7 @@ def train(
             projections, logits, prototypes = head(adapted(torch.cat([view(rows), view(rows)])))
             # Looked at on the CPU alone: an accelerator is not waited for.
             if device.type == "cpu" and not (logits.isfinite().all() and projections.isfinite().all()):
-                raise ValueError(diverged)
+                raise ValueError(diverged(lr))
             output = criterion(logits, projections, prototypes, labels[rows], labels[rows] >= 0, epoch=epoch)
             optimizer.zero_grad()
             output.loss.backward()
@@ -119,9 +118,12 @@ def train(
             record = dict(zip(ProtoGCDOutput._fields, [*values, output.ratio], strict=True))
             history.append({"step": len(history) + 1, "epoch": epoch, **record})
     optimizer.zero_grad()
-    if not bool(head.prototypes.isfinite().all()):
-        raise ValueError(diverged)
     return history
+
+
+def diverged(lr: float) -> str:
+    """What is said of a training whose numbers are not finite any more."""
+    return f"lr={lr:g} makes the training diverge: lower lr, or scale X"
 
 
 def drawn_seed() -> int:
