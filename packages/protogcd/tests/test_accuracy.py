@@ -85,6 +85,12 @@ def test_arguments() -> None:
 LABELS = np.arange(60) % 5
 
 
+def test_plain_numbers() -> None:
+    found = gcd_accuracy(np.array([0, 0, 1]), torch.tensor([1, 1, 0]), np.array([True, True, False]))
+    assert found == (1.0, 1.0, 1.0)
+    assert {type(value) for value in found} == {float}
+
+
 def test_split() -> None:
     split = partial(gcd_split, old_classes=[0, 1, 2])
     check_split(split, LABELS, counts=[18, 42])

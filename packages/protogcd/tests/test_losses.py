@@ -296,7 +296,7 @@ def test_compiled_as_one_graph_for_every_epoch() -> None:
     inputs = objective_inputs(torch.Generator().manual_seed(0))
     criterion = ProtoGCDLoss(total_epochs=10)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
-    for epoch in (0, 1, 3, 9):
+    for epoch in (0, 1, 9):
         for labeled in (2, 0):
             given = (*inputs[:4], torch.arange(4) < labeled)
             found, expected = compiled(*given, epoch=epoch), criterion(*given, epoch=epoch)

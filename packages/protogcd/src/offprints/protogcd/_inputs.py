@@ -74,7 +74,9 @@ def as_ids(y: Any, name: str, *, length: int | None = None, unlabeled: bool = Fa
         raise ValueError(f"{name} must not be empty")
     if held.is_floating_point() if isinstance(held, Tensor) else held.dtype.kind == "f":
         raise TypeError(f"{name} must have an integer type, got {held.dtype}")
-    array = as_labels(held, name, length if length is not None or held.ndim == 0 else len(held))
+    if length is None:
+        length = len(held) if held.ndim else 1
+    array = as_labels(held, name, length)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must have an integer type, got {array.dtype}")
     lowest, smallest, largest = -1 if unlabeled else 0, int(array.min()), int(array.max())

@@ -54,8 +54,8 @@ def gcd_accuracy(labels_true: Any, labels_pred: Any, old_mask: Any) -> GCDAccura
     check_same_length(true, pred, ("labels_true", "labels_pred"))
     old = as_mask(old_mask, "old_mask", length=len(true))
     right = matched(true, pred)
-    hits, count = np.count_nonzero(right), len(right)
-    old_hits, old_count = np.count_nonzero(right & old), np.count_nonzero(old)
+    hits, count = int(right.sum()), len(right)
+    old_hits, old_count = int((right & old).sum()), int(old.sum())
     return GCDAccuracy(
         hits / count,
         old_hits / old_count if old_count else float("nan"),
