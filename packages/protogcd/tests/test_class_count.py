@@ -99,5 +99,5 @@ def test_arguments() -> None:
     x, _, given = clusters(0, each=4)
     check_arguments(
         estimate_num_classes,
-        lambda g: {"features": torch.from_numpy(x), "labels": torch.from_numpy(given), "max_classes": 4, "n_init": 1},
+        lambda g: {"features": torch.from_numpy(x), "labels": torch.from_numpy(given), "max_classes": 4},
     )
