@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from offprints.shared.estimators import NotFittedError
 from offprints.shared.testing import check_errors, check_estimator
-from offprints.wad import SimCLRTeacher, WADClassifier, classifier, teacher_knowledge
+from offprints.wad import SimCLRTeacher, WADClassifier, classifier, networks, teacher_knowledge
 from offprints.wad.networks import Standardize, small_encoder
 
 
@@ -187,7 +187,86 @@ def test_data_frames() -> None:
     assert not hasattr(model.fit(X, Y, POOL), "feature_names_in_")
 
 
-def test_units_of_the_features_do_not_matter_to_the_default_student() -> None:
+def test_data_frames_with_nullable_columns() -> None:
+    frame, pool = (pd.DataFrame(x.astype(np.float64), columns=list("abcdef")) for x in (X, POOL))
+    expected = small().fit(frame, Y, pool)
+    model = small().fit(frame.astype("Float64"), pd.Series(Y, dtype="Int64"), pool.astype("Float64"))
+    assert np.array_equal(model.predict_proba(pool.astype("Float64")), expected.predict_proba(pool))
+    missing = frame.astype("Float64")
+    missing.iloc[0, 0] = pd.NA
+    with pytest.raises(TypeError, match="X_labeled"):
+        small().fit(missing, Y, pool)
+
+
+class _Named(nn.Module):
+    """Returns what is no tensor."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.inner(x)}
+
+
+class _Doubling(nn.Module):
+    """Writes into what it gets."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.mul_(2))
+
+
+def test_modules_that_write_into_their_input() -> None:
+    torch.manual_seed(0)
+    student, teacher = _Doubling(3), _Doubling(4)
+    x, pool = torch.from_numpy(X.copy()), torch.from_numpy(POOL.copy())
+    model = small(student=student, teacher=teacher).fit(x, Y, pool)
+    with torch.no_grad():
+        z, z_pool = teacher.inner(2 * x), teacher.inner(2 * pool)
+    assert_close(model.weights_, teacher_knowledge(z_pool, z, torch.from_numpy(Y), num_classes=3).weights)
+    with torch.no_grad():
+        expected = model.student_.inner(2 * pool).softmax(1)
+    assert_close(model.predict_proba(pool), expected)
+    assert_close(model.outlier_score(pool), 1 - model.weights_)
+    assert np.array_equal(x, X)
+    assert np.array_equal(pool, POOL)
+
+
+def test_a_refused_fit_changes_nothing() -> None:
+    model = small().fit(X, Y, POOL)
+    before, held = model.predict_proba(POOL), set(vars(model))
+    frame, zeros = (pd.DataFrame(x[:, :3], columns=list("abc")) for x in (X, 0 * POOL))
+    for x, y, pool in ((X, 0 * Y, POOL), (frame, Y, zeros)):
+        with pytest.raises(ValueError, match=r"classes|zeros"):
+            model.fit(x, y, pool)
+        assert np.array_equal(model.predict_proba(POOL), before)
+        assert set(vars(model)) == held
+        assert model.n_features_in_ == 6
+
+
+def test_score_is_the_share_of_right_classes() -> None:
+    model = small().fit(X, Y, POOL)
+    found, truth = model.predict(POOL), np.where(TRUTH < 3, TRUTH, 99)
+    weight = np.arange(1.0, len(POOL) + 1)
+    assert model.score(POOL, truth) == pytest.approx((found == truth).mean())
+    assert model.score(POOL, truth, sample_weight=weight) == pytest.approx(np.average(found == truth, weights=weight))
+    words = np.array(["ant", "bee", "cow", "dog"])
+    assert small().fit(X, words[Y], POOL).score(POOL, words[TRUTH]) == pytest.approx((found == TRUTH).mean())
+
+
+def test_parameters_are_refused_where_they_are_given() -> None:
+    for change in ({"teacher": "resnet"}, {"rounds": 0}, {"alpha": 2.0}, {"device": "abacus"}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            WADClassifier(**change)
+        with pytest.raises(ValueError, match=next(iter(change))):
+            small().set_params(**change).fit(X, Y, POOL)
+
+
+def test_units_of_the_features_do_not_matter_to_the_default_student(monkeypatch: pytest.MonkeyPatch) -> None:
     scale = np.array([1e-3, 1.0, 1e3, 1e6, 5.0, 0.1], dtype=np.float32)
     options = {"Z_labeled": X, "Z_unlabeled": POOL}
     expected = small().fit(X, Y, POOL, **options).predict_proba(POOL)
@@ -199,6 +278,8 @@ def test_units_of_the_features_do_not_matter_to_the_default_student() -> None:
     standard = Standardize(images)(images)
     assert_close(standard.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
     assert_close(standard.std((0, 2, 3), correction=0), torch.ones(2))
+    monkeypatch.setattr(networks, "BLOCK", 40)  # which a single image fills nearly
+    assert_close(Standardize(images[:4], images[4:])(images), standard)
 
 
 def test_regions() -> None:
@@ -264,7 +345,7 @@ def test_bad_inputs() -> None:
         (lambda: small().fit(X, Y - 1, POOL), ValueError, "X_unlabeled, not labels of -1"),
         (lambda: small().fit(X, Y.astype(float), POOL), TypeError, "y"),
         (lambda: small().fit(X, 0 * Y, POOL), ValueError, "2 classes"),
-        (lambda: small().fit(X, None, POOL), TypeError, "y"),
+        (lambda: small().fit(X, None, POOL), ValueError, "y"),
         (lambda: small().fit(X, [0, "a"] * 6, POOL), TypeError, "y"),
         (lambda: small().fit(X, np.array([0, None] * 6), POOL), TypeError, "y"),
         (lambda: small().fit(X, np.ma.masked_array(Y, mask=Y > 0), POOL), ValueError, "y"),
@@ -280,6 +361,10 @@ def test_bad_inputs() -> None:
         ),
         (lambda: small().predict(POOL), NotFittedError, "fit"),
         (lambda: small().outlier_score(POOL), NotFittedError, "fit"),
+        (lambda: fitted.score(POOL, Y), ValueError, "y"),
+        (lambda: fitted.score(X, Y, sample_weight=-np.ones(len(X))), ValueError, "sample_weight"),
+        (lambda: small(teacher=_Named(nn.Linear(6, 4))).fit(X, Y, POOL), ValueError, "teacher"),
+        (lambda: small(student=_Named(nn.Linear(6, 3))).fit(X, Y, POOL), ValueError, "student"),
         (lambda: fitted.predict(POOL[:, :3]), ValueError, "X"),
         (lambda: fitted.outlier_score(POOL[:, :3]), ValueError, "X"),
         (lambda: fitted.outlier_score(zero), ValueError, "X"),

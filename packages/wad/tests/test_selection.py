@@ -38,6 +38,16 @@ def test_ties_go_to_the_first() -> None:
     assert select_reliable(logits, torch.ones(4, dtype=torch.int32), fraction=0.75).tolist() == [1, 3, 0]
 
 
+def test_a_sure_student() -> None:
+    """Cross-entropies that are 0 after rounding still have an order: a pool that is sorted by class loses no class."""
+    logits = torch.tensor([[0.0, 90.0], [0.0, 100.0], [0.0, 40.0], [95.0, 0.0]])
+    pseudo = torch.tensor([1, 1, 1, 0])
+    assert (F.cross_entropy(logits, pseudo, reduction="none") == 0).all()
+    assert select_reliable(logits, pseudo, fraction=1.0).tolist() == [1, 3, 0, 2]
+    three = torch.tensor([[0.0, 30.0, 29.0], [0.0, 30.0, 10.0]])
+    assert select_reliable(three, torch.tensor([1, 1]), fraction=0.5).tolist() == [1]
+
+
 def test_regions() -> None:
     logits, pseudo = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 3
     expected = select_reliable(logits, pseudo, fraction=0.5)

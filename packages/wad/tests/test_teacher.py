@@ -15,8 +15,8 @@ from offprints.shared.testing import check_arguments, check_module
 from offprints.wad import SimCLRTeacher, nt_xent
 from offprints.wad._training import shuffled_batches
 from offprints.wad.augmentation import SimCLRAugmentation, _changed_colors, _cropped, _turned
+from offprints.wad.contrastive import ContrastiveTraining
 from offprints.wad.networks import small_encoder, wide_resnet
-from offprints.wad.teacher import ContrastiveTraining
 
 
 def images(count: int = 24, channels: int = 1, seed: int = 0) -> Tensor:
@@ -282,12 +282,31 @@ def test_bad_inputs() -> None:
             fit(augment=augment)
     with pytest.raises(ValueError, match="feature_dim"):
         SimCLRTeacher(small_encoder(1, width=4)[0], 7).fit(x, epochs=1)
+    with pytest.raises(ValueError, match="gradient"):
+        new_teacher().requires_grad_(False).fit(x, epochs=1)
+    with torch.inference_mode():
+        made_inside = new_teacher()
+    with pytest.raises(ValueError, match="inference_mode"):
+        made_inside.fit(x, epochs=1)
     fitted = fit()
     for options in ({"n_views": 0}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(options))):
             fitted.embed(x, **options)
     with pytest.raises(ValueError, match="images"):
         fitted.embed(x[0])
+
+
+def test_a_training_that_fails_leaves_no_fitted_teacher() -> None:
+    x = images()
+    teacher = new_teacher().fit(x, epochs=1, batch_size=8, seed=0)
+    expected = teacher.embed(x)
+    with pytest.raises(ValueError, match="lr"):
+        teacher.fit(7 * x, epochs=1, lr=-1.0)
+    assert torch.equal(teacher.embed(x), expected)
+    with pytest.raises(ValueError, match="augment"):
+        teacher.fit(7 * x, epochs=1, augment=lambda views: views[:1])
+    with pytest.raises(NotFittedError, match="fit"):
+        teacher.embed(x)
 
 
 def fit_once(

@@ -136,11 +136,34 @@ class _Wrong(WADTrainer):
         return -knowledge.weights
 
 
+class _Endless(WADTrainer):
+    def weigh(self, knowledge: Knowledge) -> Tensor:
+        return knowledge.weights / 0
+
+
+class _Merging(nn.Linear):
+    """As adapters do, it merges its weights in evaluation mode, and `train` is what undoes that."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> _Merging:
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_modes_are_put_back_by_the_modules_own_train() -> None:
+    net = nn.Sequential(_Merging(8, 3)).eval()
+    WADTrainer(net, (X, POOL), rounds=1, steps_per_round=2, seed=0).fit(X, Y, POOL)
+    assert not net.training
+    assert net[0].merged
+
+
 def test_weights_of_ones_own() -> None:
     trainer = _Doubting(student(), (X, POOL), rounds=2, steps_per_round=3, seed=0).fit(X, Y, POOL)
     assert all(entry["distillation"] == entry["effective_weight"] == 0 for entry in trainer.history_)
-    with pytest.raises(ValueError, match="weigh"):
-        _Wrong(student(), (X, POOL), rounds=2, steps_per_round=3, seed=0).fit(X, Y, POOL)
+    for wrong in (_Wrong, _Endless):
+        with pytest.raises(ValueError, match="weigh"):
+            wrong(student(), (X, POOL), rounds=2, steps_per_round=3, seed=0).fit(X, Y, POOL)
 
 
 def test_regions_and_streams() -> None:
@@ -231,6 +254,8 @@ def test_bad_inputs() -> None:
     nan, zero = X.clone(), X.clone()
     nan[0, 0], zero[3] = torch.nan, 0.0
     frozen = student().requires_grad_(False)
+    with torch.inference_mode():
+        still = student()
     check_errors(
         [
             (lambda: new(rounds=0), ValueError, "rounds"),
@@ -245,6 +270,7 @@ def test_bad_inputs() -> None:
             (lambda: new(student="mlp"), TypeError, "student"),
             (lambda: new(student=nn.Flatten()), ValueError, "student"),
             (lambda: new(student=frozen), ValueError, "student"),
+            (lambda: new(student=still), ValueError, "inference_mode"),
             (lambda: new(teacher="simclr"), TypeError, "teacher"),
             (lambda: new(teacher=(X,)), ValueError, "teacher"),
             (lambda: fit(nan), ValueError, "X_labeled"),

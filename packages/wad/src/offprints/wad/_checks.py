@@ -50,12 +50,14 @@ def normalized(z: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
 
 
 def as_samples(X: Any, name: str, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-    """Arrays and tensors of samples `(N, ...)` as a tensor without a graph.
+    """Arrays, data frames and tensors of samples `(N, ...)` as a tensor without a graph.
 
     Raises:
         TypeError: not an array, sparse, or not floating.
         ValueError: fewer than two axes, empty, masked, NaN or infinite, too large for `dtype`.
     """
+    if hasattr(X, "dtypes"):
+        X = _values(X)
     try:
         ndim = X.ndim if hasattr(X, "ndim") else np.ndim(X)
     except ValueError:
@@ -68,6 +70,14 @@ def as_samples(X: Any, name: str, *, dtype: torch.dtype | None = None, device: A
         with torch.inference_mode(False):
             cast = cast.clone()  # which training can use
     return cast
+
+
+def _values(frame: Any) -> np.ndarray:
+    """A data frame's values, of which nullable columns make objects."""
+    values = np.asarray(frame)
+    if values.dtype.kind == "O" and all(isinstance(value, (float, np.floating)) for value in values.flat):
+        return values.astype(np.float64)
+    return values
 
 
 def check_features(z: Tensor, name: str) -> Tensor:

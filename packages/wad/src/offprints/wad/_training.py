@@ -40,6 +40,9 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part, mode in modes:
+            if part.training != mode:
+                part.train(mode)  # more than a flag where a module merges its weights in evaluation mode
+        for part, mode in modes:
             part.training = mode
 
 
@@ -59,6 +62,19 @@ def shuffled_batches(count: int, steps: int, batch_size: int) -> Int[Tensor, "st
     # One sort of random numbers draws all permutations at once.
     order = torch.rand(passes, count, dtype=torch.float32, device="cpu").argsort(1).flatten()
     return order[: steps * batch_size].view(steps, batch_size)
+
+
+def check_trainable(module: nn.Module, name: str) -> None:
+    """Refuse a module whose training would change nothing.
+
+    Raises:
+        ValueError: no parameter requires a gradient, or some were made in inference mode, which gives them none.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(f"{name} must have a parameter that requires a gradient, got none")
+    if any(parameter.is_inference() for parameter in trained):
+        raise ValueError(f"{name} must not be made in torch.inference_mode, where parameters cannot be trained")
 
 
 def place_of(module: nn.Module, name: str) -> Tensor:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region, local_seed, map_batches, resolve_device, working_dtype
-from offprints.shared.estimators import check_fitted, like_input
+from offprints.shared.device import local_seed, resolve_device, working_dtype
+from offprints.shared.estimators import all_or_nothing, check_fitted, like_input
+from offprints.shared.labels import Classes, as_labels
+from offprints.shared.tables import as_weights
 from offprints.shared.validation import check_choice, check_number
 from offprints.wad._checks import as_samples, unit_rows
-from offprints.wad._labels import Classes, column_names, training_classes
+from offprints.wad._labels import training_labels
 from offprints.wad._training import check_seed, float32_on_cpu, place_of, training_region
+from offprints.wad.features import module_features, outputs_of, paired_features, unit_pair
 from offprints.wad.knowledge import knowledge_of
 from offprints.wad.networks import InputTransform, Standardize, mlp, small_encoder, wide_resnet
 from offprints.wad.teacher import SimCLRTeacher
-from offprints.wad.trainer import SCORE_BATCH, WADTrainer, module_features, unit_pair
+from offprints.wad.trainer import WADTrainer
 
 TEACHERS = ("simclr", "features")
 LR = 5e-4
@@ -90,6 +95,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.device = device
         self.random_state = random_state
+        self._check_parameters()
 
     def _check_parameters(self) -> None:
         if not isinstance(self.teacher, nn.Module):
@@ -102,8 +108,11 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         if self.lr is not None:
             check_number(self.lr, "lr", low=0, open_low=True)
         check_number(self.batch_size, "batch_size", low=1, integer=True)
+        if self.device is not None:
+            resolve_device(self.device)
         check_seed(self.random_state, "random_state")
 
+    @all_or_nothing
     def fit(self, X_labeled: Any, y: Any, X_unlabeled: Any, *, Z_labeled: Any = None, Z_unlabeled: Any = None) -> Self:
         """Train on labeled and unlabeled samples.
 
@@ -121,10 +130,6 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
                 features, flat rows with `teacher="simclr"`, a parameter out of range, a training that diverges.
         """
         self._check_parameters()
-        names = column_names(X_labeled)
-        other = column_names(X_unlabeled)
-        if names is not None and other is not None and list(names) != list(other):
-            raise ValueError("X_unlabeled must have the feature names of X_labeled, in the same order")
         given_labeled, given_unlabeled = as_samples(X_labeled, "X_labeled"), as_samples(X_unlabeled, "X_unlabeled")
         if given_labeled.shape[1:] != given_unlabeled.shape[1:]:
             raise ValueError(
@@ -136,7 +141,9 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
                 "X_labeled must be rows (N, D) or images (N, C, H, W) where student is None,"
                 f" got shape {tuple(given_labeled.shape)}"
             )
-        classes, labels = training_classes(y, len(given_labeled))
+        for X, name, reset in ((X_labeled, "X_labeled", True), (X_unlabeled, "X_unlabeled", False)):
+            self._check_columns(X, name, reset=reset)
+        classes, labels = training_labels(y, len(given_labeled))
         device = resolve_device(self.device, like=X_labeled)
         dtype = torch.float32 if self.student is None else place_of(self.student, "student").dtype
         kind: dict[str, Any] = {"dtype": dtype, "device": device}
@@ -167,11 +174,14 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         self.pseudo_labels_ = classes.shown(first["pseudo_labels"], X_labeled)
         self.selected_ = {r: like_input(positions, X_labeled) for r, positions in trainer.selected_.items()}
         self.knowledge_, self.history_ = trainer.knowledge_, trainer.history_
-        self.n_features_in_ = x.shape[1]
-        self.__dict__.pop("feature_names_in_", None)
-        if names is not None:
-            self.feature_names_in_ = names
         return self
+
+    def _check_columns(self, X: Any, name: str, *, reset: bool = False) -> None:
+        """The number of features and a data frame's names of columns, as scikit-learn keeps and compares them."""
+        try:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
 
     def _taught(
         self, labeled: Tensor, unlabeled: Tensor, Z_labeled: Any, Z_unlabeled: Any, device: torch.device
@@ -180,18 +190,10 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         if (Z_labeled is None) != (Z_unlabeled is None):
             raise ValueError("Z_labeled and Z_unlabeled must be given together, got one alone")
         if isinstance(self.teacher, str) and self.teacher == "features":
-            pair: list[Any] = [labeled, unlabeled] if Z_labeled is None else [Z_labeled, Z_unlabeled]
-            names = ("X_labeled", "X_unlabeled") if Z_labeled is None else ("Z_labeled", "Z_unlabeled")
-            features = [as_samples(z, name).flatten(1) for z, name in zip(pair, names, strict=True)]
-            for z, x, name in zip(features, (labeled, unlabeled), names, strict=True):
-                if len(z) != len(x):
-                    raise ValueError(f"{name} must have a row for each of {len(x)} samples, got {len(z)}")
-            if features[0].shape[1] != features[1].shape[1]:
-                raise ValueError(
-                    f"{names[0]} and {names[1]} must have the same number of features,"
-                    f" got {features[0].shape[1]} and {features[1].shape[1]}"
-                )
-            return None, *unit_pair(features, names, device)
+            space = "X" if Z_labeled is None else "Z"
+            pair = (labeled, unlabeled) if Z_labeled is None else (Z_labeled, Z_unlabeled)
+            names = (f"{space}_labeled", f"{space}_unlabeled")
+            return None, *paired_features(pair, names, (len(labeled), len(unlabeled)), device)
         if Z_labeled is not None:
             raise ValueError("Z_labeled and Z_unlabeled need teacher='features', got another teacher")
         if isinstance(self.teacher, nn.Module):
@@ -216,7 +218,7 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         if self.student is not None:
             return copy.deepcopy(self.student)
         with float32_on_cpu():
-            moments = Standardize(torch.cat([x, pool]))
+            moments = Standardize(x, pool)
             if x.ndim == 2:
                 return nn.Sequential(moments, mlp(x.shape[1], num_classes))
             transform = nn.Sequential(moments, InputTransform())
@@ -225,24 +227,17 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
     def _samples(self, X: Any) -> Tensor:
         """Samples of the shape of the training's, and columns of its names."""
         check_fitted(self, "student_")
-        names = column_names(X)
-        known = getattr(self, "feature_names_in_", None)
-        if names is not None and known is not None and list(names) != list(known):
-            raise ValueError("X must have the feature names of X_labeled in fit, in the same order")
         samples = as_samples(X, "X")
+        self._check_columns(X, "X")
         if tuple(samples.shape[1:]) != self._shape:
-            raise ValueError(
-                f"X must have samples of the shape {self._shape} ({self.n_features_in_} features), got shape"
-                f" {tuple(samples.shape)}"
-            )
+            raise ValueError(f"X must have samples of the shape {self._shape}, got shape {tuple(samples.shape)}")
         return samples
 
     def _probabilities(self, X: Any) -> Float[Tensor, "samples classes"]:
         samples = self._samples(X)
         place = place_of(self.student_, "student")
         rows = as_samples(samples, "X", dtype=place.dtype)
-        with torch.inference_mode(False), float32_region(place.device):
-            logits = map_batches(self.student_, rows, batch_size=SCORE_BATCH, device=place.device)
+        logits = outputs_of(self.student_, rows, "student", device=place.device)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def predict(self, X: Any) -> Any:
@@ -269,14 +264,10 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             NotFittedError, TypeError, ValueError: as in `predict`; y of another length.
         """
-        from sklearn.metrics import accuracy_score
-
-        predicted, truth = self.predict(X), y
-        if isinstance(truth, Tensor):
-            truth = truth.detach().cpu().numpy()
-        if isinstance(predicted, Tensor):
-            predicted = predicted.cpu().numpy()
-        return float(accuracy_score(truth, predicted, sample_weight=sample_weight))
+        found = self._probabilities(X).argmax(1).cpu().numpy()
+        numbers, known = self._classes().find(as_labels(y, "y", len(found)))
+        weights = as_weights(sample_weight, len(found), torch.device("cpu"))
+        return float(np.average(known & (numbers == found), weights=weights))
 
     def outlier_score(self, X: Any) -> Float[Any, " samples"]:
         """`1 - weight` by the labeled samples of `fit`, `(N,)`: high for samples of unknown classes.

@@ -1,6 +1,10 @@
-"""The teacher's loss: NT-Xent of two views, without labels."""
+"""The teacher's loss, NT-Xent of two views, and its training on it, without labels."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +14,11 @@ from torch.nn import functional as F
 from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import check_number, check_same_device, check_same_shape, check_tensor
 from offprints.wad._checks import normalized, require
+from offprints.wad._training import check_trainable, shuffled_batches
+from offprints.wad.augmentation import SimCLRAugmentation
+
+if TYPE_CHECKING:
+    from offprints.wad.teacher import SimCLRTeacher
 
 
 def nt_xent(
@@ -57,3 +66,127 @@ def contrastive_loss(
         logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
         other = torch.arange(len(z), device=z.device).roll(len(z1))
         return F.cross_entropy(logits, other)
+
+
+class ContrastiveTraining:
+    """The training of a teacher, epoch by epoch, with a state that can be stored.
+
+    Args:
+        teacher: Trained in place; takes its scale from the images.
+        images: `(N, C, H, W)`, where the teacher is and of its type.
+        epochs: In all, which the schedule needs.
+        batch_size, lr, momentum, weight_decay, warmup_epochs, temperature, augment: As in `SimCLRTeacher.fit`.
+
+    Raises:
+        TypeError, ValueError: an option of the wrong kind or out of range, fewer than two images.
+    """
+
+    def __init__(
+        self,
+        teacher: SimCLRTeacher,
+        images: Tensor,
+        *,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        warmup_epochs: int,
+        temperature: float,
+        augment: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        batch_size = check_number(batch_size, "batch_size", low=2, integer=True)
+        self.lr = check_number(lr, "lr", low=0, open_low=True)
+        momentum = check_number(momentum, "momentum", low=0, high=1, open_high=True)
+        self.weight_decay = check_number(weight_decay, "weight_decay", low=0)
+        warmup_epochs = check_number(warmup_epochs, "warmup_epochs", low=0, integer=True)
+        self.temperature = check_number(temperature, "temperature", low=0, open_low=True)
+        check_augment(augment)
+        if len(images) < 2:
+            raise ValueError(f"images must be at least 2, which are told from each other, got {len(images)}")
+        check_trainable(teacher, "encoder and head")
+        self.augment = SimCLRAugmentation() if augment is None else augment
+        self.teacher, self.images, self.batch_size = teacher, images, min(batch_size, len(images))
+        self.steps = len(images) // self.batch_size
+        low, high = images.min(), images.max()
+        teacher.low.copy_(low)
+        teacher.high.copy_(torch.where(high > low, high, low + 1))
+        self.optimizer = torch.optim.SGD(
+            teacher.parameters(), lr=self.lr, momentum=momentum, weight_decay=self.weight_decay
+        )
+        warmup, total = warmup_epochs * self.steps, epochs * self.steps
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return 0.1 + 0.9 * step / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.epochs_done = 0
+
+    def epoch(self) -> dict[str, float]:
+        """One pass; its number and its mean loss.
+
+        Raises:
+            ValueError: the loss is not finite, or `augment` does not return the batch.
+        """
+        self.teacher.train()
+        losses = []
+        for rows in shuffled_batches(len(self.images), self.steps, self.batch_size).to(self.images.device):
+            scaled = self.teacher.scaled(self.images[rows])
+            views = torch.cat([viewed(self.augment, scaled) for _ in range(2)])
+            first, second = self.teacher.project(views).chunk(2)
+            loss = contrastive_loss(first, second, self.temperature)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            losses.append(loss.detach())
+        self.optimizer.zero_grad()
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise ValueError(
+                f"lr={self.lr:g}, weight_decay={self.weight_decay:g} and temperature={self.temperature:g} make the"
+                " training of the teacher diverge: lower lr, or scale images"
+            )
+        self.epochs_done += 1
+        return {"step": self.epochs_done, "loss": mean}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a training needs to go on, besides the random streams."""
+        return {
+            "teacher": self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epochs_done": self.epochs_done,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.teacher.load_state_dict(state["teacher"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epochs_done = state["epochs_done"]
+
+
+def check_augment(augment: Any) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        TypeError: neither None nor callable.
+    """
+    if augment is not None and not callable(augment):
+        raise TypeError(f"augment must be a callable or None, got {type(augment).__name__}")
+
+
+def viewed(augment: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Views of images by a callable of the user's, which must keep the batch.
+
+    Raises:
+        ValueError: it returns something else.
+    """
+    views = augment(images.clone())
+    if not isinstance(views, Tensor) or views.ndim != 4 or len(views) != len(images) or views.dtype != images.dtype:
+        got = f"{views.dtype} {tuple(views.shape)}" if isinstance(views, Tensor) else type(views).__name__
+        raise ValueError(f"augment must return one image for each of {len(images)}, in {images.dtype}, got {got}")
+    return views

@@ -148,7 +148,8 @@ def _label_array(labels: Any, ndim: int | None = 1) -> np.ndarray:
     if values.dtype.kind not in "iu":
         raise TypeError(f"labels must have an integer type, got {values.dtype}")
     if values.size == 0 or (ndim is not None and values.ndim != ndim):
-        raise ValueError(f"labels must be one-dimensional and not empty, got shape {values.shape}")
+        wanted = "not be empty" if ndim is None else f"have {ndim} dimension and not be empty"
+        raise ValueError(f"labels must {wanted}, got shape {values.shape}")
     if values.dtype.kind == "u" and int(values.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"labels must fit into int64, got {values.max()}")
     return values.astype(np.int64)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+BLOCK = 2**22  # entries of a block of samples, which is copied in float64
 
 
 class Standardize(nn.Module):
     """Features (or channels) less their mean, divided by their standard deviation; where that is 0, by 1.
 
     Args:
-        samples: `(N, D)` rows or `(N, C, H, W)` images whose moments are taken.
+        samples: `(N, D)` rows or `(N, C, H, W)` images whose moments are taken, all parts together.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, samples: Float[Tensor, "samples features *space"]) -> None:
+    def __init__(self, *samples: Float[Tensor, "samples features *space"]) -> None:
         super().__init__()
-        axes = [axis for axis in range(samples.ndim) if axis != 1]
-        wide = samples.double()
-        mean, spread = wide.mean(axes, keepdim=True), wide.std(axes, correction=0, keepdim=True)
+        axes = [axis for axis in range(samples[0].ndim) if axis != 1]
+        rows = max(1, BLOCK // samples[0][0].numel())
+        count = sum(part[:, :1].numel() for part in samples)
+
+        def mean_of(function: Callable[[Tensor], Tensor]) -> Tensor:
+            blocks = (block.double() for part in samples for block in part.split(rows))
+            return torch.stack([function(block).sum(axes, keepdim=True) for block in blocks]).sum(0) / count
+
+        mean = mean_of(lambda block: block)
+        spread = mean_of(lambda block: (block - mean).square()).sqrt()
         # A spread of rounding alone, as that of a constant column of 0.1, is none.
         scale = spread.where(spread > 1e-6 * mean.abs(), 1)
         self.register_buffer("mean", mean.to(torch.float32))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from offprints.shared.device import eagerly, float32_region, working_dtype
+from offprints.shared.device import eagerly, working_dtype
 from offprints.shared.validation import check_number, check_same_device, check_tensor
 from offprints.wad.losses import check_class_labels
 
@@ -66,8 +66,8 @@ def select_reliable(
     pseudo_labels = check_class_labels(pseudo_labels, "pseudo_labels", len(logits_u), logits_u.shape[1])
     check_same_device(logits_u, pseudo_labels, names=("logits_u", "pseudo_labels"))
     fraction = check_number(fraction, "fraction", low=0, high=1)
-    with float32_region(logits_u.device):
-        losses = F.cross_entropy(
-            logits_u.detach().to(working_dtype(logits_u)), pseudo_labels.detach(), reduction="none"
-        )
-    return losses.argsort(stable=True)[: int(fraction * len(losses))]
+    logits, own = logits_u.detach().to(working_dtype(logits_u)), pseudo_labels.detach()[:, None]
+    # The cross-entropy is softplus of how far the other classes are above the label's: the same order, but a sure
+    # student's cross-entropies are 0 after rounding, and equal.
+    above = logits.scatter(1, own, -torch.inf).logsumexp(1) - logits.gather(1, own)[:, 0]
+    return above.argsort(stable=True)[: int(fraction * len(above))]

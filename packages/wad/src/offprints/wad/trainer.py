@@ -10,16 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region, local_seed, map_batches, resolve_device, working_dtype
+from offprints.shared.device import evaluating, local_seed, map_batches, resolve_device
 from offprints.shared.validation import check_bool, check_number
-from offprints.wad._checks import as_samples, unit_rows
-from offprints.wad._training import check_seed, modes_kept, place_of, shuffled_batches, training_region
+from offprints.wad._checks import as_samples
+from offprints.wad._training import check_seed, check_trainable, modes_kept, place_of, shuffled_batches, training_region
+from offprints.wad.features import BATCH, check_teacher, teacher_features
 from offprints.wad.knowledge import Knowledge, check_anchor_labels, knowledge_of
 from offprints.wad.losses import WADOutput, weighted_distillation
 from offprints.wad.selection import polynomial_decay, select_reliable
-from offprints.wad.teacher import SimCLRTeacher
-
-SCORE_BATCH = 1024
 
 
 class WADTrainer:
@@ -80,8 +78,7 @@ class WADTrainer:
         seed: int | None = None,
     ) -> None:
         place = place_of(student, "student")
-        if not any(parameter.requires_grad for parameter in student.parameters()):
-            raise ValueError("student must have a parameter that requires a gradient, got none")
+        check_trainable(student, "student")
         check_teacher(teacher)
         self.student, self.teacher = student, teacher
         self.rounds = check_number(rounds, "rounds", low=1, integer=True)
@@ -122,7 +119,7 @@ class WADTrainer:
                 "X_labeled and X_unlabeled must have samples of the same shape,"
                 f" got {tuple(x_labeled.shape[1:])} and {tuple(x_unlabeled.shape[1:])}"
             )
-        labels = as_labels(y, len(x_labeled)).to(self.device)
+        labels = anchor_labels(y, len(x_labeled)).to(self.device)
         with training_region(self.device), local_seed(self.seed), modes_kept(self.student):
             self.student.to(self.device)
             z_labeled, z_unlabeled = teacher_features(self.teacher, X_labeled, X_unlabeled, self.device)
@@ -151,8 +148,7 @@ class WADTrainer:
             share = polynomial_decay(r, self.alpha, self.rounds - 1)
             moved = remaining[:0]
             if int(share * len(remaining)) > 0:
-                logits = map_batches(self.student, pool[remaining], batch_size=SCORE_BATCH)
-                chosen = select_reliable(logits, knowledge.pseudo_labels, fraction=share)
+                chosen = select_reliable(self._logits(pool, remaining), knowledge.pseudo_labels, fraction=share)
                 moved = remaining[chosen]
                 x = torch.cat([x, pool[moved]])
                 labels = torch.cat([labels, knowledge.pseudo_labels[chosen]])
@@ -163,11 +159,21 @@ class WADTrainer:
             selected[r] = moved.cpu()
         self.history_, self.knowledge_, self.selected_ = history, rounds, selected
 
+    def _logits(self, pool: Tensor, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows classes"]:
+        """The student's logits of these rows, without a copy of the pool."""
+        with evaluating(self.student):
+            return map_batches(lambda part: self.student(pool[part]), rows, batch_size=BATCH)
+
     def _weights(self, knowledge: Knowledge) -> Tensor:
-        weights = self.weigh(knowledge)
-        wanted = knowledge.weights
-        if not isinstance(weights, Tensor) or weights.shape != wanted.shape or not bool((weights >= 0).all()):
-            raise ValueError(f"weigh must return {len(wanted)} weights that are not negative, got {weights!r:.80}")
+        weights, wanted = self.weigh(knowledge), knowledge.weights
+        if (
+            not isinstance(weights, Tensor)
+            or weights.shape != wanted.shape
+            or not bool(((weights >= 0) & weights.isfinite()).all())
+        ):
+            raise ValueError(
+                f"weigh must return {len(wanted)} weights that are finite and not negative, got {weights!r:.80}"
+            )
         return weights.detach().to(wanted)
 
     def _train(
@@ -224,25 +230,7 @@ class WADTrainer:
         ]
 
 
-def check_teacher(teacher: Any) -> None:
-    """Refuse what is neither a module nor a pair.
-
-    Raises:
-        TypeError: neither.
-        ValueError: a sequence of another length.
-    """
-    if isinstance(teacher, nn.Module):
-        return
-    if not isinstance(teacher, (tuple, list)):
-        raise TypeError(
-            "teacher must be a fitted SimCLRTeacher, a module or the pair (Z_labeled, Z_unlabeled),"
-            f" got {type(teacher).__name__}"
-        )
-    if len(teacher) != 2:
-        raise ValueError(f"teacher must be a pair (Z_labeled, Z_unlabeled), got {len(teacher)} items")
-
-
-def as_labels(y: Any, length: int) -> Int[Tensor, " labeled"]:
+def anchor_labels(y: Any, length: int) -> Int[Tensor, " labeled"]:
     """Labels 0..K-1, array or tensor, as a tensor; every class has a sample.
 
     Raises:
@@ -264,62 +252,3 @@ def as_labels(y: Any, length: int) -> Int[Tensor, " labeled"]:
     if largest >= length:
         raise ValueError(f"y must have every class in [0, K), got the label {largest} among {length} samples")
     return check_anchor_labels(y.detach(), "y", length, max(largest + 1, 2))
-
-
-def teacher_features(
-    teacher: Any, X_labeled: Any, X_unlabeled: Any, device: torch.device
-) -> tuple[Float[Tensor, "labeled dim"], Float[Tensor, "unlabeled dim"]]:
-    """Unit features of labeled and unlabeled samples.
-
-    Raises:
-        NotFittedError: a `SimCLRTeacher` that was not fitted.
-        TypeError, ValueError: features of another length or width, not finite, without a direction.
-    """
-    if isinstance(teacher, nn.Module):
-        names = ("teacher", "teacher")
-        found = [module_features(teacher, X) for X in (X_labeled, X_unlabeled)]
-    else:
-        names = ("Z_labeled", "Z_unlabeled")
-        found = [as_samples(z, f"teacher: {name}") for z, name in zip(teacher, names, strict=True)]
-        for z, X, name in zip(found, (X_labeled, X_unlabeled), names, strict=True):
-            if z.ndim != 2 or len(z) != len(X):
-                raise ValueError(f"teacher: {name} must have a row for each of {len(X)} samples, got {tuple(z.shape)}")
-        if found[0].shape[1] != found[1].shape[1]:
-            raise ValueError(
-                "teacher: Z_labeled and Z_unlabeled must have the same number of features,"
-                f" got {found[0].shape[1]} and {found[1].shape[1]}"
-            )
-    return unit_pair(found, names, device)
-
-
-def unit_pair(found: Sequence[Tensor], names: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features of labeled and unlabeled samples as unit rows of one type, float32 or float64.
-
-    Raises:
-        ValueError: a row of zeros.
-    """
-    dtype = working_dtype(*found)
-    labeled, unlabeled = (
-        unit_rows(z.to(device=device, dtype=dtype), name) for z, name in zip(found, names, strict=True)
-    )
-    return labeled, unlabeled
-
-
-def module_features(teacher: nn.Module, X: Any) -> Float[Tensor, "samples dim"]:
-    """What a module in evaluation mode makes of samples, one row each.
-
-    Raises:
-        NotFittedError: a `SimCLRTeacher` that was not fitted.
-        ValueError: NaN or infinite features.
-    """
-    if isinstance(teacher, SimCLRTeacher):
-        features = teacher.embed(X)
-    else:
-        place = next((parameter for parameter in teacher.parameters() if parameter.is_floating_point()), None)
-        samples = as_samples(X, "X", dtype=None if place is None else place.dtype)
-        with torch.inference_mode(False), float32_region(samples.device):
-            device = samples.device if place is None else place.device
-            features = map_batches(teacher, samples, batch_size=SCORE_BATCH, device=device).flatten(1)
-    if not bool(features.isfinite().all()):
-        raise ValueError("teacher must give finite features, got NaN or infinity")
-    return features

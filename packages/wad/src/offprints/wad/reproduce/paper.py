@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from offprints.shared.datasets import vision_dataset
 from offprints.shared.experiment import Part, Run
 from offprints.wad import SimCLRTeacher, mismatch_split, rectify_labels
+from offprints.wad.contrastive import ContrastiveTraining
 from offprints.wad.networks import wide_resnet
 from offprints.wad.reproduce.medium import report
 from offprints.wad.reproduce.networks import resnet18
 from offprints.wad.reproduce.students import SUPERVISED, UNWEIGHTED, WAD, moving, train_student
 from offprints.wad.reproduce.teachers import judged
-from offprints.wad.teacher import ContrastiveTraining
 
 CIFAR100_TARGETS = (3, 42, 43, 88, 97, 15, 19, 21, 32, 39, 35, 63, 64, 66, 75, 37, 50, 65, 74, 80)
 TARGETS = {"cifar10": (0, 1), "cifar100": CIFAR100_TARGETS}
