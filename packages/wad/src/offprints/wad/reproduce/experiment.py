@@ -14,7 +14,7 @@ from offprints.wad.reproduce.figures import draw_accuracy, draw_errors, draw_wei
 from offprints.wad.reproduce.medium import MediumSettings, reproduce_medium
 from offprints.wad.reproduce.paper import PaperSettings, reproduce_paper
 from offprints.wad.reproduce.students import PERMUTED, SUPERVISED, TRAINERS, UNWEIGHTED, WAD, moving
-from offprints.wad.reproduce.teachers import mean_of, standard_error
+from offprints.wad.reproduce.teachers import mean_of, ratio, standard_error
 
 # Set on the seeds 5 to 10: AUROC 0.947 to 0.968 (control at most 0.58), invasion 0.136 to 0.19 (at least 0.596), ratio
 # of the pseudo-labeling errors 0.36 to 0.55 (at least 0.98).
@@ -103,10 +103,10 @@ def report_teachers(draws: Sequence[Mapping[str, Any]], settings: DigitsSettings
         "pseudo-labeling",
         f"{where}: pseudo-labeling error, the share of the weight that lies on wrong labels of known images, over the"
         " same with equal weights",
-        mean_of(values("pseudo-labeling")) / equal,
+        ratio(mean_of(values("pseudo-labeling")), equal),
         "<=",
         PSEUDO_BAR,
-        control=mean_of(values("pseudo-labeling of permuted weights")) / equal,
+        control=ratio(mean_of(values("pseudo-labeling of permuted weights")), equal),
         control_name="weights permuted",
     )
     told = {

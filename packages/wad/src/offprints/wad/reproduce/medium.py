@@ -18,7 +18,7 @@ from offprints.wad import SimCLRTeacher, mismatch_split, rectify_labels
 from offprints.wad.networks import InputTransform, small_encoder
 from offprints.wad.reproduce.figures import draw_accuracy, draw_errors, draw_weights
 from offprints.wad.reproduce.students import PERMUTED, SUPERVISED, UNWEIGHTED, WAD, moving, train_student
-from offprints.wad.reproduce.teachers import judged, mean_of, spectral_features
+from offprints.wad.reproduce.teachers import judged, mean_of, ratio, spectral_features
 
 SIMCLR, SPECTRAL = "SimCLR", "spectral"
 METHODS = (SUPERVISED, UNWEIGHTED, PERMUTED, WAD, moving(WAD))
@@ -161,10 +161,10 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
             f"fashion-pseudo-labeling-{teacher.lower()}",
             f"{where}, {teacher} teacher: pseudo-labeling error, the share of the weight that lies on wrong labels of"
             " known images, over the same with equal weights",
-            mean(teacher, "pseudo-labeling") / equal,
+            ratio(mean(teacher, "pseudo-labeling"), equal),
             "<=",
             PSEUDO_BAR,
-            control=mean(teacher, "pseudo-labeling of permuted weights") / equal,
+            control=ratio(mean(teacher, "pseudo-labeling of permuted weights"), equal),
             control_name="weights permuted",
         )
         told = {

@@ -83,6 +83,11 @@ def mean_of(values: Any) -> float:
     return float(np.mean(list(values)))
 
 
+def ratio(part: float, whole: float) -> float:
+    """One over the other; 1, no difference, where there is nothing of either."""
+    return part / whole if whole else 1.0
+
+
 def standard_error(values: Any) -> float | None:
     """Standard error of a mean; None of one number."""
     numbers = list(values)
