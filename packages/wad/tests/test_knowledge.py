@@ -157,3 +157,13 @@ def test_arguments() -> None:
             "topk": 2,
         },
     )
+
+
+def test_no_cosine_is_above_one() -> None:
+    """Nor any weight above 2, for samples that are anchors of one class and the opposite of those of the other."""
+    z = torch.randn(500, 37, generator=torch.Generator().manual_seed(0))
+    scores = teacher_knowledge(z, z, torch.arange(500) % 2, num_classes=2).scores
+    assert scores.max() == 1
+    for row in z[:50]:
+        known = teacher_knowledge(row[None], torch.stack([row, -row]), torch.arange(2), num_classes=2)
+        assert 2 - 1e-6 < known.weights <= 2

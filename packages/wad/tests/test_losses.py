@@ -119,3 +119,13 @@ def test_one_pair_is_told_from_nothing() -> None:
     value.backward()
     assert value == 0
     assert z.grad.abs().max() == 0
+
+
+def test_small_weights_that_are_normalized() -> None:
+    """The weighted mean, also where the weights sum up to less than 1."""
+    g = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(4, 3, generator=g), torch.tensor([0, 1, 2, 0])
+    weights = torch.tensor([0.01, 0.0, 0.02, 0.01])
+    found = WADLoss(normalize_weights=True)(logits, labels, logits, labels, weights)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    assert_close(found.distillation, (losses * weights).sum() / 0.04)

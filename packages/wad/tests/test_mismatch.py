@@ -113,3 +113,11 @@ def test_error_arguments() -> None:
             "true_labels": torch.randint(3, (6,), generator=g) - 1,
         },
     )
+
+
+def test_the_share_is_exact() -> None:
+    """0.8 * 137 / (1 - 0.8) is a hair above 548 in floating point."""
+    labels = np.repeat([0, 1, 2], [70, 69, 600])
+    split = mismatch_split(labels, target_classes=[0, 1], num_labeled=2, mismatch=0.8, seed=0)
+    assert split.is_target_unlabeled.sum() == 137
+    assert len(split.unlabeled) == 137 + 548

@@ -255,6 +255,7 @@ def test_wide_resnet() -> None:
     network.train()
     assert not torch.equal(network[0](x), x)
     assert network[0](x[:, :, :1, :2]).shape == (4, 3, 1, 2)
+    assert network[0](x[:, :, :4, :1]).shape == (4, 3, 4, 1)
 
 
 def test_bad_inputs() -> None:

@@ -272,6 +272,9 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
     def outlier_score(self, X: Any) -> Float[Any, " samples"]:
         """`1 - weight` by the labeled samples of `fit`, `(N,)`: high for samples of unknown classes.
 
+        High for samples between two known classes, too, which are many where there are many labels: to find unknown
+        classes alone, the largest of the `scores` of `teacher_knowledge` is better.
+
         Args:
             X: Samples as in `fit`; where `Z_labeled` was given, their features `(N, E)` in that space.
 
