@@ -14,7 +14,7 @@ from offprints.wad._checks import check_features, unit_rows
 
 ClassReduction = Literal["max", "topk_mean", "mean"]
 REDUCTIONS: tuple[ClassReduction, ...] = ("max", "topk_mean", "mean")
-BLOCK = 2**19  # cosines that stay in the cache of a CPU
+BLOCK = 2**18  # cosines that stay in the cache of a CPU
 
 
 class Knowledge(NamedTuple):
