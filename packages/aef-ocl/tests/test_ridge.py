@@ -280,6 +280,16 @@ def test_half_types_do_not_reach_the_sums() -> None:
     assert copy.deepcopy(ridge).float().weight.dtype == torch.float32
 
 
+def test_a_factor_of_rounding_is_refused() -> None:
+    """The factorization succeeds, but has a pivot below half of gamma, which rounding alone can make."""
+    ridge = RecursiveRidge(2, gamma=1e-3).partial_fit(torch.eye(2), torch.tensor([0, 1]))
+    ridge._matrix = torch.diag(torch.tensor([1.0, -4e-4], dtype=torch.float64))
+    near(ridge.weight, torch.diag(torch.tensor([1 / 1.001, 1 / 6e-4], dtype=torch.float64)))
+    ridge._matrix = torch.diag(torch.tensor([1.0, -6e-4], dtype=torch.float64))
+    with pytest.raises(np.linalg.LinAlgError, match="gamma"):
+        ridge.weight  # noqa: B018
+
+
 def test_other_tensors_in_the_place_of_the_sums() -> None:
     X, y = data(30, 6, 3)
     ridge = RecursiveRidge(6).partial_fit(X, y)
