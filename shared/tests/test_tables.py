@@ -222,7 +222,8 @@ def test_what_are_no_labels() -> None:
     wrong: list[tuple[Any, type[Exception]]] = [
         (None, ValueError), ([1, 2], ValueError), ([[1, 2, 3]], ValueError), ([0.5, 1, 2], ValueError),
         ([np.nan, 1, 2], ValueError), ([1j, 2, 3], TypeError),
-        (np.array([1, "a", None], object), TypeError), (np.ma.masked_array([1, 2, 3], [0, 1, 0]), ValueError),
+        (np.array([1, "a", None], object), TypeError), (np.array([1, np.str_("a"), 2], object), TypeError),
+        (np.ma.masked_array([1, 2, 3], [0, 1, 0]), ValueError),
         (sparse.csr_array(np.ones((3, 1))), TypeError), (np.zeros(3, "M8[s]"), TypeError),
     ]  # fmt: skip
     for value, error in wrong:

@@ -71,7 +71,9 @@ class Paper:
             fence ^= line.lstrip().startswith("```")
             if not fence and re.match(r"##? ", line):
                 inside = re.match(rf"##\s+{heading}\b", line, re.IGNORECASE) is not None
-            elif inside and (fence or not re.fullmatch(r"<!-- /?\w+ -->", line.strip())):  # marks of what is generated
+            elif inside and (
+                fence or not re.fullmatch(r"<!-- /?\w+( [\w-]+)* -->", line.strip())
+            ):  # marks of what is generated
                 lines.append(line)
         return "\n".join(lines).strip()
 

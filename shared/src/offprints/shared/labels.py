@@ -67,7 +67,7 @@ def _plain(array: np.ndarray, name: str) -> np.ndarray:
     kinds = {type(value) for value in array.ravel().tolist()}
     if kinds <= {str, np.str_}:
         return array  # stays an array of objects, as scikit-learn keeps it
-    if not kinds or any(not issubclass(kind, (int, float, np.generic)) for kind in kinds):
+    if not kinds or any(not issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
         told = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise TypeError(f"{name} must hold labels of one kind (argument must be a string or a number), got {told}")
     return np.array(array.tolist())
