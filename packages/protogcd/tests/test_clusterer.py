@@ -171,6 +171,19 @@ def test_views_that_return_something_else() -> None:
             small(views=views).fit(X, Y)
 
 
+@pytest.mark.parametrize("factor", [1.0, 100.0])
+def test_noise_is_in_units_of_the_range(factor) -> None:
+    seen: list[torch.Tensor] = []
+    own = torch.nn.Linear(4, 5)
+    own.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    small(adapter=own, noise=0.1, batch_size=20, epochs=10).fit(factor * X, Y)
+    views = [batch for batch in seen if len(batch) == 40]
+    assert len(views) == 20
+    found = torch.cat([batch[:20] - batch[20:] for batch in views]).std()
+    spread = np.sqrt(np.square(X - X.mean(0)).mean())
+    assert float(found) == pytest.approx(0.1 * 4 * factor * spread * 2**0.5, rel=0.1)
+
+
 def test_images_of_every_kind() -> None:
     whole = np.round(10 * X.reshape(48, 1, 2, 2)).astype(np.int8)
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 5))
