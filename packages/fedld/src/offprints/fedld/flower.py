@@ -129,7 +129,7 @@ class FedLDStrategy(FedAvg):
 
     def _sorted_out(self, replies: list[Message]) -> tuple[list[Message], dict[int, str]]:
         """The replies that can be read, in an order that does not depend on when they came; who else and why not."""
-        faults = {node: "no reply in time" for node in self._asked}
+        faults = dict.fromkeys(self._asked, "no reply in time")
         valid = []
         for message in replies:
             node = message.metadata.src_node_id
@@ -304,9 +304,7 @@ def server_app(
         chosen = FedLDStrategy() if strategy is None else strategy
         if isinstance(chosen, FedLDStrategy) and not chosen.buffer_names:
             chosen.buffer_names = buffer_names_of(model)
-        result = chosen.start(
-            grid, ArrayRecord(model.state_dict()), rounds, timeout=timeout, evaluate_fn=evaluate_fn
-        )
+        result = chosen.start(grid, ArrayRecord(model.state_dict()), rounds, timeout=timeout, evaluate_fn=evaluate_fn)
         if on_result is not None:
             on_result(result)
 

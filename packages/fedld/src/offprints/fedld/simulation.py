@@ -112,7 +112,7 @@ def simulate(
     Raises:
         TypeError: An argument of another kind.
         ValueError: No clients, a client without samples, a number out of range, an unknown method, an aggregator for
-            another method than "fedld", a `resume_from` that does not fit; with an aggregator that raises, a bad client.
+            another method than "fedld", a `resume_from` that does not fit; a bad client, where the aggregator raises.
 
     Example:
         >>> x = torch.randn(40, 5)
@@ -132,7 +132,9 @@ def simulate(
     if not isinstance(config, LocalConfig):
         raise TypeError(f"config must be a LocalConfig, got {type(config).__name__}")
     if isinstance(client_data, (str, bytes, Mapping)) or not isinstance(client_data, Sequence):
-        raise TypeError(f"client_data must be a sequence with the data of each client, got {type(client_data).__name__}")
+        raise TypeError(
+            f"client_data must be a sequence with the data of each client, got {type(client_data).__name__}"
+        )
     if not client_data:
         raise ValueError("client_data must hold at least one client, got none")
     if callback is not None and not callable(callback):

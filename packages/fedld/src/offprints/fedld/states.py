@@ -94,7 +94,9 @@ def combine(
 
     rejected: dict[int, str] = {}
     for i, (state, size) in enumerate(zip(client_states, sizes, strict=True)):
-        fault = _fault_of_size(size) or fault_of_state(state, global_state) or _fault_of_buffers(state, global_state, rest)
+        fault = (
+            _fault_of_size(size) or fault_of_state(state, global_state) or _fault_of_buffers(state, global_state, rest)
+        )
         if fault is not None:
             rejected[i] = fault
     sound = [i for i in range(len(client_states)) if i not in rejected]
@@ -105,7 +107,9 @@ def combine(
     _tell(rejected, on_bad_update)
     if not accepted:
         reasons = "; ".join(f"{i}: {reason}" for i, reason in sorted(rejected.items()))
-        raise NoValidClientError(f"client_states must hold at least one valid client, all are rejected: {reasons}", rejected)
+        raise NoValidClientError(
+            f"client_states must hold at least one valid client, all are rejected: {reasons}", rejected
+        )
 
     rows = [sound.index(i) for i in accepted] + ([len(sound)] if history is not None else [])
     states = [client_states[i] for i in accepted]
@@ -196,7 +200,9 @@ def fault_of_state(state: object, global_state: State) -> str | None:
     missing, extra = sorted(global_state.keys() - state.keys()), sorted(map(str, state.keys() - global_state.keys()))
     if missing or extra:
         told = [f"lacks {', '.join(missing[:3])}" if missing else "", f"has {', '.join(extra[:3])}" if extra else ""]
-        return f"keys differ: {' and '.join(filter(None, told))}" + (" ..." if max(len(missing), len(extra)) > 3 else "")
+        return f"keys differ: {' and '.join(filter(None, told))}" + (
+            " ..." if max(len(missing), len(extra)) > 3 else ""
+        )
     for name, value in global_state.items():
         got = state[name]
         if not isinstance(got, Tensor) or got.layout != torch.strided:
@@ -300,7 +306,9 @@ def _average(base: Tensor, clients: Sequence[Tensor], share: Tensor) -> Tensor:
         total = sum(part * to_double(value) for part, value in zip(parts, exact, strict=True))
         assert isinstance(total, Tensor)
         total = total.to(base.device, working_dtype(_flat(base)))
-        shaped = torch.view_as_complex(total.reshape(*base.shape, 2)) if base.is_complex() else total.reshape(base.shape)
+        shaped = (
+            torch.view_as_complex(total.reshape(*base.shape, 2)) if base.is_complex() else total.reshape(base.shape)
+        )
         return shaped.to(base.dtype)
     # Differences, so that large integers which all clients share stay what they are.
     start = base.detach().long()
