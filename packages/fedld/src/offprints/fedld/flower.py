@@ -104,15 +104,16 @@ class FedLDStrategy(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The new arrays and the mean of the clients' metrics, or None and None where no reply is valid."""
         valid, faults = self._sorted_out(list(replies))
-        nodes = [message.metadata.src_node_id for message in valid]
-        states = [self._arrays_of(message).to_torch_state_dict() for message in valid]
-        sizes = [self._weight_of(message) for message in valid]
+        nodes = [message.metadata.src_node_id for message, _, _ in valid]
         arrays = metrics = None
         accepted: list[int] = []
         if valid:
             try:
                 new, report = self.aggregator.aggregate(
-                    self._sent.to_torch_state_dict(), states, sizes, buffer_names=self.buffer_names
+                    self._sent.to_torch_state_dict(),
+                    [state for _, state, _ in valid],
+                    [size for _, _, size in valid],
+                    buffer_names=self.buffer_names,
                 )
             except NoValidClientError as error:
                 faults |= {nodes[i]: reason for i, reason in error.rejected.items()}
@@ -120,52 +121,48 @@ class FedLDStrategy(FedAvg):
                 faults |= {nodes[i]: reason for i, reason in report.rejected.items()}
                 accepted = [nodes[i] for i in report.accepted]
                 arrays = ArrayRecord(new)
-                contents = [valid[i].content for i in report.accepted]
+                contents = [valid[i][0].content for i in report.accepted]
                 metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         self.last_report = AggregationReport(accepted, faults)
         for node, reason in faults.items():
             log.warning("round %d: node %d is left out: %s", server_round, node, reason)
         return arrays, metrics
 
-    def _sorted_out(self, replies: list[Message]) -> tuple[list[Message], dict[int, str]]:
-        """The replies that can be read, in an order that does not depend on when they came; who else and why not."""
+    def _sorted_out(self, replies: list[Message]) -> tuple[list[tuple[Message, Any, float]], dict[int, str]]:
+        """Replies that can be read, their states and sizes, in an order of their own; who else, and why not."""
         faults = dict.fromkeys(self._asked, "no reply in time")
         valid = []
         for message in replies:
             node = message.metadata.src_node_id
-            fault = self._fault_of(message)
-            if fault is None:
-                valid.append(message)
-                faults.pop(node, None)
+            try:
+                state, size = self._read(message)
+            except _UnreadableError as error:
+                faults[node] = str(error)
             else:
-                faults[node] = fault
-        # Ids of nodes are drawn anew in every run, numbers of partitions are not.
-        return sorted(valid, key=lambda message: (_partition_of(message), message.metadata.src_node_id)), faults
+                valid.append((message, state, size))
+                faults.pop(node, None)
+        # Replies come in any order, and ids of nodes are drawn anew in every run: numbers of partitions are not.
+        valid.sort(key=lambda item: (_partition_of(item[0]), item[0].metadata.src_node_id))
+        return valid, faults
 
-    def _fault_of(self, message: Message) -> str | None:
+    def _read(self, message: Message) -> tuple[Any, float]:
         if message.has_error():
-            return f"an error: {message.error.reason.strip() or 'no reason given'}"
-        content = message.content
-        if len(content.array_records) != 1 or len(content.metric_records) != 1:
-            return (
-                f"{len(content.array_records)} ArrayRecords and {len(content.metric_records)} MetricRecords instead of"
-                " one of each"
-            )
-        weight = next(iter(content.metric_records.values())).get(self.weighted_by_key)
-        if not isinstance(weight, (int, float)):
-            return f"no number {self.weighted_by_key!r} in the MetricRecord"
+            raise _UnreadableError(f"an error: {message.error.reason.strip() or 'no reason given'}")
+        arrays, metrics = message.content.array_records, message.content.metric_records
+        if len(arrays) != 1 or len(metrics) != 1:
+            told = f"{len(arrays)} ArrayRecords and {len(metrics)} MetricRecords"
+            raise _UnreadableError(f"{told} instead of one of each")
+        size = next(iter(metrics.values())).get(self.weighted_by_key)
+        if not isinstance(size, (int, float)):
+            raise _UnreadableError(f"no number {self.weighted_by_key!r} in the MetricRecord")
         try:
-            self._arrays_of(message).to_torch_state_dict()
+            return next(iter(arrays.values())).to_torch_state_dict(), float(size)
         except Exception as error:  # bytes of a stranger: whatever NumPy makes of them
-            return f"arrays that cannot be read ({type(error).__name__}: {error})"
-        return None
+            raise _UnreadableError(f"arrays that cannot be read ({type(error).__name__}: {error})") from error
 
-    def _arrays_of(self, message: Message) -> ArrayRecord:
-        return next(iter(message.content.array_records.values()))
 
-    def _weight_of(self, message: Message) -> float:
-        value: Any = next(iter(message.content.metric_records.values()))[self.weighted_by_key]
-        return float(value)
+class _UnreadableError(Exception):
+    """Why a reply cannot be used."""
 
 
 def _partition_of(message: Message) -> int:

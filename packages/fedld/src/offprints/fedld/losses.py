@@ -29,9 +29,10 @@ def margin_control_loss(
     """Cross-entropy plus `penalty * log(1 + ||P||^2)`, with P the softmax of the logits.
 
     The norm is the Frobenius norm of the whole batch matrix, as in the paper's code: the term lies between
-    `penalty * log(1 + B / K)` and `penalty * log(1 + B)`, and its gradient on one sample falls as 1 / B, so that
-    batches of another size weigh it differently. With `per_sample=True` each sample has a term of its own,
-    `penalty * log(1 + ||P_b||^2)`, and the batch size does not matter.
+    `penalty * log(1 + B / K)` and `penalty * log(1 + B)` and grows with the logarithm of the batch size B. Its pull on
+    a sample, beside that of the mean cross-entropy, hardly depends on B. With `per_sample=True` each sample has a term
+    of its own, `penalty * log(1 + ||P_b||^2)`: its pull is weaker, by half for samples that the model is sure of, and
+    neither value nor pull depends on the batch.
 
     Half types are computed and returned in float32.
 
