@@ -124,7 +124,8 @@ def test_booleans_complex_and_scalars() -> None:
     new, _ = PrincipalGradientAggregator().aggregate(start, clients, [3, 1])
     assert new["mask"].tolist() == [True, True]
     torch.testing.assert_close(new["z"], torch.tensor([2, 3], dtype=torch.complex64))
-    assert new["s"].item() == 4.0 and new["s"].shape == ()
+    assert new["s"].item() == 4.0
+    assert new["s"].shape == ()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -108,7 +108,8 @@ def test_gives_what_one_process_gives() -> None:
     assert strategy.aggregator.state_dict() == whole.aggregator_state
     metrics = result.evaluate_metrics_clientapp[3]
     assert set(metrics) == {"eval_loss", "eval_accuracy"}
-    assert strategy.last_report is not None and strategy.last_report.rejected == {}
+    assert strategy.last_report is not None
+    assert strategy.last_report.rejected == {}
 
 
 def spoiled(partition: int, number: int, message: Message, reply: Message) -> Message | None:
@@ -191,7 +192,8 @@ def test_round_without_a_valid_reply_keeps_the_weights() -> None:
             strategy, rounds=1, spoil=lambda p, n, message, reply, kind=kind: spoiled(2, kind, message, reply)
         )
         assert not result.arrays  # Flower has no arrays to give: those sent are the last
-        assert strategy.last_report.accepted == [] and len(strategy.last_report.rejected) == 3
+        assert strategy.last_report.accepted == []
+        assert len(strategy.last_report.rejected) == 3
     assert strategy.aggregator.state_dict()["round"] == 0
 
 

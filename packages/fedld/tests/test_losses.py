@@ -63,7 +63,7 @@ def test_without_penalty_it_is_cross_entropy() -> None:
 
 
 def test_pull_on_a_sample_hardly_depends_on_the_batch() -> None:
-    """Of n equal samples with ||P_b||^2 = q the pull is n q / (1 + n q) of that for large n, once the mean is undone."""
+    """Of n equal samples with ||P_b||^2 = q the pull is n q / (1 + n q) of that for large n, the mean undone."""
 
     def pull(copies: int, per_sample: bool) -> float:
         logits = torch.tensor([[1.0, 0.0, 0.0]]).double().repeat(copies, 1).requires_grad_()

@@ -102,7 +102,8 @@ def test_feature_shift_is_one_per_client_and_the_same_for_any_batch() -> None:
     before = batch.clone()
     seen = [FeatureShift(i, 3, strength=2.0)(batch) for i in range(3)]
     for i, one in enumerate(seen):
-        assert one.min() >= 0 and one.max() <= 1
+        assert one.min() >= 0
+        assert one.max() <= 1
         assert torch.equal(FeatureShift(i, 3, strength=2.0)(batch[1:2]), one[1:2])  # alone or in a batch
         assert not torch.allclose(one, seen[i - 1], atol=0.02)
     assert torch.equal(batch, before)

@@ -174,7 +174,8 @@ def test_order_is_that_of_torchs_loader(kind) -> None:
     assert torch.equal(torch.rand(1), after)
     for one, other in zip(got, expected, strict=True):
         for mine, its in zip(one, other, strict=True):
-            assert torch.equal(mine[0], its[0]) and torch.equal(mine[1], its[1])
+            assert torch.equal(mine[0], its[0])
+            assert torch.equal(mine[1], its[1])
 
 
 def test_last_batch_of_one_is_joined() -> None:
