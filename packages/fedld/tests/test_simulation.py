@@ -126,6 +126,7 @@ def test_losses_are_those_of_the_models() -> None:
 
 def test_nothing_outside_is_touched_or_matters() -> None:
     model, data = network(), clients()
+    common_data = common()
     model.eval()
     before = copy.deepcopy((model.state_dict(), data))
     with random_state_untouched():
@@ -139,6 +140,11 @@ def test_nothing_outside_is_touched_or_matters() -> None:
     sets = [TensorDataset(*pair) for pair in data]
     with torch.inference_mode():
         same(run(rounds=2, data=sets), first)  # data sets of the same samples
+    torch.set_default_device("meta")
+    try:
+        same(simulate(model, data, rounds=2, config=CONFIG, eval_data=common_data, device="cpu"), first)
+    finally:
+        torch.set_default_device(None)
     assert run(rounds=1, seed=1).state["0.weight"].ne(run(rounds=1).state["0.weight"]).any()
 
 

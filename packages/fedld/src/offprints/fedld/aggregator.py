@@ -103,7 +103,7 @@ class PrincipalGradientAggregator:
         """
         check_state(global_state, "global_state")
         averaged = buffer_names_of(global_state, buffer_names) if self.buffers == "average" else frozenset()
-        unmoved = [name for name in global_state if name not in self._moved]
+        unmoved = global_state.keys() - self._moved
         sizes = {name: value.numel() for name, value in global_state.items()}
 
         def coefficients(gram: Tensor, names: Sequence[str], share: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def margin_control(logits: Tensor, target: Tensor, penalty: float) -> Tensor:
     """The loss of a client: cross-entropy plus a penalty on how sure the batch is."""
     P = torch.softmax(logits, dim=1)  # 1. the batch's probabilities, [B, K]
-    norm = torch.linalg.matrix_norm(P, ord="fro")  # 2. their Frobenius norm, over the whole batch
+    norm = torch.linalg.matrix_norm(P)  # 2. their Frobenius norm, over the whole batch
     return F.cross_entropy(logits, target) + penalty * torch.log(1 + norm**2)  # 3. the margin control term
 
 

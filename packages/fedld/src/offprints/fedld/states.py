@@ -90,7 +90,7 @@ def combine(
         raise ValueError("client_states must hold at least one client, got none")
     sizes = _sizes(num_examples, len(client_states))
     moved = [name for name, value in global_state.items() if _is_real(value) and name not in averaged]
-    rest = [name for name in global_state if name not in set(moved)]
+    rest = [name for name, value in global_state.items() if not _is_real(value) or name in averaged]
 
     rejected: dict[int, str] = {}
     for i, (state, size) in enumerate(zip(client_states, sizes, strict=True)):
@@ -113,7 +113,7 @@ def combine(
 
     rows = [sound.index(i) for i in accepted] + ([len(sound)] if history is not None else [])
     states = [client_states[i] for i in accepted]
-    share = torch.tensor([float(sizes[i]) for i in accepted], dtype=torch.float64)
+    share = torch.tensor([float(sizes[i]) for i in accepted], dtype=torch.float64, device="cpu")
     share = share / share.max()  # a sum of the largest numbers would overflow
     share = share / share.sum()
     with torch.no_grad():
@@ -197,7 +197,8 @@ def fault_of_state(state: object, global_state: State) -> str | None:
     """Why a client's state does not fit the global one, in words; None where it does."""
     if not isinstance(state, Mapping):
         return f"the state is a {type(state).__name__}, not a mapping"
-    missing, extra = sorted(global_state.keys() - state.keys()), sorted(map(str, state.keys() - global_state.keys()))
+    missing = sorted(map(str, global_state.keys() - state.keys()))
+    extra = sorted(map(str, state.keys() - global_state.keys()))
     if missing or extra:
         told = [f"lacks {', '.join(missing[:3])}" if missing else "", f"has {', '.join(extra[:3])}" if extra else ""]
         return f"keys differ: {' and '.join(filter(None, told))}" + (

@@ -20,7 +20,7 @@ from offprints.shared.validation import check_labels, check_number, check_tensor
 EVALUATION_BATCH = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LocalConfig:
     """How a client trains in one round; each round has a fresh optimizer.
 

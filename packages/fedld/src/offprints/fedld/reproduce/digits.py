@@ -88,7 +88,7 @@ def federation(seed: int, settings: DigitsSettings) -> tuple[nn.Module, list[Pai
     return model, clients, (images[test], labels[test])
 
 
-def run_method(seed: int, settings: DigitsSettings, *, draws: int = 0, **options: Any) -> FederatedResult:
+def run_method(seed: int, settings: DigitsSettings, device: str, *, draws: int = 0, **options: Any) -> FederatedResult:
     """One method on one draw; `draws` is added to the seed of the local training."""
     model, clients, test = federation(seed, settings)
     options = dict(options)
@@ -100,15 +100,15 @@ def run_method(seed: int, settings: DigitsSettings, *, draws: int = 0, **options
         config=settings.local(penalty),
         eval_data=test,
         aggregator=None if server is None else PrincipalGradientAggregator(**server),
-        device="cpu",
+        device=device,
         seed=seed + draws,
         **options,
     )
 
 
-def curves(seed: int, settings: DigitsSettings, method: str) -> dict[str, Any]:
+def curves(seed: int, settings: DigitsSettings, method: str, device: str) -> dict[str, Any]:
     """The terms round by round, and their means over the last rounds."""
-    return _summary(run_method(seed, settings, **METHODS[method]))
+    return _summary(run_method(seed, settings, device, **METHODS[method]))
 
 
 def _summary(result: FederatedResult) -> dict[str, Any]:
@@ -117,11 +117,11 @@ def _summary(result: FederatedResult) -> dict[str, Any]:
     return {"history": history, "off": off} | {term: float(np.mean(values[-LAST:])) for term, values in history.items()}
 
 
-def margin_control(seed: int, settings: DigitsSettings) -> dict[str, Any]:
+def margin_control(seed: int, settings: DigitsSettings, device: str) -> dict[str, Any]:
     """FedAvg with and without the margin term, once more with other batches, and with a temperature instead."""
-    plain = run_method(seed, settings, method="fedavg")
-    margin = run_method(seed, settings, method="fedavg", penalty=settings.penalty)
-    other = run_method(seed, settings, method="fedavg", draws=OTHER_DRAWS)
+    plain = run_method(seed, settings, device, method="fedavg")
+    margin = run_method(seed, settings, device, method="fedavg", penalty=settings.penalty)
+    other = run_method(seed, settings, device, method="fedavg", draws=OTHER_DRAWS)
     clients = federation(seed, settings)[1]
     return {
         "plain": _summary(plain),
@@ -174,7 +174,7 @@ def closed_form_error(result: FederatedResult, seed: int, settings: DigitsSettin
     return worst
 
 
-def bad_client(seed: int, settings: DigitsSettings) -> dict[str, Any]:
+def bad_client(seed: int, settings: DigitsSettings, device: str) -> dict[str, Any]:
     """One client's images are NaN: FedLD and FedAvg leave it out, a plain mean does not."""
     model, clients, test = federation(seed, settings)
     clients[0] = (torch.full_like(clients[0][0], float("nan")), clients[0][1])
@@ -183,7 +183,7 @@ def bad_client(seed: int, settings: DigitsSettings) -> dict[str, Any]:
         config = settings.local(options.get("penalty", 0.0))
         result = simulate(
             model, clients, method=options["method"], rounds=settings.rounds, config=config, eval_data=test, seed=seed,
-            device="cpu",
+            device=device,
         )  # fmt: skip
         done[name] = float(np.mean([entry["accuracy"] for entry in result.history[-LAST:]]))
         done[f"{name} rejections"] = sum(list(report.rejected) == [0] for report in result.reports)

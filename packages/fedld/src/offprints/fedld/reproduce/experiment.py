@@ -53,13 +53,13 @@ def reproduce(config: Config, run: Run) -> None:
 
 def reproduce_digits(settings: DigitsSettings, run: Run) -> None:
     """The claims of margin control, a client that sends NaN, and every method in one table."""
-    seeds = run.seeds(settings.draws)
+    seeds, device = run.seeds(settings.draws), str(run.device)
     of_table = seeds[: settings.table_draws]
-    jobs: dict[str, Any] = {f"margin control {seed}": partial(margin_control, seed, settings) for seed in seeds}
-    jobs[f"bad client {seeds[0]}"] = partial(bad_client, seeds[0], settings)
+    jobs: dict[str, Any] = {f"margin control {seed}": partial(margin_control, seed, settings, device) for seed in seeds}
+    jobs[f"bad client {seeds[0]}"] = partial(bad_client, seeds[0], settings, device)
     for method in METHODS:
         if method not in ("FedAvg", "margin 1.0") or settings.penalty != 1.0:
-            jobs |= {f"{method} {seed}": partial(curves, seed, settings, method) for seed in of_table}
+            jobs |= {f"{method} {seed}": partial(curves, seed, settings, method, device) for seed in of_table}
     done = run.units(jobs)
     pairs = [done[f"margin control {seed}"] for seed in seeds]
     for number, seed in enumerate(of_table):  # these two are in the first part already

@@ -69,7 +69,7 @@ def clothing(data: Path | None, download: bool, split: str, count: int) -> tuple
 
 
 def train(
-    seed: int, alpha: float, method: str, settings: MediumSettings, data: Path | None, download: bool
+    seed: int, alpha: float, method: str, settings: MediumSettings, data: Path | None, download: bool, device: str
 ) -> dict[str, Any]:
     """One method on one partition."""
     images, labels = clothing(data, download, "train", settings.images)
@@ -88,7 +88,7 @@ def train(
         eval_data=clothing(data, download, "test", settings.test_images),
         aggregator=None if server is None else PrincipalGradientAggregator(**server),
         eval_every=settings.eval_every,
-        device="cpu",
+        device=device,
         seed=seed + draws,
         **options,
     )
@@ -107,7 +107,7 @@ def reproduce_medium(settings: MediumSettings, data: Path | None, download: bool
     clothing(data, download, "train", 1)  # missing data is told before any worker starts
     done = run.units(
         {
-            f"{method} alpha {alpha:g}": partial(train, seed, alpha, method, settings, data, download)
+            f"{method} alpha {alpha:g}": partial(train, seed, alpha, method, settings, data, download, str(run.device))
             for alpha in settings.alphas
             for method in METHODS
         }

@@ -120,7 +120,9 @@ def weights_are_there(download: bool) -> None:
     name = "resnet50-0676ba61.pth"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not download and not path.is_file():
-        raise MissingData(f"{path} is not there: fetch torchvision's weights with --download, or use --no-pretrained")
+        raise MissingData(
+            f"{path} is not there: fetch torchvision's weights with --download, or use --paper.no-pretrained"
+        )
 
 
 def train(
