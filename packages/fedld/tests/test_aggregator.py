@@ -87,14 +87,14 @@ def test_buffers_are_averaged_by_size_and_integers_rounded() -> None:
     model = network()
     start = {name: value.clone() for name, value in model.state_dict().items()}
     clients = clients_of(start, 3)
-    sizes, share = [10, 30, 60], torch.tensor([0.1, 0.3, 0.6])
+    sizes, share = [10, 20, 70], torch.tensor([0.1, 0.2, 0.7])
     names = buffer_names(model)
     assert names == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     new, _ = PrincipalGradientAggregator().aggregate(start, clients, sizes, buffer_names=names)
     for name in ("1.running_mean", "1.running_var"):
         expected = sum(p * client[name] for p, client in zip(share, clients, strict=True))
         torch.testing.assert_close(new[name], expected)
-    assert new["1.num_batches_tracked"] == round(0.1 * 3 + 0.3 * 4 + 0.6 * 5)
+    assert new["1.num_batches_tracked"] == round(0.1 * 3 + 0.2 * 4 + 0.7 * 5)
     assert [(n, v.dtype) for n, v in new.items()] == [(n, v.dtype) for n, v in start.items()]
     model.load_state_dict(new)
 

@@ -51,7 +51,7 @@ def test_equals_a_loop_by_hand(proximal: float, warmup: int) -> None:
             optimizer.step()
             step += 1
             if epoch == 1:
-                last.append(float(loss))
+                last.append(loss.item())
     for name, value in by_hand.state_dict().items():
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)  # in place

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from offprints.shared.experiment import Run
-from offprints.shared.show.colors import BLUE, GRAY, GREEN, INK, ORANGE, PINK, SKY, YELLOW
+from offprints.shared.show.colors import BLUE, GRAY, GREEN, INK, ORANGE, PINK, SKY, VERMILION
 
 COLORS = {
     "FedAvg": INK,
     "FedProx": GREEN,
     "FedBN": PINK,
     "FedGH": PINK,
-    "margin 0.1": YELLOW,
+    "margin 0.1": VERMILION,
     "margin 1.0": ORANGE,
     "FedLD": BLUE,
     "FedLD, steps as long as the mean's": SKY,
