@@ -20,7 +20,7 @@ from offprints.fedld import FedLDStrategy, LocalConfig, PrincipalGradientAggrega
 from offprints.shared.testing import check_errors
 
 CONFIG = LocalConfig(lr=0.1, batch_size=8)
-SIZES = (17, 24, 12)
+SIZES = (18, 24, 12)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ class InProcessGrid(Grid):
     def create_message(self, *args, **kwargs):
         raise NotImplementedError
 
-    push_messages = pull_messages = create_message
+    push_messages = pull_messages = set_run = create_message
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)

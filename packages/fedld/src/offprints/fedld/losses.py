@@ -55,9 +55,9 @@ def margin_control_loss(
     Example:
         >>> logits, target = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
         >>> margin_control_loss(logits, target, penalty=0.1)
-        tensor(0.3057)
+        tensor(0.3075)
         >>> margin_control_loss(logits, target, per_sample=True, reduction="none")
-        tensor([0.1850, 0.3607])
+        tensor([0.1852, 0.3607])
     """
     check_tensor(logits, "logits", ndim=2)
     target = check_labels(target, "target", num_classes=logits.shape[1])

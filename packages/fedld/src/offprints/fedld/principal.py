@@ -50,9 +50,9 @@ def principal_aggregate(
         ValueError: `updates` is not 2-D, empty or not finite; `k_proportion` outside (0, 1]; an unknown rule.
 
     Example:
-        >>> updates = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0]])
-        >>> principal_aggregate(updates, k_proportion=0.4)
-        tensor([0.9967, 0.0000])
+        >>> updates = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0], [-3.0, -4.0]])
+        >>> principal_aggregate(updates)  # the one against the others cancels one of them
+        tensor([1.5000, 2.0000])
     """
     check_tensor(updates, "updates", ndim=2)
     with torch.no_grad():

@@ -57,7 +57,7 @@ class FederatedResult:
         >>> clients = [(x[:4], y[:4]), (x[4:], y[4:])]
         >>> result = simulate(torch.nn.Linear(3, 2), clients, rounds=2, config=LocalConfig(), device="cpu")
         >>> [entry["step"] for entry in result.history], result.reports[0].accepted
-        ([1, 2], [0, 1])
+        ([1.0, 2.0], [0, 1])
     """
 
     state: State

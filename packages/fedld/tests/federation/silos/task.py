@@ -10,7 +10,7 @@ CONFIG = LocalConfig(lr=0.1)
 BATCH = 8
 SEED = 3
 ROUNDS = 3
-SIZES = (17, 24, 12)
+SIZES = (18, 24, 12)
 
 
 def model_fn() -> nn.Module:

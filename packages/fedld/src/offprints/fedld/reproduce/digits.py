@@ -64,7 +64,7 @@ class DigitsSettings:
     table_draws: int = 1
     clients: int = 5
     alpha: float = 0.3
-    rounds: int = 15
+    rounds: int = 10
     epochs: int = 2
     batch_size: int = 20
     lr: float = 0.1
