@@ -126,15 +126,15 @@ def test_faults_in_real_processes(tmp_path: Path) -> None:
         with started[0] as first, started[1] as second, started[2] as third:
             with process(tmp_path, "flwr", "run", str(APP), "here") as submitted:
                 assert submitted.wait(120) == 0, (tmp_path / "flwr-4.log").read_text()
-            wait_for(tmp_path / "working", 240, [*running, first, second, third])
+            wait_for(tmp_path / "working", 120 + 4 * TIMEOUT, [*running, first, second, third])
             kill_tree(third.pid)
             with suppress(ProcessLookupError):
                 os.kill(int((tmp_path / "working").read_text()), signal.SIGKILL)
-            wait_for(tmp_path / "final.pt", 120 + TIMEOUT, [*running, first, second])
+            wait_for(tmp_path / "final.pt", 120 + 2 * TIMEOUT, [*running, first, second])
     reports = [json.loads((tmp_path / f"round{number}.json").read_text()) for number in (1, 2, 3)]
     assert [report["accepted"] for report in reports] == [2, 2, 1]
-    assert reports[0]["rejected"] == ["0.weight is not finite"] or "is not finite" in reports[0]["rejected"][0]
-    assert "keys differ: lacks 0.bias, 0.weight, 1.bias and has other" in reports[1]["rejected"][0]
+    assert reports[0]["rejected"] == ["0.weight is not finite"]
+    assert reports[1]["rejected"] == ["keys differ: lacks 0.bias, 0.weight, 1.bias and has other ..."]
     assert reports[2]["rejected"] == ["no reply in time"] * 2
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     for name, value in expected().items():

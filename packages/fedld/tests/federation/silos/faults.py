@@ -25,7 +25,8 @@ def before(fault: str | None) -> None:
 
 def after(fault: str | None, reply: Message) -> None:
     if fault == "nan":
-        state = {name: value + float("nan") for name, value in model_fn().state_dict().items()}
+        state = model_fn().state_dict()
+        state["0.weight"] = state["0.weight"] + float("nan")
         reply.content["arrays"] = ArrayRecord(state)
     if fault == "keys":
         reply.content["arrays"] = ArrayRecord({"other": torch.zeros(2)})
