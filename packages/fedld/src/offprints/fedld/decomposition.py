@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -57,7 +58,7 @@ def loss_decomposition(
     return {**terms, "total": math.fsum(terms.values())}
 
 
-def _numbers(values: Sequence[float], name: str, low: float | None = None) -> list[float]:
+def _numbers(values: Any, name: str, low: float | None = None) -> list[float]:
     """A list of plain floats from a sequence, an array or a tensor with one axis."""
     if isinstance(values, Tensor) or (hasattr(values, "tolist") and hasattr(values, "shape")):
         if len(values.shape) != 1:

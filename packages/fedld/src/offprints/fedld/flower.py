@@ -147,7 +147,7 @@ class FedLDStrategy(FedAvg):
 
     def _read(self, message: Message) -> tuple[Any, float]:
         if message.has_error():
-            raise _UnreadableError(f"an error: {message.error.reason.strip() or 'no reason given'}")
+            raise _UnreadableError(f"an error: {(message.error.reason or '').strip() or 'no reason given'}")
         arrays, metrics = message.content.array_records, message.content.metric_records
         if len(arrays) != 1 or len(metrics) != 1:
             told = f"{len(arrays)} ArrayRecords and {len(metrics)} MetricRecords"
@@ -225,7 +225,7 @@ def client_app(
         number: Any = settings.get("server-round", 0)
         with local_seed(client_seed(seed, int(number), partition)):
             state, metrics = train_client(model, loader, config, global_state=arrays, device=device)
-        content = {
+        content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             "arrays": ArrayRecord(state),
             "metrics": MetricRecord(
                 {"train_loss": metrics["train_loss"], "num-examples": int(metrics["num_examples"])}

@@ -96,8 +96,7 @@ def train_client(
     check_model(model)
     if not isinstance(config, LocalConfig):
         raise TypeError(f"config must be a LocalConfig, got {type(config).__name__}")
-    if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
-        raise TypeError(f"loader must be an iterable of batches (inputs, labels), got {type(loader).__name__}")
+    _check_loader(loader)
     place = resolve_device(device)
     if global_state is not None:
         load(model, global_state, "global_state")
@@ -133,6 +132,11 @@ def train_client(
                 raise ValueError("loader must yield at least one batch with a sample in each epoch, got none")
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return state, {"train_loss": float(total) / count, "num_examples": float(count)}
+
+
+def _check_loader(loader: object) -> None:
+    if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
+        raise TypeError(f"loader must be an iterable of batches (inputs, labels), got {type(loader).__name__}")
 
 
 @torch.no_grad()
