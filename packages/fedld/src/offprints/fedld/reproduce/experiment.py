@@ -16,10 +16,10 @@ from offprints.fedld.reproduce.medium import MediumSettings, reproduce_medium
 from offprints.fedld.reproduce.paper import PaperSettings, reproduce_paper
 from offprints.shared.experiment import Experiment, Run
 
-# Set from the seeds 10 to 14, not from those that are recorded.
+# Set from seed 10, not from those that are recorded: there 1.7 points, 53 and 86 percent.
 ACCURACY_BAR = 0.5
 SHIFT_BAR = 25.0
-BAD_CLIENT_BAR = 60.0
+BAD_CLIENT_BAR = 70.0
 
 
 @dataclass(frozen=True, kw_only=True)

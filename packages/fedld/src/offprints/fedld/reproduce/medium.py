@@ -32,7 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "other batches": {"method": "fedavg", "draws": 500_000},
 }
 PERSONAL = ("FedBN", "each alone")  # evaluated with the clients' own models
-# Set before any run of the whole preset.
+# Set before any run of the whole preset, as in the quick one.
 BAR = 0.5
 
 
