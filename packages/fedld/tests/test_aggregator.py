@@ -169,6 +169,28 @@ def test_nothing_given_is_changed_and_nothing_is_shared() -> None:
         assert all(value.data_ptr() != given[name].data_ptr() for given in [state, *clients])
 
 
+def test_autocast_and_other_defaults_do_not_matter() -> None:
+    start = {"w": torch.randn(6, 5), "n": torch.tensor(3)}
+    clients = clients_of(start, 4)
+
+    def result() -> State:
+        return PrincipalGradientAggregator(warmup_rounds=0).aggregate(start, clients)[0]
+
+    expected = result()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(result()["w"], expected["w"])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        got = result()
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_default_device(None)
+    assert torch.equal(got["w"], expected["w"])
+    assert got["n"] == expected["n"]
+
+
 def test_order_of_the_clients_does_not_matter() -> None:
     start = {"w": torch.zeros(6, 5)}
     clients = clients_of(start, 6)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from offprints.fedld.principal import to_double
-from offprints.shared.device import working_dtype
+from offprints.shared.device import float32_region, working_dtype
 from offprints.shared.validation import check_number
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def combine(
     share = torch.tensor([float(sizes[i]) for i in accepted], dtype=torch.float64, device="cpu")
     share = share / share.max()  # a sum of the largest numbers would overflow
     share = share / share.sum()
-    with torch.no_grad():
+    with torch.no_grad(), float32_region(global_state[next(iter(global_state))].device):
         a = coefficients(gram[:, rows][:, :, rows], moved, share)
         new, steps = {}, {}
         for name, row in zip(moved, a, strict=True):
