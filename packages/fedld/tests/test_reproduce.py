@@ -1,6 +1,5 @@
 """The experiment through the real command line; the larger presets on tiny data in the real formats."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from offprints.fedld.reproduce.medium import METHODS as OF_MEDIUM
 from offprints.fedld.reproduce.medium import MediumSettings
 from offprints.fedld.reproduce.paper import PaperSettings, load_collection
 from offprints.shared.experiment.launch import Outcome, execute
+from offprints.shared.testing.pictures import write_clothes
 from offprints.shared.testing.runs import interrupted
 from offprints.shared.usage import UsageError
 
@@ -39,17 +39,9 @@ def test_smoke(paper_run, tmp_path: Path) -> None:
     assert run.figures == {"terms", "accuracy", "clients"}
 
 
-def test_medium_on_tiny_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    raw = tmp_path / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for split, count in (("train", 400), ("t10k", 60)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        images = rng.integers(0, 120, (count, 28, 28), dtype=np.uint8) + (13 * labels)[:, None, None]
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, count, 28, 28) + images.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.tobytes())
-    monkeypatch.setenv("OFFPRINTS_DATA", str(tmp_path))
-    config = Config(digits=NOTHING, medium=MediumSettings(alphas=(0.5,), clients=3, rounds=2, hidden=4, eval_every=1))
+def test_medium_on_tiny_files(tmp_path: Path) -> None:
+    settings = MediumSettings(alphas=(0.5,), clients=3, rounds=2, hidden=4, eval_every=1)
+    config = Config(digits=NOTHING, medium=settings, data=write_clothes(tmp_path, 400, 60))
     outcome = launch(config, tmp_path / "runs")
     result = outcome.result
     assert [claim["id"] for claim in result["claims"]] == ["margin-accuracy-0.5"]
