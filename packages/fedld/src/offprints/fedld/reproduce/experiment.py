@@ -190,7 +190,7 @@ experiment = Experiment(
     config=Config,
     presets={
         "smoke": Config(digits=DigitsSettings(draws=1, rounds=2, epochs=1, clients=3)),
-        "quick": Config(digits=DigitsSettings(draws=4)),
+        "quick": Config(digits=DigitsSettings(draws=3)),
         "medium": Config(medium=MediumSettings(alphas=(0.1, 0.5))),
         "paper": Config(paper=PaperSettings(collections=("retina-1", "retina-2", "retina-3", "covid-fl"))),
     },
