@@ -13,9 +13,9 @@ from offprints.fedld.reproduce.medium import METHODS as OF_MEDIUM
 from offprints.fedld.reproduce.medium import MediumSettings
 from offprints.fedld.reproduce.paper import PaperSettings, load_collection
 from offprints.shared.experiment.launch import Outcome, execute
+from offprints.shared.extras import MissingData
 from offprints.shared.testing.pictures import write_clothes
 from offprints.shared.testing.runs import interrupted
-from offprints.shared.usage import UsageError
 
 NOTHING = replace(experiment.presets["quick"].digits, draws=0)
 
@@ -39,15 +39,16 @@ def test_smoke(paper_run, tmp_path: Path) -> None:
     assert run.figures == {"terms", "accuracy", "clients"}
 
 
-def test_medium_on_tiny_files(tmp_path: Path) -> None:
+def test_medium_on_tiny_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFPRINTS_WORKERS", "1")
     settings = MediumSettings(alphas=(0.5,), clients=3, rounds=2, hidden=4, eval_every=1)
     config = Config(digits=NOTHING, medium=settings, data=write_clothes(tmp_path, 400, 60))
     outcome = launch(config, tmp_path / "runs")
     result = outcome.result
     assert [claim["id"] for claim in result["claims"]] == ["margin-accuracy-0.5"]
-    (rows,) = result["tables"].values()
-    assert [row["method"] for row in rows] == list(OF_MEDIUM)
-    assert all(0 <= row["accuracy"] <= 1 for row in rows)
+    assert len(result["values"]) == len(OF_MEDIUM)
+    assert all(0 <= value["value"] <= 100 for value in result["values"])
+    assert {Path(figure).stem for figure in result["figures"]} == {"accuracy_0.5", "clients_0.5"}
 
 
 def test_methods_of_the_tables_are_all_of_the_packages() -> None:
@@ -130,7 +131,8 @@ def test_paper_resumes_to_the_same_result(folders: Path, tmp_path: Path, monkeyp
         experiment, tiny(folders), preset="paper", device="cpu", out=tmp_path / "cut", resume=folder
     ).result
     assert [claim["measured"] for claim in resumed["claims"]] == [claim["measured"] for claim in whole["claims"]]
-    assert resumed["tables"] == whole["tables"]
+    assert resumed["values"] == whole["values"]
+    assert len(whole["values"]) == 5
 
 
 def test_network_is_resnet50_with_a_new_head() -> None:
@@ -142,8 +144,8 @@ def test_network_is_resnet50_with_a_new_head() -> None:
 
 def test_missing_data_and_weights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UsageError, match=r"labels\.csv"):
+    with pytest.raises(MissingData, match=r"labels\.csv"):
         launch(tiny(tmp_path), tmp_path / "runs")
     config = replace(tiny(tmp_path), paper=PaperSettings(collections=("covid-fl",)))
-    with pytest.raises(UsageError, match="--download"):
+    with pytest.raises(MissingData, match="--download"):
         launch(config, tmp_path / "runs")

@@ -79,7 +79,7 @@ def reproduce_digits(settings: DigitsSettings, run: Run) -> None:
 
 def report_margin(pairs: Sequence[Mapping[str, Any]], settings: DigitsSettings, run: Run) -> None:
     """What the margin term changes, beside the same training with other batches and a temperature."""
-    told = f"mean of {len(pairs)} draws"
+    told = "one draw" if len(pairs) == 1 else f"mean of {len(pairs)} draws"
     accuracy = {
         name: 100 * np.array([pair[name]["accuracy"] for pair in pairs]) for name in ("plain", "margin", "other")
     }
@@ -157,7 +157,7 @@ def report_bad_client(result: Mapping[str, Any], settings: DigitsSettings, run: 
 def report_methods(table: Mapping[str, Sequence[Mapping[str, Any]]], run: Run) -> None:
     """Every method beside FedAvg, without a bar: here principal aggregation does not help."""
     mean = {m: {term: float(np.mean([result[term] for result in of])) for term in TERMS} for m, of in table.items()}
-    told = f"mean of {len(table['FedAvg'])} draws"
+    told = "the first draw" if len(table["FedAvg"]) == 1 else f"mean of {len(table['FedAvg'])} draws"
     for name, method in (
         ("", "FedLD"),
         ("-length", "FedLD, steps as long as the mean's"),
@@ -165,7 +165,7 @@ def report_methods(table: Mapping[str, Sequence[Mapping[str, Any]]], run: Run) -
     ):
         run.report_value(
             f"aggregation{name}",
-            f"{method} minus the mean by size with the same margin term, accuracy in points, {told}",
+            f"{method}: accuracy minus that of the mean by size with the same margin term, points, {told}",
             100 * (mean[method]["accuracy"] - mean["margin 0.1"]["accuracy"]),
         )
     run.report_value(

@@ -182,6 +182,12 @@ def reproduce_paper(settings: PaperSettings, data: Path | None, download: bool, 
             ">",
             0,
         )
+        for method, result in results.items():
+            run.report_value(
+                f"{collection}-{method.lower()}",
+                f"{collection}: accuracy of {method} in percent",
+                100 * result["accuracy"],
+            )
         run.table(
             f"{collection}, last round",
             [{"method": method, "reference": method != "FedLD"} | result for method, result in results.items()],
