@@ -75,7 +75,7 @@ def main() -> None:
     for m in parser.parse_args().clients:
         start, clients, buffers = silos(m, 10)
         step = Case(
-            f"the step, ResNet-18 (11.2 M values), {m} clients",
+            f"ResNet-18 (11.2 M values), {m} clients: the step",
             ours=partial(ours, start, clients, buffers),
             peers={"rule written out, tensor by tensor": partial(written_out, start, clients, buffers)},
             agree=close,
@@ -83,13 +83,13 @@ def main() -> None:
         metrics = MetricRecord({"num-examples": 10})
         records = [RecordDict({"arrays": ArrayRecord(client), "metrics": metrics}) for client in clients]
         real = Case(
-            f"from Flower's records to a new one, the same, {m} clients",
+            f"ResNet-18, {m} clients: from the records of Flower's clients to a new one",
             ours=partial(ours_from_records, ArrayRecord(start), records, buffers),
             peers={"flwr": partial(flower, records)},
         )
         results = Path(__file__).parent / "results" / f"fedld{'' if m == 5 else f'-{m}'}.json"
         # The rule written out takes m * k passes: with twelve clients half a minute a call.
-        compare([real, step], results, threads=1, rounds=5 if m < 10 else 2, seconds=0.05)
+        compare([step, real], results, threads=1, rounds=5 if m < 10 else 2, seconds=0.05)
 
 
 if __name__ == "__main__":

@@ -110,8 +110,8 @@ def report_margin(pairs: Sequence[Mapping[str, Any]], settings: DigitsSettings, 
     last = np.array([pair["plain"]["history"]["shift"][-1] for pair in pairs])
     run.report_value(
         "shift-tempered",
-        "fall of that term in percent with FedAvg's logits divided by a temperature that gives the same local loss:"
-        " less confidence alone, same accuracy",
+        "fall of the distribution-shift term in percent where FedAvg's logits are divided by a temperature that gives the"
+        " same local loss: less confidence alone, same accuracy",
         100 * (1 - tempered / last).mean(),
     )
     for name, words in (("plain", "FedAvg"), ("margin", f"with margin control at {settings.penalty:g}")):
@@ -144,7 +144,11 @@ def report_bad_client(result: Mapping[str, Any], settings: DigitsSettings, run: 
         control=100 * result["plain mean"],
         control_name="no rejection, the plain mean",
     )
-    run.report_value("bad-client-fedavg", "the same with the mean by size, percent", 100 * result["FedAvg"])
+    run.report_value(
+        "bad-client-fedavg",
+        f"one of {settings.clients} clients sends NaN in every round: accuracy of FedAvg, percent",
+        100 * result["FedAvg"],
+    )
     run.check(
         "rejections",
         "share of the rounds whose report names this client and no other",
