@@ -110,8 +110,8 @@ def report_margin(pairs: Sequence[Mapping[str, Any]], settings: DigitsSettings, 
     last = np.array([pair["plain"]["history"]["shift"][-1] for pair in pairs])
     run.report_value(
         "shift-tempered",
-        "fall of the distribution-shift term in percent where FedAvg's logits are divided by a temperature that gives the"
-        " same local loss: less confidence alone, same accuracy",
+        "fall of the distribution-shift term in percent where FedAvg's logits are divided by a temperature that gives"
+        " the same local loss: less confidence alone, same accuracy",
         100 * (1 - tempered / last).mean(),
     )
     for name, words in (("plain", "FedAvg"), ("margin", f"with margin control at {settings.penalty:g}")):
