@@ -108,6 +108,7 @@ def expected() -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow  # a minute and more, and Flower ends a run whose processes stand still for long
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep to end the processes that Flower starts")
 def test_faults_in_real_processes(tmp_path: Path) -> None:
     link, *nodes = free_ports(4)
