@@ -220,6 +220,9 @@ def test_map_batches(batch_size: int) -> None:
     assert not model.frozen.training
     assert int(model.norm.num_batches_tracked) == 0
     torch.testing.assert_close(map_batches(torch.add, x, x, batch_size=batch_size), x + x)
+    before = x.clone()
+    torch.testing.assert_close(map_batches(nn.ReLU(inplace=True), x, batch_size=batch_size), before.relu())
+    assert torch.equal(x, before)
 
 
 def test_map_batches_refuses() -> None:
@@ -237,6 +240,9 @@ def test_map_batches_refuses() -> None:
     ):
         with pytest.raises(ValueError, match=word):
             call()
+    for other in ({"features": x}, (x, x), None):
+        with pytest.raises(TypeError, match="fn must return a tensor"):
+            map_batches(lambda rows, other=other: other, x, batch_size=2)
 
 
 def test_map_batches_restores_the_mode_after_an_error() -> None:

@@ -391,7 +391,8 @@ def map_batches(
 ) -> Tensor:
     """Apply ``fn`` to batches along the first axis, without gradients; join the results on the first tensor's device.
 
-    A module (or a method of one) runs in evaluation mode and gets the mode of each of its parts back.
+    A module (or a method of one) runs in evaluation mode and gets the mode of each of its parts back. What writes into
+    its input changes nothing outside: it is given copies.
 
     Args:
         fn: Function or module of as many tensors as are given; its result has as many rows as they.
@@ -400,6 +401,7 @@ def map_batches(
         device: Where ``fn`` runs; default: where the tensors are.
 
     Raises:
+        TypeError: ``fn`` returns no tensor.
         ValueError: no tensor, unequal lengths, no rows, ``batch_size`` < 1, ``fn`` returns another number of rows.
 
     Example:
@@ -419,7 +421,9 @@ def map_batches(
         batches = zip(*(tensor.split(batch_size) for tensor in tensors), strict=True)
         results = []
         for batch in batches:
-            result = fn(*(part.to(target) for part in batch))
+            result = fn(*(part.to(target, copy=True) for part in batch))
+            if not isinstance(result, Tensor):
+                raise TypeError(f"fn must return a tensor, got {type(result).__name__}")
             if result.ndim == 0 or len(result) != len(batch[0]):
                 raise ValueError(
                     f"fn must return one row for each of the {len(batch[0])} rows of a batch,"
