@@ -75,6 +75,9 @@ class InProcessGrid(Grid):
         messages = list(messages)
         self.rounds += bool(messages) and messages[0].metadata.message_type == "train"
         for message in messages:
+            message.metadata.__dict__["_message_id"] = (
+                f"{self.rounds} {message.metadata.dst_node_id}"  # as Flower's grids
+            )
             partition = self.nodes[message.metadata.dst_node_id]
             config = {"partition-id": partition, "num-partitions": len(SIZES)}
             context = Context(1, message.metadata.dst_node_id, config, RecordDict(), {})
@@ -119,7 +122,9 @@ def spoiled(partition: int, number: int, message: Message, reply: Message) -> Me
     if number == 1:
         return None
     if number == 2:
-        return Message(Error(code=0, reason="killed"), reply_to=message)
+        error = Message(Error(code=0, reason="killed"), reply_to=message)
+        error.metadata.__dict__["_src_node_id"] = 1  # the SuperLink's, which tells of nodes that died
+        return error
     arrays = {name: torch.full((2,), float("nan")) for name in ("a", "b")} if number == 3 else {}
     if number == 4:
         arrays = {n: v * float("nan") for n, v in model_fn().state_dict().items() if v.is_floating_point()}

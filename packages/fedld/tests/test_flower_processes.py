@@ -136,7 +136,9 @@ def test_faults_in_real_processes(tmp_path: Path) -> None:
     assert [report["accepted"] for report in reports] == [2, 2, 1]
     assert reports[0]["rejected"] == ["0.weight is not finite"]
     assert reports[1]["rejected"] == ["keys differ: lacks 0.bias, 0.weight, 1.bias and has other ..."]
-    assert reports[2]["rejected"] == ["no reply in time"] * 2
+    late, killed = sorted(reports[2]["rejected"], reverse=True)  # Flower notices after a minute that a node has died
+    assert late == "no reply in time"
+    assert killed == "no reply in time" or "Node Unavailable" in killed
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     for name, value in expected().items():
         assert torch.equal(final[name], value), name

@@ -88,7 +88,7 @@ class FedLDStrategy(FedAvg):
         self.buffer_names = buffer_names
         self.last_report: AggregationReport | None = None
         self._sent = ArrayRecord()
-        self._asked: list[int] = []
+        self._asked: list[Any] = []
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -96,7 +96,7 @@ class FedLDStrategy(FedAvg):
         """As FedAvg; what is sent, and to whom, is kept for `aggregate_train`."""
         messages = list(super().configure_train(server_round, arrays, config, grid))
         self._sent = arrays
-        self._asked = [message.metadata.dst_node_id for message in messages]
+        self._asked = [message.metadata for message in messages]
         return messages
 
     def aggregate_train(
@@ -104,7 +104,7 @@ class FedLDStrategy(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The new arrays and the mean of the clients' metrics, or None and None where no reply is valid."""
         valid, faults = self._sorted_out(list(replies))
-        nodes = [message.metadata.src_node_id for message, _, _ in valid]
+        nodes = [self._node_of(message) for message, _, _ in valid]
         arrays = metrics = None
         accepted: list[int] = []
         if valid:
@@ -130,10 +130,10 @@ class FedLDStrategy(FedAvg):
 
     def _sorted_out(self, replies: list[Message]) -> tuple[list[tuple[Message, Any, float]], dict[int, str]]:
         """Replies that can be read, their states and sizes, in an order of their own; who else, and why not."""
-        faults = dict.fromkeys(self._asked, "no reply in time")
+        faults = {asked.dst_node_id: "no reply in time" for asked in self._asked}
         valid = []
         for message in replies:
-            node = message.metadata.src_node_id
+            node = self._node_of(message)
             try:
                 state, size = self._read(message)
             except _UnreadableError as error:
@@ -144,6 +144,12 @@ class FedLDStrategy(FedAvg):
         # Replies come in any order, and ids of nodes are drawn anew in every run: numbers of partitions are not.
         valid.sort(key=lambda item: (_partition_of(item[0]), item[0].metadata.src_node_id))
         return valid, faults
+
+    def _node_of(self, message: Message) -> int:
+        # That a node has died is told by the SuperLink, in its own name. A message has its id once it is sent.
+        asked = {one.message_id: one.dst_node_id for one in self._asked if one.message_id}
+        node: int = asked.get(message.metadata.reply_to_message_id, message.metadata.src_node_id)
+        return node
 
     def _read(self, message: Message) -> tuple[Any, float]:
         if message.has_error():
