@@ -37,7 +37,9 @@ def test_conformance() -> None:
 def test_all_of_scikit_learns_checks() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # checks that do not apply
-        results = estimator_checks.check_estimator(small(epochs=1), expected_failed_checks={}, on_fail=None, on_skip=None)
+        results = estimator_checks.check_estimator(
+            small(epochs=1), expected_failed_checks={}, on_fail=None, on_skip=None
+        )
     assert {r["check_name"]: str(r["exception"]) for r in results if r["status"] == "failed"} == {}
 
 
