@@ -1,4 +1,4 @@
-"""The larger presets' loaders and loops on tiny files of the same form."""
+"""The experiment through the command line; the larger presets' loaders and loops on tiny files of the same form."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ from offprints.hyp_oc.vgg import MEAN
 from offprints.shared.experiment.launch import execute
 from offprints.shared.testing import check_errors
 from offprints.shared.testing.pictures import write_clothes
+
+
+def test_smoke(paper_run, tmp_path) -> None:
+    run = paper_run("hyp-oc", "--preset", "smoke", out=tmp_path)
+    assert set(run.claims) == {"displaced", "compact", "float32"}
+    assert run.figures == {"disc", "scores", "roc"}
+    assert run.claims["float32"]["holds"]
 
 
 def test_the_check_of_exactness_can_fail() -> None:
