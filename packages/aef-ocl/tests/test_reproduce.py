@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from offprints.aef_ocl.reproduce.baselines import Means, SGDHead, best
 from offprints.aef_ocl.reproduce.data import clothing, load_backbone, network
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 
 pytest.importorskip("torchvision", reason="needs the extra vision")
 
@@ -68,19 +68,7 @@ def test_means_are_linear_discriminant_analysis() -> None:
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes that differ in the row that is bright."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for seed, (split, count) in enumerate((("train", 600), ("t10k", 200))):
-        draws = np.random.default_rng(seed)
-        labels = draws.permutation(np.arange(count, dtype=np.uint8) % 10)
-        pictures = draws.integers(0, 160, (count, 28, 28), dtype=np.uint8)
-        pictures[np.arange(count), 2 * labels + 4] += 90
-        head = struct.pack(">iiii", 0x803, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, count) + labels.tobytes())
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("data"), 600, 200)
 
 
 def test_medium_on_a_few_images(few_clothes: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from offprints.protogcd.reproduce.photos import pixels
 from offprints.protogcd.reproduce.training import HARD, OURS, SIMGCD, TrainingSettings, criterion, train
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 from offprints.shared.usage import UsageError
 
 pytest.importorskip("torchvision", reason="needs the extra vision")
@@ -71,18 +71,10 @@ def test_training_is_measured_on_unlabeled_samples() -> None:
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes, told by the row that is bright."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
+    """Ten classes, told by the rows that are bright; photographs too."""
+    folder = write_clothes(tmp_path_factory.mktemp("data"), 160, 160, noise=40)
     rng = np.random.default_rng(0)
-    labels = rng.permutation(np.arange(160, dtype=np.uint8) % 10)
-    pictures = rng.integers(0, 40, (160, 28, 28), dtype=np.uint8)
-    pictures[np.arange(160), 2 * labels + 4] += 200
-    for split in ("train", "t10k"):
-        head = struct.pack(">iiii", 0x803, 160, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 160) + labels.tobytes())
+    labels = rng.permutation(np.arange(160) % 10)
     photos = rng.integers(0, 40, (160, 32, 32, 3), dtype=np.uint8)
     photos[np.arange(160), 2 * labels + 4] += 200
     np.savez(folder / "cifar10_subset.npz", x_train=photos, y_train=labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 
 from offprints.shared.experiment.launch import execute
 from offprints.shared.extras import MissingData
+from offprints.shared.testing.pictures import write_clothes
 from offprints.shared.testing.runs import interrupted
 from offprints.shared.usage import UsageError
 from offprints.shrinkmatch.reproduce.clothing import MediumSettings, clothing
@@ -44,19 +44,7 @@ def test_what_is_counted() -> None:
 
 @pytest.fixture(scope="module")
 def few_clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes, told by the row that is bright."""
-    folder = tmp_path_factory.mktemp("data")
-    raw = folder / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    draws = np.random.default_rng(0)
-    labels = draws.permutation(np.arange(200, dtype=np.uint8) % 10)
-    pictures = draws.integers(0, 40, (200, 28, 28), dtype=np.uint8)
-    pictures[np.arange(200), 2 * labels + 4] += 200
-    for split in ("train", "t10k"):
-        head = struct.pack(">iiii", 0x803, 200, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pictures.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 200) + labels.tobytes())
-    return folder
+    return write_clothes(tmp_path_factory.mktemp("data"), 200, 200, noise=40)
 
 
 def test_medium_and_its_resume(few_clothes: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from offprints.shared.experiment.launch import execute
+from offprints.shared.testing.pictures import write_clothes
 from offprints.shared.testing.runs import interrupted
 from offprints.wad.reproduce import experiment
 from offprints.wad.reproduce.digits import DigitsSettings, Shift, draw
@@ -72,21 +72,8 @@ def test_methods_differ_in_one_thing() -> None:
     assert found[WAD]["invasion"][0] == found[moving(WAD)]["invasion"][0]
 
 
-def write_clothing(root: Path, n: int = 400) -> None:
-    """Random images in the files of Fashion-MNIST; class k is brighter in column 2 k."""
-    rng = np.random.default_rng(0)
-    raw = root / "fashion_mnist" / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for split in ("train", "t10k"):
-        labels = (np.arange(n) % 10).astype(np.uint8)
-        images = rng.integers(0, 80, (n, 28, 28), dtype=np.uint8)
-        images[np.arange(n), :, 2 * labels] += 150
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + images.tobytes())
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + labels.tobytes())
-
-
 def test_medium_on_tiny_files(paper_run, tmp_path) -> None:
-    write_clothing(tmp_path / "data")
+    write_clothes(tmp_path / "data", 400, 400, noise=80)
     options = {
         "mismatches": ("0.6",), "labeled": ("10",), "known": ("50",), "test": ("40",), "teacher-epochs": ("1",),
         "teacher-width": ("2",), "student-width": ("2",), "rounds": ("2",), "steps": ("2",), "dim": ("4",),
