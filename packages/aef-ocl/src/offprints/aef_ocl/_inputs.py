@@ -56,8 +56,7 @@ def features_of(backbone: nn.Module, inputs: Tensor, place: torch.device) -> Ten
     dtype = next((part.dtype for part in own if part.dtype.is_floating_point), inputs.dtype)
 
     def made(batch: Tensor) -> Tensor:
-        given = batch.to(dtype=dtype if batch.is_floating_point() else batch.dtype, copy=True)
-        features = backbone(given)
+        features = backbone(batch.to(dtype) if batch.is_floating_point() else batch)
         if not isinstance(features, Tensor):
             kind = type(features).__name__
             raise TypeError(f"backbone must return a tensor [B, d], got {kind}: wrap it in a module that picks one")

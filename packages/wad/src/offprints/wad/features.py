@@ -110,7 +110,7 @@ def outputs_of(module: nn.Module, samples: Tensor, name: str, *, device: torch.d
     """
 
     def outputs(part: Tensor) -> Tensor:
-        found = module(part.clone())
+        found = module(part)
         if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(part):
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{name} must return a tensor with a row for each of {len(part)} samples, got {got}")
