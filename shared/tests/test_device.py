@@ -18,16 +18,19 @@ from offprints.shared.device import (
     compile,
     eagerly,
     evaluating,
+    float32_default,
     float32_region,
     local_seed,
     make_generator,
     map_batches,
+    modes_kept,
     peak_memory_mib,
     reset_peak_memory,
     resolve_device,
     rng_state,
     seed_everything,
     set_rng_state,
+    training_region,
     working_dtype,
 )
 
@@ -223,6 +226,27 @@ def test_map_batches(batch_size: int) -> None:
     before = x.clone()
     torch.testing.assert_close(map_batches(nn.ReLU(inplace=True), x, batch_size=batch_size), before.relu())
     assert torch.equal(x, before)
+
+
+def test_regions_of_a_training() -> None:
+    """The caller's modes and defaults are without effect inside, and as before outside."""
+    model = TwoModes()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            with float32_default(), training_region("cpu"), modes_kept(model):
+                model.eval()
+                weight = torch.ones(2, 2, requires_grad=True)
+                product = weight @ weight
+                assert product.requires_grad
+                assert product.dtype == torch.float32
+            assert torch.is_inference_mode_enabled()
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.norm.training
+    assert not model.frozen.training
 
 
 def test_map_batches_refuses() -> None:

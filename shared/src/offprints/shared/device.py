@@ -231,6 +231,36 @@ def float32_region(device: torch.device | str) -> AbstractContextManager[None]:
     return torch.autocast(kind, enabled=False) if available else nullcontext()
 
 
+@contextmanager
+def training_region(device: torch.device | str) -> Iterator[None]:
+    """Region with gradients and without autocast, whatever modes the caller is in.
+
+    Example:
+        >>> with torch.inference_mode(), training_region("cpu"):
+        ...     torch.ones(2, requires_grad=True).sum().requires_grad
+        True
+    """
+    with torch.inference_mode(False), torch.enable_grad(), float32_region(device):
+        yield
+
+
+@contextmanager
+def float32_default() -> Iterator[None]:
+    """Region in which new layers and tensors are float32, whatever the caller's default type is.
+
+    Example:
+        >>> with float32_default():
+        ...     torch.nn.Linear(2, 1).weight.dtype
+        torch.float32
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def working_dtype(*tensors_or_dtypes: Tensor | torch.dtype) -> torch.dtype:
     """The type to compute in: float32 for half types (and integers), else the promoted floating type.
 
@@ -372,12 +402,26 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
         >>> model.training
         True
     """
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    try:
+    with modes_kept(*modules), torch.no_grad():
         for module in modules:
             module.eval()
-        with torch.no_grad():
-            yield
+        yield
+
+
+@contextmanager
+def modes_kept(*modules: nn.Module) -> Iterator[None]:
+    """The training or evaluation mode of every part of the modules is put back outside, as by `evaluating`.
+
+    Example:
+        >>> model = torch.nn.Dropout(0.5)
+        >>> with modes_kept(model):
+        ...     _ = model.eval()
+        >>> model.training
+        True
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        yield
     finally:
         for part, mode in modes:
             if part.training != mode:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from offprints.fedld.losses import margin_control
-from offprints.shared.device import evaluating, make_generator, resolve_device, working_dtype
+from offprints.shared.device import evaluating, make_generator, modes_kept, resolve_device, working_dtype
 from offprints.shared.validation import check_labels, check_number, check_tensor
 
 EVALUATION_BATCH = 1024
@@ -153,14 +153,9 @@ def _pull(parameters: list[nn.Parameter], centers: list[Tensor], mu: float) -> T
 @contextmanager
 def training(model: nn.Module) -> Iterator[None]:
     """Training mode and gradients inside, whatever surrounds it; the mode of every part is put back."""
-    modes = [(part, part.training) for part in model.modules()]
-    try:
+    with modes_kept(model), torch.inference_mode(False), torch.enable_grad():
         model.train()
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+        yield
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

@@ -21,29 +21,19 @@ from offprints.hyp_oc.ball import check_curvature
 from offprints.hyp_oc.head import HypOCHead, HypOCLoss, check_hidden
 from offprints.hyp_oc.losses import FORMS, Form, check_weight
 from offprints.hyp_oc.pseudo_negatives import RUNNING, PseudoNegativeSampler, Running
-from offprints.shared.device import evaluating, float32_region, local_seed, map_batches, resolve_device
+from offprints.shared.device import (
+    evaluating,
+    float32_default,
+    local_seed,
+    map_batches,
+    resolve_device,
+    training_region,
+)
 from offprints.shared.estimators import check_fitted, like_input
 from offprints.shared.validation import check_choice, check_number
 
 ROWS = 4096  # at a time, when scoring
 TRAINED = ("head_", "sampler_", "_optimizer", "history_")  # what an epoch changes in place
-
-
-@contextmanager
-def _training(device: torch.device) -> Iterator[None]:
-    """Gradients and float32, whatever modes `fit` is called under."""
-    with torch.inference_mode(False), torch.enable_grad(), float32_region(device):
-        yield
-
-
-@contextmanager
-def _float32_default() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class HypOCDetector(OutlierMixin, BaseEstimator):
@@ -159,7 +149,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         """
         self._check_parameters()
         device = resolve_device(self.device, like=X)
-        with _training(device), self._unchanged_on_error():
+        with training_region(device), self._unchanged_on_error():
             rows = training_rows(self, X, device=device, reset=True)
             self._begin(rows)
             for _ in range(int(self.epochs)):
@@ -181,7 +171,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
         self._check_parameters()
         new = not hasattr(self, "head_")
         device = resolve_device(self.device, like=X) if new else self._place()
-        with _training(device), self._unchanged_on_error():
+        with training_region(device), self._unchanged_on_error():
             rows = training_rows(self, X, device=device, reset=new)
             if new:
                 self._begin(rows)
@@ -206,7 +196,7 @@ class HypOCDetector(OutlierMixin, BaseEstimator):
     def _begin(self, rows: Tensor) -> None:
         """New weights, and the streams of what is drawn."""
         seed = int(torch.randint(2**31, (), device="cpu")) if self.random_state is None else int(self.random_state)
-        with torch.device("cpu"), local_seed(seed), _float32_default():
+        with torch.device("cpu"), local_seed(seed), float32_default():
             head = HypOCHead(rows.shape[1], tuple(self.hidden), c=self.c, clip_radius=self.clip_radius)
             sampler = PseudoNegativeSampler(
                 rows.shape[1], alpha=self.alpha, variance=self.variance, running=self.running

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from offprints.protogcd.head import PrototypeHead
 from offprints.protogcd.objective import ProtoGCDLoss, ProtoGCDOutput
 from offprints.shared.datasets import tensor_batches
-from offprints.shared.device import float32_region, local_seed, make_generator, map_batches
+from offprints.shared.device import (
+    float32_default,
+    float32_region,
+    local_seed,
+    make_generator,
+    map_batches,
+    training_region,
+)
 from offprints.shared.validation import check_tensor
 
 ROWS = 4096  # at a time, where nothing is trained
@@ -134,19 +141,13 @@ def drawn_seed() -> int:
 @contextmanager
 def undisturbed(random_state: int | None, device: torch.device) -> Iterator[None]:
     """Gradients, float32 and seeded streams, whatever is set outside."""
-    before = torch.get_default_dtype()
     seed = drawn_seed() if random_state is None else int(random_state)
     # As a context every call inside is slower, so that it is one only where it is needed.
     elsewhere = torch.get_default_device().type != "cpu"
-    torch.set_default_dtype(torch.float32)
-    try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            float32_region(device),
-            torch.device("cpu") if elsewhere else nullcontext(),
-            local_seed(seed),
-        ):
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    with (
+        float32_default(),
+        training_region(device),
+        torch.device("cpu") if elsewhere else nullcontext(),
+        local_seed(seed),
+    ):
+        yield

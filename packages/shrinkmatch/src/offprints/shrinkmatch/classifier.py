@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -12,7 +10,15 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from offprints.shared.device import evaluating, float32_region, local_seed, map_batches, resolve_device
+from offprints.shared.device import (
+    evaluating,
+    float32_default,
+    float32_region,
+    local_seed,
+    map_batches,
+    resolve_device,
+    training_region,
+)
 from offprints.shared.estimators import LearnedAttributes, all_or_nothing, check_fitted, like_input
 from offprints.shared.labels import Classes
 from offprints.shared.tables import as_weights
@@ -30,18 +36,6 @@ from offprints.shrinkmatch.views import FeatureViews, ImageViews, Views, checked
 RATIO_MOMENTUM = 0.95  # the paper's 0.999 leaves the shrunk loss nearly off for the first thousand steps
 WEIGHT_DECAY = 5e-4
 ROWS = 1024  # at a time, when predicting
-
-
-@contextmanager
-def _training(device: torch.device) -> Iterator[None]:
-    """Gradients and float32, whatever modes `fit` is called under."""
-    before = torch.get_default_dtype()
-    with torch.inference_mode(False), torch.enable_grad(), float32_region(device):
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
 
 
 class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
@@ -153,7 +147,7 @@ class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
         self._check_parameters()
         device = resolve_device(self.device, like=X)
         seed = int(torch.randint(2**31, (), device="cpu")) if self.random_state is None else int(self.random_state)
-        with _training(device), local_seed(seed):
+        with training_region(device), float32_default(), local_seed(seed):
             samples = as_samples(self, X, device=device, reset=True)
             classes, codes = as_classes(y, len(samples))
             self.model_, self.history_ = self._train(samples, codes.to(device), len(classes))
@@ -236,7 +230,7 @@ class ShrinkMatchClassifier(LearnedAttributes, ClassifierMixin, BaseEstimator):
             model = copy.deepcopy(model).double()
 
         def logits(rows: Tensor) -> Tensor:
-            found: Tensor = model(rows.to(model.head.weight.dtype, copy=True))  # a backbone may work in place
+            found: Tensor = model(rows.to(model.head.weight.dtype))
             return found if device.type == "mps" else found.double()
 
         with float32_region(device), evaluating(model):

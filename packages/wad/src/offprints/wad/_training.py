@@ -1,49 +1,12 @@
-"""What both trainings need: modes that do not depend on the caller's, batches drawn ahead, one seed."""
+"""What both trainings need: batches drawn ahead, one seed, checks of what is to be trained."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from offprints.shared.device import float32_region
 from offprints.shared.validation import check_number
-
-
-@contextmanager
-def training_region(device: torch.device) -> Iterator[None]:
-    """Gradients and no autocast, whatever modes the caller is in."""
-    with torch.inference_mode(False), torch.enable_grad(), float32_region(device):
-        yield
-
-
-@contextmanager
-def float32_on_cpu() -> Iterator[None]:
-    """New layers are float32 and on the CPU, whatever the caller's defaults are."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def modes_kept(module: nn.Module) -> Iterator[None]:
-    """The training or evaluation mode of every part of a module is put back outside."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            if part.training != mode:
-                part.train(mode)  # more than a flag where a module merges its weights in evaluation mode
-        for part, mode in modes:
-            part.training = mode
 
 
 def check_seed(seed: int | None, name: str) -> int | None:

@@ -12,14 +12,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
-from offprints.shared.device import local_seed, resolve_device, working_dtype
+from offprints.shared.device import float32_default, local_seed, resolve_device, training_region, working_dtype
 from offprints.shared.estimators import all_or_nothing, check_fitted, like_input
 from offprints.shared.labels import Classes, as_labels
 from offprints.shared.tables import as_weights
 from offprints.shared.validation import check_choice, check_number
 from offprints.wad._checks import as_samples, unit_rows
 from offprints.wad._labels import training_labels
-from offprints.wad._training import check_seed, float32_on_cpu, place_of, training_region
+from offprints.wad._training import check_seed, place_of
 from offprints.wad.features import module_features, outputs_of, paired_features, unit_pair
 from offprints.wad.knowledge import knowledge_of
 from offprints.wad.networks import InputTransform, Standardize, mlp, small_encoder, wide_resnet
@@ -210,14 +210,14 @@ class WADClassifier(ClassifierMixin, BaseEstimator):
                 " take teacher='features', with X itself or with Z_labeled and Z_unlabeled, or an encoder of your own"
                 " (a torch.nn.Module)"
             )
-        with float32_on_cpu():
+        with float32_default(), torch.device("cpu"):
             teacher = SimCLRTeacher(*small_encoder(labeled.shape[1]))
         return teacher.to(device).fit(torch.cat([labeled, unlabeled]), epochs=TEACHER_EPOCHS)
 
     def _new_student(self, x: Tensor, pool: Tensor, num_classes: int) -> nn.Module:
         if self.student is not None:
             return copy.deepcopy(self.student)
-        with float32_on_cpu():
+        with float32_default(), torch.device("cpu"):
             moments = Standardize(x, pool)
             if x.ndim == 2:
                 return nn.Sequential(moments, mlp(x.shape[1], num_classes))

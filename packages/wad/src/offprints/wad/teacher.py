@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from offprints.shared.device import evaluating, float32_region, local_seed, map_batches
+from offprints.shared.device import evaluating, float32_region, local_seed, map_batches, modes_kept, training_region
 from offprints.shared.estimators import check_fitted
 from offprints.shared.validation import check_number
 from offprints.wad._checks import as_samples, normalized
-from offprints.wad._training import check_seed, modes_kept, place_of, training_region
+from offprints.wad._training import check_seed, place_of
 from offprints.wad.augmentation import SimCLRAugmentation
 from offprints.wad.contrastive import ContrastiveTraining, check_augment, viewed
 

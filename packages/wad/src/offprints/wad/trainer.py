@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from offprints.shared.device import evaluating, local_seed, map_batches, resolve_device
+from offprints.shared.device import evaluating, local_seed, map_batches, modes_kept, resolve_device, training_region
 from offprints.shared.validation import check_bool, check_number
 from offprints.wad._checks import as_samples
-from offprints.wad._training import check_seed, check_trainable, modes_kept, place_of, shuffled_batches, training_region
+from offprints.wad._training import check_seed, check_trainable, place_of, shuffled_batches
 from offprints.wad.features import BATCH, check_teacher, teacher_features
 from offprints.wad.knowledge import Knowledge, check_anchor_labels, knowledge_of
 from offprints.wad.losses import WADOutput, weighted_distillation

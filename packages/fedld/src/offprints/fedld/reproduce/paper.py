@@ -154,9 +154,8 @@ def train(
 
 def _packed(result: FederatedResult) -> dict[str, Any]:
     reports = [[report.accepted, [[i, why] for i, why in report.rejected.items()]] for report in result.reports]
-    return {**{name: getattr(result, name) for name in ("state", "client_states", "history", "aggregator_state")}} | {
-        "reports": reports
-    }
+    kept = {name: getattr(result, name) for name in ("state", "client_states", "history", "aggregator_state")}
+    return {**kept, "reports": reports}
 
 
 def _unpacked(state: Mapping[str, Any]) -> FederatedResult:
