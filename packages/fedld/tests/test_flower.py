@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from packages.fedld.tests.federation.silos.task import SIZES, data_fn, model_fn, tensors_of
 
 pytest.importorskip("flwr", reason="needs the extra flower")
 
@@ -20,7 +19,6 @@ from offprints.fedld import FedLDStrategy, LocalConfig, PrincipalGradientAggrega
 from offprints.shared.testing import check_errors
 
 CONFIG = LocalConfig(lr=0.1, batch_size=8)
-SIZES = (18, 24, 12)
 
 
 @pytest.fixture(autouse=True)
@@ -30,23 +28,6 @@ def identity() -> Iterator[None]:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     yield
     TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = kept
-
-
-def model_fn() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3))
-
-
-def tensors_of(partition: int) -> tuple[Tensor, Tensor]:
-    x = torch.randn(SIZES[partition], 4, generator=torch.Generator().manual_seed(partition)) + 0.3 * partition
-    return x, (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
-
-
-def data_fn(partition: int, partitions: int) -> tuple[DataLoader, DataLoader]:
-    assert partitions == len(SIZES)
-    dataset = TensorDataset(*tensors_of(partition))
-    return DataLoader(dataset, CONFIG.batch_size, shuffle=True), DataLoader(dataset, 4)
 
 
 class InProcessGrid(Grid):
